@@ -1,0 +1,259 @@
+//! The operators: one closed enum of plain data. What each computes is said here once; `shape`, `cost`,
+//! `grad` and the executor's kernels each hold one rule an operator, and the compiler asks for all four.
+//!
+//! Shapes: B batch, T sequence, C channels, H height, W width, D head width; `..` any leading axes.
+//! Element-wise operators broadcast as NumPy does (shapes aligned from the right, 1 stretches).
+//! All floats are f32 unless the operator says otherwise.
+
+use serde::{Deserialize, Serialize};
+
+/// Geometry of a 2-D convolution: `[height, width]` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Conv2d {
+    /// Step of the window.
+    pub stride: [usize; 2],
+    /// Zeros added on both sides.
+    pub padding: [usize; 2],
+    /// Distance between the window's taps.
+    pub dilation: [usize; 2],
+    /// Number of channel groups; equal to the input channels for a depthwise convolution.
+    pub groups: usize,
+}
+
+/// Geometry of a 2-D pooling window: `[height, width]` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pool2d {
+    /// Size of the window.
+    pub kernel: [usize; 2],
+    /// Step of the window.
+    pub stride: [usize; 2],
+    /// Padding on both sides: minus infinity for max, zeros (counted) for average.
+    pub padding: [usize; 2],
+}
+
+/// Which formula of GELU: they differ by up to 5e-4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Gelu {
+    /// `x/2 (1 + erf(x / sqrt 2))`.
+    Erf,
+    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, which GPT-2 uses.
+    Tanh,
+}
+
+/// One operator with its static settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Op {
+    /// `a [.., M, K], b [.., K, N] -> [.., M, N]`; leading axes broadcast. A flag swaps that operand's last two axes first.
+    MatMul {
+        /// Read `a` as `[.., K, M]`.
+        transpose_a: bool,
+        /// Read `b` as `[.., N, K]`.
+        transpose_b: bool,
+    },
+    /// `x [.., I], w [I, O], (bias [O]) -> [.., O]`.
+    Linear,
+    /// `x [.., I], g [.., O] -> [I, O]`: the weight gradient of `Linear`, summed over leading axes.
+    LinearWeightGrad,
+    /// `table [V, C], ids i32 [..] -> [.., C]`.
+    Embedding,
+    /// `ids i32 [..], g [.., C] -> [rows, C]`: rows summed in the order of `ids`.
+    EmbeddingGrad {
+        /// Rows of the table.
+        rows: usize,
+    },
+    /// `q, k, v [.., T, D] -> [.., T, D]`: `softmax(scale q k^T + mask) v`, fused.
+    Attention {
+        /// Position t sees positions up to t only.
+        causal: bool,
+        /// Factor before the softmax.
+        scale: f32,
+    },
+    /// `q, k, v, g [.., T, D] -> dq, dk, dv`: recomputes the weights instead of saving them.
+    AttentionGrad {
+        /// As in the forward operator.
+        causal: bool,
+        /// As in the forward operator.
+        scale: f32,
+    },
+    /// `x [.., T, T] -> [.., T, T]`: entries above the diagonal replaced by `fill`.
+    CausalMask {
+        /// The replacement: minus infinity before a softmax, zero in the gradient.
+        fill: f32,
+    },
+    /// `x -> same`: exponentials over one axis, scaled to sum 1.
+    Softmax {
+        /// The axis.
+        axis: usize,
+    },
+    /// `y, g -> same`: gradient of `Softmax` from its output.
+    SoftmaxGrad {
+        /// The axis.
+        axis: usize,
+    },
+    /// `x [.., C], gain [C], bias [C] -> y [.., C], mean [..], rstd [..]` over the last axis (biased variance).
+    LayerNorm {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// `x, gain, mean, rstd, g -> dx, dgain, dbias`.
+    LayerNormGrad,
+    /// `x [B, C, H, W], gain [C], bias [C] -> y, mean [C], var [C]` with the batch's own statistics (y uses the
+    /// biased variance; the returned `var` is unbiased, for the running statistics, as PyTorch keeps them).
+    BatchNorm {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// `x, gain, g -> dx, dgain, dbias`: recomputes the statistics.
+    BatchNormGrad {
+        /// As in the forward operator.
+        eps: f32,
+    },
+    /// `x [B, C, H, W], gain, bias, mean, var [C] -> same`: with running statistics.
+    BatchNormInference {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// `x -> max(x, 0)`.
+    Relu,
+    /// `y, g -> g where y > 0, else 0`.
+    ReluGrad,
+    /// `x -> same`.
+    Gelu(Gelu),
+    /// `x, g -> same`.
+    GeluGrad(Gelu),
+    /// `x -> x * mask / (1 - rate)`; the mask is drawn from (job seed, step, micro-batch, stream), so the same
+    /// operator applied to the cotangent is its VJP, and a redone step repeats it.
+    Dropout {
+        /// Share of elements dropped, in [0, 1).
+        rate: f32,
+        /// Which random stream; unique among the dropouts of a Dag.
+        stream: u32,
+    },
+    /// `a + b`.
+    Add,
+    /// `a - b`.
+    Sub,
+    /// `a * b`.
+    Mul,
+    /// `a / b`.
+    Div,
+    /// `x * factor`.
+    Scale {
+        /// The factor.
+        factor: f32,
+    },
+    /// `x + term`.
+    Shift {
+        /// The term.
+        term: f32,
+    },
+    /// `x -> e^x`.
+    Exp,
+    /// `x -> ln x`.
+    Log,
+    /// `x -> sqrt x`.
+    Sqrt,
+    /// `x -> tanh x`.
+    Tanh,
+    /// `x -> 1 / (1 + e^-x)`.
+    Sigmoid,
+    /// `x_0, .. x_n -> their sum`, added from left to right; equal shapes. Sums the cotangents of a fan-out.
+    AddN,
+    /// `x -> shape`, same elements.
+    Reshape {
+        /// The new shape.
+        shape: Vec<usize>,
+    },
+    /// `x -> axes reordered`: output axis i is input axis `perm[i]`.
+    Transpose {
+        /// The order.
+        perm: Vec<usize>,
+    },
+    /// `x -> x[.., start..end, ..]` along one axis.
+    Slice {
+        /// The axis.
+        axis: usize,
+        /// First kept index.
+        start: usize,
+        /// One past the last kept index.
+        end: usize,
+    },
+    /// `x -> zeros of length `len` along `axis` with x at `start`: the VJP of `Slice`.
+    Unslice {
+        /// The axis.
+        axis: usize,
+        /// Where x lies.
+        start: usize,
+        /// Length of the axis in the result.
+        len: usize,
+    },
+    /// `x_0, .. x_n -> joined along one axis`.
+    Concat {
+        /// The axis.
+        axis: usize,
+    },
+    /// `x -> x stretched to shape` by broadcasting.
+    Expand {
+        /// The new shape.
+        shape: Vec<usize>,
+    },
+    /// `x -> shape`: sums over the axes along which `shape` would broadcast to x. The VJP of broadcasting.
+    SumTo {
+        /// The new shape.
+        shape: Vec<usize>,
+    },
+    /// `x -> sum over axes`.
+    ReduceSum {
+        /// The axes, ascending.
+        axes: Vec<usize>,
+        /// Keep them with length 1.
+        keep: bool,
+    },
+    /// `x -> mean over axes`.
+    ReduceMean {
+        /// The axes, ascending.
+        axes: Vec<usize>,
+        /// Keep them with length 1.
+        keep: bool,
+    },
+    /// `x [B, C, H, W], w [O, C/groups, KH, KW], (bias [O]) -> [B, O, H', W']`.
+    Conv2d(Conv2d),
+    /// `w, g -> dx [B, C, H, W]`.
+    Conv2dInputGrad {
+        /// As in the forward operator.
+        conv: Conv2d,
+        /// Shape of x.
+        shape: [usize; 4],
+    },
+    /// `x, g -> dw`.
+    Conv2dWeightGrad {
+        /// As in the forward operator.
+        conv: Conv2d,
+        /// Shape of w.
+        shape: [usize; 4],
+    },
+    /// `x [B, C, H, W] -> [B, C, H', W']`.
+    MaxPool2d(Pool2d),
+    /// `x, g -> dx`: to the first maximum of each window in row-major order.
+    MaxPool2dGrad(Pool2d),
+    /// `x [B, C, H, W] -> [B, C, H', W']`.
+    AvgPool2d(Pool2d),
+    /// `g -> dx`.
+    AvgPool2dGrad {
+        /// As in the forward operator.
+        pool: Pool2d,
+        /// Shape of x.
+        shape: [usize; 4],
+    },
+    /// `logits [.., V], targets i32 [..] -> scalar`: mean negative log-likelihood, in nats.
+    CrossEntropy,
+    /// `logits, targets, g scalar -> dlogits`.
+    CrossEntropyGrad,
+    /// `-> shape`, every element `value`.
+    Fill {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The value.
+        value: f32,
+    },
+}

@@ -1,0 +1,140 @@
+//! A job: what to train, on which data, how, and with how much redundancy. Plain data that any peer can check.
+//!
+//! Not here: reading job files (`node/src/cli`), nor what a data source holds (`models/src/data`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::dag::Dag;
+use crate::ids::JobId;
+
+/// Most micro-batches in one step; bounds what a plan makes a peer keep.
+pub const MICRO_BATCHES_MAX: u32 = 256;
+/// Most stages in one pipeline.
+pub const STAGES_MAX: u16 = 64;
+
+/// A training job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// Name for people.
+    pub name: String,
+    /// Forward network with its loss as first output; batch axis = one micro-batch.
+    pub dag: Dag,
+    /// Where micro-batches come from.
+    pub data: DataSpec,
+    /// The training procedure.
+    pub train: TrainSpec,
+    /// How it may be spread.
+    pub swarm: SwarmSpec,
+}
+
+impl JobSpec {
+    /// Returns the job's id: the hash of everything in it.
+    ///
+    /// *Errors*: [`crate::wire::frame::FrameError`] if the specification is over the size limit of a message.
+    pub fn id(&self) -> Result<JobId, crate::wire::frame::FrameError> {
+        let bytes = crate::wire::frame::encode(self)?;
+        let hash = blake3::hash(&bytes);
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.as_bytes()[..16]);
+        Ok(JobId::new(id))
+    }
+}
+
+/// A data source by name, with the seed that orders it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataSpec {
+    /// Name of a source that every peer carries, such as `text:kjv` or `images:digits`.
+    pub source: String,
+    /// Seed of the order of samples; together with (step, micro-batch) it names each sample.
+    pub seed: u64,
+}
+
+/// How parameters change.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    AdamW {
+        /// Decay of the first moment.
+        beta1: f32,
+        /// Decay of the second moment.
+        beta2: f32,
+        /// Added to the root of the second moment.
+        eps: f32,
+        /// Decoupled weight decay, on parameters that decay.
+        weight_decay: f32,
+    },
+    /// Stochastic gradient descent: `v <- momentum v + g; p <- p - lr v` (PyTorch's form).
+    Sgd {
+        /// Momentum, 0 for none.
+        momentum: f32,
+        /// L2 weight decay, on parameters that decay.
+        weight_decay: f32,
+    },
+}
+
+/// Learning rate over steps: linear warm-up, then a half cosine down to a floor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LearningRate {
+    /// Highest rate.
+    pub peak: f32,
+    /// Rate at the last step; equal to `peak` for a constant rate.
+    pub floor: f32,
+    /// Steps of warm-up, 0 for none.
+    pub warmup: u64,
+}
+
+impl LearningRate {
+    /// Returns the rate of one step (from 0) of `steps`.
+    ///
+    /// *Source*: linear warm-up and cosine decay as in Loshchilov and Hutter 2017, without restarts.
+    #[expect(clippy::cast_precision_loss, reason = "step counts are far below 2^53")]
+    #[expect(clippy::cast_possible_truncation, reason = "a rate is stored as f32")]
+    pub fn at(&self, step: u64, steps: u64) -> f32 {
+        if step < self.warmup {
+            return self.peak * (step + 1) as f32 / self.warmup as f32;
+        }
+        let span = steps.saturating_sub(self.warmup).max(1);
+        let done = ((step - self.warmup) as f64 / span as f64).min(1.0);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+        (f64::from(self.floor) + f64::from(self.peak - self.floor) * cosine) as f32
+    }
+}
+
+/// The training procedure.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainSpec {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Micro-batches a step; the global batch is this times the Dag's batch axis.
+    pub micro_batches: u32,
+    /// Update rule.
+    pub optimizer: Optimizer,
+    /// Learning rate.
+    pub learning_rate: LearningRate,
+    /// Largest global gradient norm, over all stages; larger gradients are scaled down to it. None: no clipping.
+    pub clip_norm: Option<f32>,
+    /// Seed of initial parameters and of dropout.
+    pub seed: u64,
+}
+
+/// Order of forward and backward passes in a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PipelineOrder {
+    /// All forwards, then all backwards (Huang et al. 2019).
+    GPipe,
+    /// One forward, one backward in the steady state; keeps at most `stages - index` micro-batches (Narayanan et al. 2019).
+    OneFOneB,
+}
+
+/// How a job may be spread over peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwarmSpec {
+    /// Number of stages; None: as many as the predicted step time is best with.
+    pub stages: Option<u16>,
+    /// Pipeline order.
+    pub order: PipelineOrder,
+    /// Recompute activations from stage inputs instead of keeping them.
+    pub recompute: bool,
+    /// Copies of each stage's state that other peers keep, as far as there are peers.
+    pub backups: u8,
+}

@@ -1,0 +1,434 @@
+//! What goes into a peer and what comes out of it: the whole border between decisions and the world.
+//!
+//! Control by value, tensors by name: no float of a tensor passes here. A driver (`node/src/driver.rs`, or
+//! `sim/src/world.rs`) performs effects in order and feeds back inputs; it takes no decision of its own.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dag::cut::StageGraph;
+use crate::ids::{EdgeId, Epoch, JobId, MicroBatch, PeerId, StageId, Step, TaskId};
+use crate::job::{DataSpec, JobSpec, TrainSpec};
+use crate::schedule::advert::Hardware;
+use crate::units::{Bytes, Duration, Instant, Rate};
+use crate::wire::message::Message;
+
+/// Which tensor, within a job's epoch and step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TensorName {
+    /// The value of a cut edge, from the edge's `from` stage to its `to` stage.
+    Activation {
+        /// The edge.
+        edge: EdgeId,
+        /// Which micro-batch.
+        micro_batch: MicroBatch,
+    },
+    /// The cotangent of a cut edge, from the edge's `to` stage back to its `from` stage.
+    Cotangent {
+        /// The edge.
+        edge: EdgeId,
+        /// Which micro-batch.
+        micro_batch: MicroBatch,
+    },
+    /// The accumulated gradient parts, from one stage, of the parameters that it shares with others (tied weights).
+    SharedGradient {
+        /// The stage that computed the parts.
+        stage: StageId,
+    },
+    /// The reduced gradient of every parameter of a stage plus its buffers' statistics: what a backup needs to follow a step.
+    StageGradient {
+        /// The stage.
+        stage: StageId,
+    },
+    /// Parameters, optimizer state and buffers of a stage before the key's step.
+    StageState {
+        /// The stage.
+        stage: StageId,
+    },
+}
+
+/// The name of a tensor bundle; the same on every peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TensorKey {
+    /// The job.
+    pub job: JobId,
+    /// The plan's version.
+    pub epoch: Epoch,
+    /// The step.
+    pub step: Step,
+    /// Which tensor.
+    pub name: TensorName,
+}
+
+/// Everything the execution thread needs to run one stage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StageWork {
+    /// The stage's forward and backward sub-DAGs.
+    pub graph: StageGraph,
+    /// Data source of the stage's inputs.
+    pub data: DataSpec,
+    /// Training procedure.
+    pub train: TrainSpec,
+}
+
+/// Where a stage's state comes from when it is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateSource {
+    /// Drawn from the job's seed.
+    Initial,
+    /// A `StageState` bundle that has arrived.
+    Stored(TensorKey),
+}
+
+/// Where an optimizer step takes its gradient from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GradientSource {
+    /// The stage's own reduced gradient.
+    Own,
+    /// A `StageGradient` bundle that has arrived (a backup follows its owner).
+    Stored(TensorKey),
+}
+
+/// One piece of work for the execution thread. Tasks run one at a time in the order given.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Task {
+    /// Makes the stage ready at a step. Replaces a stage of the same (job, stage).
+    LoadStage {
+        /// The job.
+        job: JobId,
+        /// What to run.
+        work: Arc<StageWork>,
+        /// Where its state comes from.
+        source: StateSource,
+        /// Updates that this state has seen.
+        step: Step,
+    },
+    /// Forgets in-flight micro-batches and accumulated gradients of a stage; its state stays. Sets the epoch of its keys.
+    ResetStep {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// The epoch of keys from now on.
+        epoch: Epoch,
+    },
+    /// Runs the forward sub-DAG on one micro-batch: takes its `Activation` inputs from the store (and frees them
+    /// after the last use), puts its outgoing ones there.
+    Forward {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// The step.
+        step: Step,
+        /// The micro-batch.
+        micro_batch: MicroBatch,
+    },
+    /// Runs the backward sub-DAG on one micro-batch: takes `Cotangent`s from the store, puts its own there, and adds
+    /// parameter gradients to the accumulators.
+    Backward {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// The step.
+        step: Step,
+        /// The micro-batch.
+        micro_batch: MicroBatch,
+    },
+    /// Puts the accumulated parts of shared parameters into the store as `SharedGradient`.
+    ShareGradients {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// The step.
+        step: Step,
+    },
+    /// Sums gradient parts (the other stages' `SharedGradient`s from the store), puts `StageGradient` into the store and
+    /// returns the sum of squares over the parameters whose home is this stage.
+    ReduceGradients {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// The step.
+        step: Step,
+        /// Stages whose shared parts are in the store.
+        shared_from: Vec<StageId>,
+        /// Whether a backup needs the `StageGradient` bundle.
+        publish: bool,
+    },
+    /// Applies one update: gradient times `scale`, at the step's learning rate. Turns state `step` into `step + 1`.
+    OptimizerStep {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// The step.
+        step: Step,
+        /// Factor on the gradient (global-norm clipping).
+        scale: f64,
+        /// Whose gradient.
+        gradient: GradientSource,
+    },
+    /// Puts the stage's state into the store as `StageState` under this key.
+    Snapshot {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// The name under which it is stored.
+        key: TensorKey,
+    },
+    /// Frees a stage.
+    Unload {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+    },
+}
+
+/// What a finished task has to say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Nothing but that it is done.
+    Done,
+    /// A forward pass; the loss of this micro-batch where the stage computes it, in nats.
+    Forward {
+        /// Mean loss of the micro-batch.
+        loss: Option<f64>,
+    },
+    /// The reduced gradient: its sum of squares over parameters whose home is this stage.
+    Gradients {
+        /// Sum of squares.
+        sum_of_squares: f64,
+    },
+}
+
+/// Why a task failed; never a dead process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskError {
+    /// The device had too little memory.
+    OutOfMemory(String),
+    /// The device is gone.
+    DeviceLost(String),
+    /// A panic in the execution thread.
+    Panicked(String),
+    /// The task named something that is not there: a tensor, a stage, a data source.
+    Missing(String),
+    /// A tensor holds NaN or infinity where the job needs a finite number.
+    NotFinite(String),
+}
+
+/// Every timer a peer sets; setting one again moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// Heartbeats and suspicion.
+    Membership,
+    /// Gossip round.
+    Gossip,
+    /// A job's lease, elections and repairs.
+    Lead(JobId),
+    /// A job's own repair of lost messages.
+    Job(JobId),
+}
+
+/// What a user of this machine asks of its peer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Train this; the peer hands it to the swarm and reports progress as events.
+    Submit(Box<JobSpec>),
+    /// Bring the state of every stage of a finished or running job here.
+    Pull(JobId),
+    /// Leave the swarm in good order.
+    Leave,
+}
+
+/// What happens to a peer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A connection to this peer is up.
+    PeerFound(PeerId),
+    /// The last connection to this peer is gone.
+    PeerLost(PeerId),
+    /// This machine has been measured (again).
+    Measured(Hardware),
+    /// A link from here to a peer has been measured.
+    LinkMeasured {
+        /// The other end.
+        peer: PeerId,
+        /// Achieved one-way throughput towards it.
+        rate: Rate,
+        /// Round-trip time.
+        round_trip: Duration,
+    },
+    /// A message whose sender the transport has authenticated.
+    Received {
+        /// The sender.
+        from: PeerId,
+        /// What it says.
+        message: Box<Message>,
+    },
+    /// A timer has run out.
+    TimerFired(Timer),
+    /// A task is done.
+    TaskDone {
+        /// Which.
+        task: TaskId,
+        /// What it has to say.
+        outcome: Outcome,
+        /// When the execution thread began it.
+        began: Instant,
+        /// When it ended.
+        ended: Instant,
+    },
+    /// A task has failed.
+    TaskFailed {
+        /// Which.
+        task: TaskId,
+        /// Why.
+        error: TaskError,
+    },
+    /// A tensor bundle is in the store, checked and complete.
+    TensorArrived {
+        /// Its name.
+        key: TensorKey,
+        /// Who sent it.
+        from: PeerId,
+        /// Its size.
+        size: Bytes,
+    },
+    /// A shipment has ended: acknowledged by the receiver's transport, or failed.
+    Shipped {
+        /// Its name.
+        key: TensorKey,
+        /// To whom.
+        to: PeerId,
+        /// Bytes that crossed the link.
+        size: Bytes,
+        /// Whether it was delivered.
+        delivered: bool,
+    },
+    /// A user's wish.
+    Command(Command),
+}
+
+/// Something worth telling the people at this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A job's news; on the submitter's machine, and on each machine that takes part.
+    Job {
+        /// The job.
+        job: JobId,
+        /// The news.
+        news: Box<crate::wire::message::News>,
+    },
+    /// A peer is known to be alive.
+    PeerAlive(PeerId),
+    /// A peer has missed too many heartbeats.
+    PeerLost(PeerId),
+    /// A pulled stage's state is in the store under this key; the whole job is here when `missing` is 0.
+    Pulled {
+        /// Where it is.
+        key: TensorKey,
+        /// Stages still to come.
+        missing: u16,
+    },
+    /// This peer may stop: it has handed over what it held.
+    MayStop,
+}
+
+/// What a peer wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Try to connect.
+    Dial {
+        /// To whom.
+        peer: PeerId,
+        /// Where it says that it listens (multiaddresses as text).
+        addresses: Vec<String>,
+    },
+    /// Send a control message.
+    Send {
+        /// To whom; never to itself.
+        to: PeerId,
+        /// What.
+        message: Box<Message>,
+    },
+    /// Fire a timer at this moment; replaces an earlier setting.
+    SetTimer {
+        /// Which.
+        timer: Timer,
+        /// When.
+        at: Instant,
+    },
+    /// Run a task; answered by `TaskDone` or `TaskFailed`.
+    Run {
+        /// Its name in the answer.
+        id: TaskId,
+        /// What.
+        task: Task,
+    },
+    /// Send a tensor bundle of the store; answered by `Shipped`.
+    Ship {
+        /// Its name.
+        key: TensorKey,
+        /// To whom; never to itself.
+        to: PeerId,
+    },
+    /// Free a tensor bundle of the store, if it is there.
+    Drop(TensorKey),
+    /// Free every tensor bundle of a job below an epoch, or of the epoch below a step.
+    DropBefore {
+        /// The job.
+        job: JobId,
+        /// Older epochs go.
+        epoch: Epoch,
+        /// Older steps of any epoch go (their `StageState`s too).
+        step: Step,
+    },
+    /// Say in the DHT that this peer takes part in a job.
+    Announce(JobId),
+    /// Tell the people at this machine.
+    Notify(Event),
+}
+
+/// Effects in the order in which they must be performed.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    effects: Vec<Effect>,
+}
+
+impl Outbox {
+    /// Makes an empty outbox.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an effect.
+    pub fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Takes all effects, oldest first.
+    pub fn drain(&mut self) -> impl Iterator<Item = Effect> + '_ {
+        self.effects.drain(..)
+    }
+
+    /// Says whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.effects.is_empty()
+    }
+}
+
+/// What a peer answers to the header of an arriving tensor bundle, before any byte of it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is awaited and has this many bytes.
+    Take(Bytes),
+    /// It is not awaited (stale, unknown, or already here): refuse, the sender need not retry.
+    Refuse,
+}
