@@ -5,7 +5,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::dag::Dag;
-use crate::ids::JobId;
 
 /// Most micro-batches in one step; bounds what a plan makes a peer keep.
 pub const MICRO_BATCHES_MAX: u32 = 256;
@@ -25,19 +24,6 @@ pub struct JobSpec {
     pub train: TrainSpec,
     /// How it may be spread.
     pub swarm: SwarmSpec,
-}
-
-impl JobSpec {
-    /// Returns the job's id: the hash of everything in it.
-    ///
-    /// *Errors*: [`crate::wire::frame::FrameError`] if the specification is over the size limit of a message.
-    pub fn id(&self) -> Result<JobId, crate::wire::frame::FrameError> {
-        let bytes = crate::wire::frame::encode(self)?;
-        let hash = blake3::hash(&bytes);
-        let mut id = [0; 16];
-        id.copy_from_slice(&hash.as_bytes()[..16]);
-        Ok(JobId::new(id))
-    }
 }
 
 /// A data source by name, with the seed that orders it.

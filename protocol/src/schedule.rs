@@ -1,0 +1,128 @@
+//! Who runs what: a [`Plan`] is a value with an epoch, made by pure functions from measured adverts.
+//!
+//! Reading order: [`advert`] (what is measured), [`links`] (the graph between peers), [`pipeline`] (orders),
+//! [`estimate`] (predicted step time), [`fence`] (a first placement: dynamic program over the topological order),
+//! [`repair`] (the least change after a loss).
+
+pub mod advert;
+pub mod load;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, JobId, PeerId, StageId};
+use crate::job::PipelineOrder;
+use crate::units::{Bytes, Duration};
+
+/// Who owns a stage and who stands by for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagePlan {
+    /// Runs the stage.
+    pub owner: PeerId,
+    /// Hold its state and follow every step, in the order in which they would take over.
+    pub backups: Vec<PeerId>,
+}
+
+/// What the estimator expects of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// One optimizer step.
+    pub step: Duration,
+    /// Arithmetic of the busiest stage in one step.
+    pub compute: Duration,
+    /// Time that the slowest link is busy in one step.
+    pub transfer: Duration,
+    /// From the last backward pass to the start of the next step: reduction, backups, commit, update.
+    pub commit: Duration,
+    /// Idle share of the stages' time, in thousandths.
+    pub bubble_permille: u32,
+    /// Peak memory of each stage.
+    pub memory: Vec<Bytes>,
+    /// Compute time of each stage in one step.
+    pub stage_compute: Vec<Duration>,
+}
+
+/// A placement of a job: the whole truth of one epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The job.
+    pub job: JobId,
+    /// Version; grows with each change.
+    pub epoch: Epoch,
+    /// Stage of each forward node, in node order.
+    pub assignment: Vec<StageId>,
+    /// Owner and backups of each stage, in pipeline order.
+    pub stages: Vec<StagePlan>,
+    /// Voters: owners, backups, other peers that stand by, and the submitter; in order of succession.
+    pub council: Vec<PeerId>,
+    /// Who asked for the job and hears its news.
+    pub submitter: PeerId,
+    /// Pipeline order.
+    pub order: PipelineOrder,
+    /// Whether activations are recomputed.
+    pub recompute: bool,
+    /// What is expected of it.
+    pub prediction: Prediction,
+}
+
+impl Plan {
+    /// Returns the owner of a stage, if there is such a stage.
+    pub fn owner(&self, stage: StageId) -> Option<PeerId> {
+        self.stages.get(stage.index()).map(|s| s.owner)
+    }
+
+    /// Returns the ids of all stages in pipeline order.
+    pub fn stage_ids(&self) -> impl Iterator<Item = StageId> + use<> {
+        (0..u16::try_from(self.stages.len()).unwrap_or(u16::MAX)).map(StageId::new)
+    }
+
+    /// Returns how many votes make a majority of the council.
+    pub fn majority(&self) -> usize {
+        self.council.len() / 2 + 1
+    }
+}
+
+/// How a proposed plan was made, so that any member can make it again and compare.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Basis {
+    /// From nothing but the adverts.
+    Fresh,
+    /// From the plan before, after losses.
+    Repair {
+        /// The plan that is repaired.
+        previous: Box<Plan>,
+        /// For each stage, who can go on with it, in order of preference.
+        holders: Vec<Vec<PeerId>>,
+    },
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum PlanError {
+    /// Fewer peers with measured hardware than stages.
+    #[error("the job wants {wanted} stages but {known} measured peers are known")]
+    NotEnoughPeers {
+        /// Stages asked for.
+        wanted: u16,
+        /// Peers that could own one.
+        known: usize,
+    },
+    /// Fewer operators than stages.
+    #[error("the job wants {wanted} stages but its network has only {nodes} operators")]
+    NotEnoughNodes {
+        /// Stages asked for.
+        wanted: u16,
+        /// Forward nodes.
+        nodes: usize,
+    },
+    /// No placement fits into the peers' memory.
+    #[error("no placement fits: the network needs {needed} in all, the peers offer {offered}")]
+    OutOfMemory {
+        /// Memory of the whole job on one peer.
+        needed: Bytes,
+        /// Sum over the peers.
+        offered: Bytes,
+    },
+    /// The network cannot be differentiated or cut.
+    #[error("the network cannot be trained: {0}")]
+    Network(String),
+}

@@ -1,0 +1,3 @@
+//! One peer's whole behaviour. Reading order: [`io`] (the border).
+
+pub mod io;

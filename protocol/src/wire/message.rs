@@ -1,0 +1,319 @@
+//! What peers say: one closed enum. Every message of a job is bound to (job, term or epoch, step).
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, JobId, MicroBatch, PeerId, StageId, Step, Term};
+use crate::job::JobSpec;
+use crate::schedule::advert::SignedAdvert;
+use crate::schedule::{Basis, Plan};
+use crate::units::{Bytes, Duration, Instant};
+
+/// Most adverts in one message.
+pub const ADVERTS_MAX: usize = 64;
+/// Most entries of a digest.
+pub const DIGEST_MAX: usize = 4096;
+
+/// A control message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Message {
+    /// I am alive.
+    Heartbeat,
+    /// I leave in good order; do not wait for me.
+    Goodbye,
+    /// News of the gossip: adverts that you may not have.
+    Adverts(Vec<SignedAdvert>),
+    /// What I know: sequence of each peer's advert. Answered by `Adverts` with what is newer, and, where `answer` is
+    /// set, by a digest for the other direction.
+    Digest {
+        /// Sequence by peer.
+        known: Vec<(PeerId, u64)>,
+        /// Whether a digest is wanted back.
+        answer: bool,
+    },
+    /// Please lead this job.
+    Submit {
+        /// The job.
+        spec: Box<JobSpec>,
+        /// The reign to begin with; grows with each attempt of the submitter.
+        term: Term,
+    },
+    /// A job's message.
+    Job {
+        /// Which.
+        job: JobId,
+        /// What.
+        body: Box<JobMessage>,
+    },
+}
+
+/// What a peer holds of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// The stage.
+    pub stage: StageId,
+    /// Updates that its state has seen.
+    pub applied: Step,
+    /// Whether the reduced gradient of the next update is here too.
+    pub next_gradient: bool,
+}
+
+/// A decided optimizer step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Which.
+    pub step: Step,
+    /// Factor on every gradient.
+    pub scale: f64,
+    /// Mean loss over the micro-batches, in nats.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub norm: f64,
+}
+
+/// A message within a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum JobMessage {
+    /// Vote for me.
+    RequestVote {
+        /// The reign that I want.
+        term: Term,
+        /// My plan's version.
+        epoch: Epoch,
+    },
+    /// My vote.
+    Vote {
+        /// The reign asked for.
+        term: Term,
+        /// Yes or no.
+        granted: bool,
+    },
+    /// I lead: renews my lease; tells what is in force.
+    Lease {
+        /// My reign.
+        term: Term,
+        /// Version of the plan in force.
+        epoch: Epoch,
+        /// Moment at the leader, returned in the answer: a lease runs from when it was asked for.
+        sent: Instant,
+    },
+    /// I follow.
+    LeaseGranted {
+        /// The reign.
+        term: Term,
+        /// Version of the plan that I have adopted.
+        epoch: Epoch,
+        /// From the lease.
+        sent: Instant,
+    },
+    /// What do you hold?
+    Inquire {
+        /// My reign.
+        term: Term,
+    },
+    /// This is what I hold.
+    Report {
+        /// The reign that asked.
+        term: Term,
+        /// Version of the plan that I have adopted.
+        epoch: Epoch,
+        /// Stages.
+        holdings: Vec<Holding>,
+        /// The last step that I know to be decided.
+        last: Option<Commit>,
+    },
+    /// I propose this plan.
+    Propose {
+        /// My reign.
+        term: Term,
+        /// The job.
+        spec: Box<JobSpec>,
+        /// The plan.
+        plan: Box<Plan>,
+        /// How it was made.
+        basis: Basis,
+        /// The adverts it was made from.
+        evidence: Vec<SignedAdvert>,
+        /// From which step it goes on.
+        base: Step,
+        /// The step before `base`: whoever has not applied it does so.
+        last: Option<Commit>,
+        /// All state begins anew from the job's seed (`base` is 0).
+        restart: bool,
+    },
+    /// I can do my part in the proposed plan.
+    Accept {
+        /// The reign.
+        term: Term,
+        /// Version of the proposed plan.
+        epoch: Epoch,
+    },
+    /// I cannot, or the plan does not follow from its evidence.
+    Refuse {
+        /// The reign.
+        term: Term,
+        /// Version of the proposed plan.
+        epoch: Epoch,
+        /// Why.
+        reason: String,
+    },
+    /// The proposed plan is in force.
+    Adopt {
+        /// My reign.
+        term: Term,
+        /// Version of the plan.
+        epoch: Epoch,
+    },
+    /// I missed a proposal; send it again.
+    Behind {
+        /// The version that I have.
+        epoch: Epoch,
+    },
+    /// A stage's gradient is reduced and stored at its backups.
+    StepReady {
+        /// The plan's version.
+        epoch: Epoch,
+        /// The step.
+        step: Step,
+        /// The stage.
+        stage: StageId,
+        /// Sum of squares of the gradient of the parameters whose home the stage is.
+        sum_of_squares: f64,
+        /// Sum of the micro-batches' losses, from the stage that computes them.
+        loss: Option<f64>,
+        /// What the step cost here.
+        stats: Box<StageStats>,
+    },
+    /// A step is decided: apply it.
+    StepCommit {
+        /// The plan's version.
+        epoch: Epoch,
+        /// The step.
+        commit: Commit,
+    },
+    /// I hold the state of a stage at this step, as its backup.
+    StateHeld {
+        /// The plan's version.
+        epoch: Epoch,
+        /// The stage.
+        stage: StageId,
+        /// Updates that it has seen.
+        step: Step,
+    },
+    /// I hold a stage's state and its reduced gradient of this step, as its backup.
+    GradientHeld {
+        /// The plan's version.
+        epoch: Epoch,
+        /// The stage.
+        stage: StageId,
+        /// The step.
+        step: Step,
+    },
+    /// Send me the state of a stage.
+    Pull {
+        /// The stage.
+        stage: StageId,
+    },
+    /// The job is over and nobody needs its state.
+    Release,
+    /// News for the submitter.
+    News(Box<News>),
+}
+
+/// What kind of work a span of time went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SpanKind {
+    /// Forward pass of a micro-batch.
+    Forward,
+    /// Backward pass of a micro-batch.
+    Backward,
+    /// Sharing and reducing gradients.
+    Reduce,
+    /// The update.
+    Optimizer,
+}
+
+/// A piece of work of one stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// What.
+    pub kind: SpanKind,
+    /// Which micro-batch, where there is one.
+    pub micro_batch: Option<MicroBatch>,
+    /// When it began, on the owner's clock.
+    pub began: Instant,
+    /// When it ended, on the owner's clock.
+    pub ended: Instant,
+}
+
+/// Bytes that one link carried for a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkBytes {
+    /// The receiving peer.
+    pub to: PeerId,
+    /// How many.
+    pub bytes: Bytes,
+}
+
+/// What one step cost one stage.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageStats {
+    /// Pieces of work in order; the update of the step before comes first.
+    pub spans: Vec<Span>,
+    /// Bytes shipped.
+    pub shipped: Vec<LinkBytes>,
+    /// When the stage began the step, on its own clock.
+    pub began: Instant,
+    /// When it was ready, on its own clock.
+    pub ready: Instant,
+}
+
+/// What a job's leader tells the submitter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum News {
+    /// The leader is waiting for something.
+    Waiting {
+        /// For what.
+        reason: String,
+    },
+    /// A plan is in force.
+    Adopted {
+        /// The plan.
+        plan: Box<Plan>,
+        /// Who leads.
+        leader: PeerId,
+        /// From which step it goes on.
+        base: Step,
+        /// Whether all state begins anew.
+        restart: bool,
+    },
+    /// A step is committed.
+    Step {
+        /// The step.
+        commit: Commit,
+        /// The plan's version.
+        epoch: Epoch,
+        /// From the commit before (or the adoption) to this one, at the leader.
+        elapsed: Duration,
+        /// What it cost each stage, in order.
+        stages: Vec<(StageId, PeerId, StageStats)>,
+    },
+    /// A member is lost.
+    Lost {
+        /// Who.
+        peer: PeerId,
+        /// Stages that it owned.
+        stages: Vec<StageId>,
+        /// The step in work.
+        step: Step,
+    },
+    /// All steps are done.
+    Finished {
+        /// How many.
+        steps: Step,
+    },
+    /// The job cannot go on.
+    Failed {
+        /// Why, and what would help.
+        reason: String,
+    },
+}
