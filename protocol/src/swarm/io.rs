@@ -230,9 +230,7 @@ pub enum Timer {
     Membership,
     /// Gossip round.
     Gossip,
-    /// A job's lease, elections and repairs.
-    Lead(JobId),
-    /// A job's own repair of lost messages.
+    /// A job's lease, elections, repairs, and what has to be said again.
     Job(JobId),
 }
 
@@ -243,6 +241,8 @@ pub enum Command {
     Submit(Box<JobSpec>),
     /// Bring the state of every stage of a finished or running job here.
     Pull(JobId),
+    /// Nobody here needs the job's state any more: its members may free it.
+    Release(JobId),
     /// Leave the swarm in good order.
     Leave,
 }
@@ -256,6 +256,8 @@ pub enum Input {
     PeerLost(PeerId),
     /// This machine has been measured (again).
     Measured(Hardware),
+    /// This machine listens at this multiaddress.
+    Listening(String),
     /// A link from here to a peer has been measured.
     LinkMeasured {
         /// The other end.

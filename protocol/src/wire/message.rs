@@ -163,11 +163,6 @@ pub enum JobMessage {
         /// Version of the plan.
         epoch: Epoch,
     },
-    /// I missed a proposal; send it again.
-    Behind {
-        /// The version that I have.
-        epoch: Epoch,
-    },
     /// A stage's gradient is reduced and stored at its backups.
     StepReady {
         /// The plan's version.
@@ -190,15 +185,6 @@ pub enum JobMessage {
         /// The step.
         commit: Commit,
     },
-    /// I hold the state of a stage at this step, as its backup.
-    StateHeld {
-        /// The plan's version.
-        epoch: Epoch,
-        /// The stage.
-        stage: StageId,
-        /// Updates that it has seen.
-        step: Step,
-    },
     /// I hold a stage's state and its reduced gradient of this step, as its backup.
     GradientHeld {
         /// The plan's version.
@@ -212,6 +198,15 @@ pub enum JobMessage {
     Pull {
         /// The stage.
         stage: StageId,
+    },
+    /// A task of a stage failed here: count me out for it.
+    StageFailed {
+        /// The plan's version.
+        epoch: Epoch,
+        /// The stage.
+        stage: StageId,
+        /// Why.
+        reason: String,
     },
     /// The job is over and nobody needs its state.
     Release,
