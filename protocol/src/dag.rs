@@ -15,7 +15,8 @@ pub mod grad;
 pub mod op;
 pub mod rewrite;
 pub mod shape;
-pub mod text;
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,17 @@ impl Dtype {
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::Bf16 => 2,
         }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::I32 => "i32",
+        })
     }
 }
 
@@ -81,6 +93,13 @@ impl Fact {
     /// Returns the dense size.
     pub fn bytes(&self) -> Bytes {
         Bytes::of_len(self.elements() * self.dtype.size())
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let axes: Vec<String> = self.shape.iter().map(ToString::to_string).collect();
+        write!(f, "{}[{}]", self.dtype, axes.join(","))
     }
 }
 

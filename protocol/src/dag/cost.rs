@@ -1,0 +1,215 @@
+//! What operators cost: arithmetic, and bytes of parameters, results and crossing edges.
+//!
+//! The scheduler, the simulator, `plan` and `inspect` all print these numbers. A multiply-add counts two operations,
+//! an exponential or another transcendental [`TRANSCENDENTAL`]; moving data counts none. Costs are additive over a cut:
+//! the stages' arithmetic sums to the network's, because a split sum of cotangents has as many additions as a whole one.
+
+use std::collections::BTreeSet;
+
+use super::cut::{Program, StageGraph};
+use super::grad::Training;
+use super::{Dag, Fact, Op, Source};
+use crate::ids::{NodeId, ValueId};
+use crate::units::{Bytes, Flops};
+
+/// Operations that one exponential, logarithm, root, tanh or erf is taken for: our rule, near what vector code needs.
+pub const TRANSCENDENTAL: u64 = 8;
+
+/// What one node costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Arithmetic.
+    pub flops: Flops,
+    /// Parameters that it reads.
+    pub parameter_bytes: Bytes,
+    /// Its results.
+    pub output_bytes: Bytes,
+}
+
+/// What one stage costs, per micro-batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageCost {
+    /// Arithmetic of the forward sub-DAG.
+    pub forward: Flops,
+    /// Arithmetic of the backward sub-DAG.
+    pub backward: Flops,
+    /// Parameters, once (not their gradients nor the optimizer's state).
+    pub parameter_bytes: Bytes,
+    /// Values kept from the forward to the backward pass of one micro-batch.
+    pub saved_bytes: Bytes,
+    /// Dense activations sent to other stages.
+    pub sent_bytes: Bytes,
+    /// Dense activations received from other stages.
+    pub received_bytes: Bytes,
+    /// Dense cotangents sent back.
+    pub cotangent_sent_bytes: Bytes,
+    /// Dense cotangents received.
+    pub cotangent_received_bytes: Bytes,
+}
+
+/// What a whole network costs, per micro-batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkCost {
+    /// Trained numbers.
+    pub parameters: u64,
+    /// Parameters, once.
+    pub parameter_bytes: Bytes,
+    /// Arithmetic of the forward pass.
+    pub forward: Flops,
+    /// Arithmetic of the backward pass.
+    pub backward: Flops,
+    /// Values kept from the forward to the backward pass of one micro-batch.
+    pub saved_bytes: Bytes,
+}
+
+/// Returns the arithmetic of one operator; x is the first operand, y the first result, |x| its number of elements.
+///
+/// | operators | operations |
+/// |---|---|
+/// | matmul, linear and their gradients | 2 M N K for each product, bias: |y| |
+/// | attention | 4 |q| T + (`TRANSCENDENTAL` + 4) |q| T / D; half of it where causal |
+/// | its gradient | 10 |q| T + (`TRANSCENDENTAL` + 8) |q| T / D; half of it where causal |
+/// | convolution, its input and weight gradient | 2 |y| C/groups KH KW, with y the forward result |
+/// | pools and their gradients | one a window tap |
+/// | normalisation | 8 |x|, gradient 16 |x|, inference 4 |x| |
+/// | softmax, cross-entropy | (`TRANSCENDENTAL` + 4) |x|, from a saved softmax 4 |x| |
+/// | element-wise, sums | one an element and operation; transcendentals as above |
+/// | layout, fills | none |
+pub fn flops(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Flops {
+    let x = inputs.first().map_or(0, |fact| elements(fact));
+    let y = outputs.first().map_or(0, |fact| elements(fact));
+    let each = |operations: u64, count: u64| Flops::new(operations.saturating_mul(count));
+    match op {
+        Op::MatMul { transpose_a, .. } => {
+            each(2, y) * axis(inputs, 0, if *transpose_a { 2 } else { 1 })
+        }
+        Op::Linear => each(2, y) * axis(inputs, 0, 1) + each(u64::from(inputs.len() > 2), y),
+        Op::LinearWeightGrad => each(2, x) * axis(inputs, 1, 1),
+        Op::EmbeddingGrad { .. } => each(1, inputs.get(1).map_or(0, |g| elements(g))),
+        Op::Attention { causal, .. } => attention(inputs, *causal, 4, TRANSCENDENTAL + 4),
+        Op::AttentionGrad { causal, .. } => attention(inputs, *causal, 10, TRANSCENDENTAL + 8),
+        Op::Softmax { .. } | Op::CrossEntropy | Op::CrossEntropyGrad => each(TRANSCENDENTAL + 4, x),
+        Op::SoftmaxGrad { .. } | Op::BatchNormInference { .. } => each(4, x),
+        Op::LayerNorm { .. } | Op::BatchNorm { .. } => each(8, x),
+        Op::LayerNormGrad | Op::BatchNormGrad { .. } => each(16, x),
+        Op::Gelu(_) => each(TRANSCENDENTAL + 6, x),
+        Op::GeluGrad(_) => each(TRANSCENDENTAL + 12, x),
+        Op::Exp | Op::Log | Op::Sqrt | Op::Tanh | Op::Sigmoid => each(TRANSCENDENTAL, x),
+        Op::Relu | Op::ReluGrad | Op::Scale { .. } | Op::Shift { .. } => each(1, y),
+        Op::Add | Op::Sub | Op::Mul | Op::Div => each(1, y),
+        // Drawing the mask is a hash of the element's counter.
+        Op::Dropout { .. } => each(TRANSCENDENTAL, x),
+        Op::AddN => each(1, y) * (inputs.len() as u64).saturating_sub(1),
+        Op::SumTo { .. } | Op::ReduceSum { .. } | Op::ReduceMean { .. } => each(1, x),
+        Op::Conv2d(_) => each(2, y) * taps(inputs, 1) + each(u64::from(inputs.len() > 2), y),
+        Op::Conv2dInputGrad { .. } => {
+            each(2, inputs.get(1).map_or(0, |g| elements(g))) * taps(inputs, 0)
+        }
+        Op::Conv2dWeightGrad { shape, .. } => {
+            each(2, inputs.get(1).map_or(0, |g| elements(g))) * product(&shape[1..])
+        }
+        Op::MaxPool2d(pool) | Op::AvgPool2d(pool) => each(1, y) * product(&pool.kernel),
+        Op::MaxPool2dGrad(pool) => {
+            each(1, inputs.get(1).map_or(0, |g| elements(g))) * product(&pool.kernel)
+        }
+        Op::AvgPool2dGrad { pool, .. } => each(1, x) * product(&pool.kernel),
+        Op::Embedding | Op::CausalMask { .. } | Op::Fill { .. } => Flops::ZERO,
+        Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => Flops::ZERO,
+        Op::Unslice { .. } | Op::Concat { .. } | Op::Expand { .. } => Flops::ZERO,
+    }
+}
+
+/// `products` multiply-adds of the head width and `weights` operations, for each pair of positions.
+fn attention(inputs: &[&Fact], causal: bool, products: u64, weights: u64) -> Flops {
+    let q = inputs.first().map_or(0, |fact| elements(fact));
+    let (length, width) = (axis(inputs, 0, 2), axis(inputs, 0, 1).max(1));
+    let dense = q.saturating_mul(length).saturating_mul(products);
+    let pairs = (q / width).saturating_mul(length).saturating_mul(weights);
+    let total = dense.saturating_add(pairs);
+    Flops::new(if causal { total / 2 } else { total })
+}
+
+/// Returns the length of an operand's axis, counted from the right (1 is the last).
+fn axis(inputs: &[&Fact], operand: usize, from_right: usize) -> u64 {
+    let shape = inputs.get(operand).map_or(&[][..], |fact| &fact.shape);
+    shape.len().checked_sub(from_right).map_or(1, |i| shape[i] as u64)
+}
+
+/// Returns the number of weights behind one output element of a convolution.
+fn taps(inputs: &[&Fact], weight: usize) -> u64 {
+    inputs.get(weight).and_then(|w| w.shape.get(1..)).map_or(0, product)
+}
+
+fn elements(fact: &Fact) -> u64 {
+    product(&fact.shape)
+}
+
+fn product(lengths: &[usize]) -> u64 {
+    lengths.iter().fold(1, |total: u64, length| total.saturating_mul(*length as u64))
+}
+
+/// Returns the arithmetic of one node.
+pub fn node_cost(dag: &Dag, id: NodeId) -> Flops {
+    let node = dag.node(id);
+    let inputs: Vec<&Fact> = node.inputs.iter().map(|v| dag.fact(*v)).collect();
+    let outputs: Vec<&Fact> = node.outputs.iter().map(|v| dag.fact(*v)).collect();
+    flops(&node.op, &inputs, &outputs)
+}
+
+/// Returns everything that one node costs.
+pub fn cost(dag: &Dag, id: NodeId) -> Cost {
+    let node = dag.node(id);
+    let is_parameter = |v: &ValueId| matches!(dag.value(*v).source, Source::Parameter { .. });
+    let parameters: BTreeSet<ValueId> = node.inputs.iter().copied().filter(is_parameter).collect();
+    Cost {
+        flops: node_cost(dag, id),
+        parameter_bytes: parameters.iter().map(|v| dag.fact(*v).bytes()).sum(),
+        output_bytes: node.outputs.iter().map(|v| dag.fact(*v).bytes()).sum(),
+    }
+}
+
+/// Returns what one stage costs.
+pub fn stage_cost(stage: &StageGraph) -> StageCost {
+    let bytes = |ids: &[ValueId]| ids.iter().map(|id| stage.values[id].fact.bytes()).sum();
+    let sent = stage.sends.iter().map(|(_, edge)| edge);
+    let received = stage.receives.iter().map(|(_, edge)| edge);
+    StageCost {
+        forward: program_cost(stage, &stage.forward),
+        backward: program_cost(stage, &stage.backward),
+        parameter_bytes: bytes(&stage.parameters),
+        saved_bytes: bytes(&stage.saved),
+        sent_bytes: sent.clone().map(|e| e.fact.bytes()).sum(),
+        received_bytes: received.clone().map(|e| e.fact.bytes()).sum(),
+        cotangent_sent_bytes: received
+            .filter(|e| e.cotangent.is_some())
+            .map(|e| e.fact.bytes())
+            .sum(),
+        cotangent_received_bytes: sent
+            .filter(|e| e.cotangent.is_some())
+            .map(|e| e.fact.bytes())
+            .sum(),
+    }
+}
+
+fn program_cost(stage: &StageGraph, program: &Program) -> Flops {
+    let facts =
+        |ids: &[ValueId]| -> Vec<&Fact> { ids.iter().map(|id| &stage.values[id].fact).collect() };
+    program.nodes.iter().fold(Flops::ZERO, |total, node| {
+        total + flops(&node.op, &facts(&node.inputs), &facts(&node.outputs))
+    })
+}
+
+/// Returns what a whole network costs, run in one place.
+pub fn network_cost(training: &Training) -> NetworkCost {
+    let dag = &training.dag;
+    let sum = |ids: &mut dyn Iterator<Item = NodeId>| {
+        ids.fold(Flops::ZERO, |total, id| total + node_cost(dag, id))
+    };
+    NetworkCost {
+        parameters: dag.parameter_count(),
+        parameter_bytes: dag.parameters().map(|p| dag.fact(p).bytes()).sum(),
+        forward: sum(&mut dag.node_ids().take(training.forward_nodes)),
+        backward: sum(&mut dag.node_ids().skip(training.forward_nodes)),
+        saved_bytes: training.saved().iter().map(|v| dag.fact(*v).bytes()).sum(),
+    }
+}
