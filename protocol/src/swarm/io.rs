@@ -31,10 +31,12 @@ pub enum TensorName {
         /// Which micro-batch.
         micro_batch: MicroBatch,
     },
-    /// The accumulated gradient parts, from one stage, of the parameters that it shares with others (tied weights).
+    /// The accumulated gradient parts, from one stage, of the parameters that it shares with another (tied weights).
     SharedGradient {
         /// The stage that computed the parts.
         stage: StageId,
+        /// The stage that needs them.
+        to: StageId,
     },
     /// The reduced gradient of every parameter of a stage plus its buffers' statistics: what a backup needs to follow a step.
     StageGradient {
@@ -137,7 +139,7 @@ pub enum Task {
         /// The micro-batch.
         micro_batch: MicroBatch,
     },
-    /// Puts the accumulated parts of shared parameters into the store as `SharedGradient`.
+    /// Puts the accumulated parts of shared parameters into the store, one `SharedGradient` for each sharing stage.
     ShareGradients {
         /// The job.
         job: JobId,

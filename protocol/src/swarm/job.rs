@@ -271,9 +271,8 @@ impl Job {
         match name {
             TensorName::Activation { edge, .. } => edges(edge).map(|(_, to)| to),
             TensorName::Cotangent { edge, .. } => edges(edge).map(|(from, _)| from),
-            TensorName::SharedGradient { .. }
-            | TensorName::StageGradient { .. }
-            | TensorName::StageState { .. } => None,
+            TensorName::SharedGradient { to, .. } => Some(to),
+            TensorName::StageGradient { .. } | TensorName::StageState { .. } => None,
         }
     }
 

@@ -257,11 +257,10 @@ impl Stage {
     }
 
     fn shared(&mut self, ctx: &mut Ctx<'_>) {
-        let key = self.key(TensorName::SharedGradient { stage: self.id });
-        let owners: BTreeSet<PeerId> =
-            self.sharers().iter().filter_map(|s| self.plan.owner(*s)).collect();
-        for to in owners {
-            self.ship(key, to, ctx);
+        for stage in self.sharers() {
+            if let Some(to) = self.plan.owner(stage) {
+                self.ship(self.key(TensorName::SharedGradient { stage: self.id, to: stage }), to, ctx);
+            }
         }
         self.reduce(ctx);
     }
@@ -269,7 +268,7 @@ impl Stage {
     fn reduce(&mut self, ctx: &mut Ctx<'_>) {
         let from = self.sharers();
         let here = |stage: &StageId| {
-            self.arrived.contains(&(self.applied, TensorName::SharedGradient { stage: *stage }))
+            self.arrived.contains(&(self.applied, TensorName::SharedGradient { stage: *stage, to: self.id }))
         };
         if self.phase != Phase::Sharing || self.running.is_some() || !from.iter().all(here) {
             return;
@@ -385,16 +384,10 @@ impl Stage {
             return true;
         }
         self.unshipped.remove(&(key, to));
-        if !self.unshipped.keys().any(|(k, _)| *k == key) && !self.used_here(key, ctx.me) {
+        if !self.unshipped.keys().any(|(k, _)| *k == key) {
             ctx.out.push(Effect::Drop(key));
         }
         true
-    }
-
-    /// Whether a shared gradient also serves another stage of this peer.
-    fn used_here(&self, key: TensorKey, me: PeerId) -> bool {
-        matches!(key.name, TensorName::SharedGradient { .. })
-            && self.sharers().iter().any(|s| self.plan.owner(*s) == Some(me))
     }
 
     /// Lets time pass: what was refused or lost is sent again.
@@ -434,8 +427,10 @@ impl Stage {
                 let due = self.plan.owner(edge.to) == Some(from) && edge.cotangent.is_some();
                 due.then(|| edge.fact.bytes())
             }
-            TensorName::SharedGradient { stage } => {
-                let due = self.sharers().contains(&stage) && self.plan.owner(stage) == Some(from);
+            TensorName::SharedGradient { stage, to } => {
+                let due = to == self.id
+                    && self.sharers().contains(&stage)
+                    && self.plan.owner(stage) == Some(from);
                 due.then(|| crate::dag::bundle::shared_bytes(graph, stage))
             }
             TensorName::Activation { .. }
