@@ -11,6 +11,8 @@ mod job;
 mod join;
 mod lead;
 mod membership;
+#[cfg(test)]
+mod small_world;
 mod stage;
 mod tasks;
 
