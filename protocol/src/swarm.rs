@@ -31,7 +31,7 @@ use crate::schedule::Plan;
 use crate::schedule::advert::Advert;
 use crate::units::{Bytes, Duration, Instant};
 use crate::wire::frame::job_id;
-use crate::wire::message::{JobMessage, Message, News};
+use crate::wire::message::{JobBrief, JobMessage, Message, News};
 use elect::Election;
 use gossip::Gossip;
 use io::{
@@ -237,6 +237,21 @@ impl Peer {
         self.jobs.iter().map(|(id, job)| (*id, job.election.leader))
     }
 
+    /// Returns the jobs that this peer takes part in, in a few words.
+    pub fn briefs(&self) -> Vec<JobBrief> {
+        let brief = |(id, job): (&JobId, &Job)| JobBrief {
+            job: *id,
+            name: job.spec.name.clone(),
+            leader: job.election.leader,
+            epoch: job.epoch(),
+            owners: job.plan.iter().flat_map(|p| p.stages.iter().map(|s| s.owner)).collect(),
+            done: job.last.map(|l| l.step.next()).unwrap_or_default(),
+            steps: job.steps(),
+            loss: job.last.map(|l| l.loss),
+        };
+        self.jobs.iter().map(brief).collect()
+    }
+
     /// Returns what each stage of a job runs, as the plan in force cuts it.
     pub fn works(&self, id: JobId) -> &[Arc<StageWork>] {
         self.jobs.get(&id).map_or(&[], |job| &job.works)
@@ -318,6 +333,11 @@ impl Peer {
             Message::Digest { known, answer } => {
                 send_all(self.gossip.on_digest(from, &known, answer), out);
             }
+            Message::WhatRuns => {
+                let message = Box::new(Message::Runs(self.briefs()));
+                out.push(Effect::Send { to: from, message });
+            }
+            Message::Runs(briefs) => out.push(Effect::Notify(Event::Runs { from, briefs })),
             Message::Submit { spec, term } => self.on_submit(from, spec, term, now, out),
             Message::Job { job, body } => self.on_job_message(from, job, *body, now, out),
         }
@@ -464,6 +484,11 @@ impl Peer {
                     ctx.send(peer, id, JobMessage::Release);
                 }
             }),
+            Command::AskRuns => {
+                for to in self.membership.connected() {
+                    out.push(Effect::Send { to, message: Box::new(Message::WhatRuns) });
+                }
+            }
             Command::Leave => {
                 for to in self.membership.connected() {
                     out.push(Effect::Send { to, message: Box::new(Message::Goodbye) });

@@ -24,6 +24,8 @@ use crate::units::{Bytes, Duration};
 const CUT_PLACES_MAX: usize = 160;
 /// Most peers that the program considers, the fastest first.
 const PEERS_MAX: usize = 16;
+/// Up to so many peers every choice and order is tried.
+const PERMUTED_MAX: usize = 4;
 /// Most voters of a job's council, beside the submitter.
 const COUNCIL_MAX: usize = 9;
 
@@ -78,8 +80,8 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         None => (1..=most).collect(),
     };
     let mut best: Option<(Prediction, Vec<StageId>, Vec<StagePlan>)> = None;
-    for order in orders(&able, &links) {
-        for &stages in &counts {
+    for &stages in &counts {
+        for order in orders(&able, &links, stages) {
             let Some((assignment, owners)) = profile.pieces(spec, &order, &links, stages) else {
                 continue;
             };
@@ -181,9 +183,13 @@ pub(super) fn with_backups(
         .collect()
 }
 
-/// Returns a few orders of the peers: by speed, and from each peer along its fastest links.
-fn orders<'a>(able: &[&'a Advert], links: &Links) -> Vec<Vec<&'a Advert>> {
+/// Returns orders of peers for so many stages: every choice in every order while that is few; else all peers by
+/// speed, and from each along its fastest links (the program may leave some out).
+fn orders<'a>(able: &[&'a Advert], links: &Links, stages: usize) -> Vec<Vec<&'a Advert>> {
     let mut list = vec![able.to_vec()];
+    if able.len() <= PERMUTED_MAX || stages == 1 {
+        return choices(able, stages);
+    }
     for first in able {
         let mut chain = vec![*first];
         let mut left: Vec<&Advert> =
@@ -200,6 +206,22 @@ fn orders<'a>(able: &[&'a Advert], links: &Links) -> Vec<Vec<&'a Advert>> {
         }
         if !list.iter().any(|o| o.iter().map(|a| a.peer).eq(chain.iter().map(|a| a.peer))) {
             list.push(chain);
+        }
+    }
+    list
+}
+
+/// Returns every choice of `count` peers in every order.
+fn choices<'a>(able: &[&'a Advert], count: usize) -> Vec<Vec<&'a Advert>> {
+    if count == 0 {
+        return vec![Vec::new()];
+    }
+    let mut list = Vec::new();
+    for (place, first) in able.iter().enumerate() {
+        let rest: Vec<&Advert> =
+            able.iter().enumerate().filter(|(i, _)| *i != place).map(|(_, a)| *a).collect();
+        for tail in choices(&rest, count - 1) {
+            list.push(std::iter::once(*first).chain(tail).collect());
         }
     }
     list
@@ -253,6 +275,10 @@ impl Profile {
         stages: usize,
     ) -> Option<(Vec<StageId>, Vec<PeerId>)> {
         let ends = self.places.len();
+        // papers.md 1.7: identical jobs on a line of stations take the sum of all plus the slowest for each further
+        // job. The slowest and the sum are kept apart; their line time ranks the partial placements (our rule).
+        let more = u64::from(spec.train.micro_batches.saturating_sub(1));
+        let line = |slowest: Duration, sum: Duration| (sum + slowest * more, slowest);
         // best[stage][peer][place]: slowest station so far, its sum as tie-break, and where it came from.
         type Cell = Option<(Duration, Duration, usize, usize)>;
         let mut best: Vec<Vec<Vec<Cell>>> = vec![vec![vec![None; ends]; order.len()]; stages];
@@ -280,7 +306,7 @@ impl Profile {
                                 links.transfer(advert.peer, other.peer, self.crossing[start]);
                             let station = own.max(link).max(back);
                             let next = (slowest.max(station), sum + own + link + back, before, start);
-                            if cell.is_none_or(|c| (next.0, next.1) < (c.0, c.1)) {
+                            if cell.is_none_or(|c| line(next.0, next.1) < line(c.0, c.1)) {
                                 cell = Some(next);
                             }
                         }
@@ -290,9 +316,9 @@ impl Profile {
             }
         }
         let last = (0..order.len())
-            .filter_map(|p| best[stages - 1][p][ends - 1].map(|c| (c.0, c.1, p)))
+            .filter_map(|p| best[stages - 1][p][ends - 1].map(|c| (line(c.0, c.1), p)))
             .min()?;
-        let (mut peer, mut end) = (last.2, ends - 1);
+        let (mut peer, mut end) = (last.1, ends - 1);
         let mut owners = vec![order[peer].peer; stages];
         let mut assignment = vec![StageId::default(); self.places[ends - 1]];
         for stage in (0..stages).rev() {
@@ -378,3 +404,6 @@ fn cut_places(crossing: &[Bytes], count: usize) -> Vec<usize> {
     places.push(count);
     places
 }
+
+#[cfg(test)]
+mod tests;

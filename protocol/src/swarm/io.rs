@@ -245,6 +245,8 @@ pub enum Command {
     Pull(JobId),
     /// Nobody here needs the job's state any more: its members may free it.
     Release(JobId),
+    /// Ask every neighbour which jobs it takes part in; answers come as events.
+    AskRuns,
     /// Leave the swarm in good order.
     Leave,
 }
@@ -334,6 +336,13 @@ pub enum Event {
     PeerAlive(PeerId),
     /// A peer has missed too many heartbeats.
     PeerLost(PeerId),
+    /// A neighbour's jobs.
+    Runs {
+        /// Who answers.
+        from: PeerId,
+        /// Its jobs.
+        briefs: Vec<crate::wire::message::JobBrief>,
+    },
     /// A pulled stage's state is in the store under this key; the whole job is here when `missing` is 0.
     Pulled {
         /// Where it is.

@@ -30,6 +30,10 @@ pub enum Message {
         /// Whether a digest is wanted back.
         answer: bool,
     },
+    /// Which jobs do you take part in?
+    WhatRuns,
+    /// These.
+    Runs(Vec<JobBrief>),
     /// Please lead this job.
     Submit {
         /// The job.
@@ -44,6 +48,27 @@ pub enum Message {
         /// What.
         body: Box<JobMessage>,
     },
+}
+
+/// A job in a few words, as one of its members sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobBrief {
+    /// Which.
+    pub job: JobId,
+    /// Its name for people.
+    pub name: String,
+    /// Who leads it, as far as the member knows.
+    pub leader: Option<PeerId>,
+    /// Version of the plan in force.
+    pub epoch: Epoch,
+    /// Owners in pipeline order.
+    pub owners: Vec<PeerId>,
+    /// Steps decided.
+    pub done: Step,
+    /// Steps in all.
+    pub steps: Step,
+    /// Loss of the last decided step, in nats.
+    pub loss: Option<f64>,
 }
 
 /// What a peer holds of a stage.
