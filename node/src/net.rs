@@ -1,0 +1,366 @@
+//! The network: identity, discovery, control frames, tensor bundles, measured links. libp2p's and quinn's types stop
+//! at this border; what passes is bytes, our ids and our units.
+//!
+//! [`transport`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop), [`rpc`] (frames and the TCP
+//! fallback), [`bulk`] (tensors), [`emulate`] (link limits for demonstrations), [`ticket`].
+
+mod bulk;
+mod emulate;
+mod hub;
+mod rpc;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod tls;
+mod transport;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration as StdDuration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use wattle_protocol::ids::{JobId, PeerId};
+use wattle_protocol::units::{Bytes as Size, Duration, Rate};
+
+pub use emulate::{EmulatedLink, EmulatedLinks};
+pub use ticket::{Ticket, TicketError};
+
+use bulk::{Desk, Kind};
+use emulate::Lines;
+use hub::Order;
+use transport::Connections;
+
+/// Most bytes of a control frame.
+pub const FRAME_MAX: usize = wattle_protocol::wire::frame::FRAME_MAX;
+/// Most bytes of a bundle's header.
+pub const HEADER_MAX: usize = 1024;
+/// Most bytes of a bundle.
+pub const BUNDLE_MAX: u64 = 1 << 30;
+/// Most bytes of a probe.
+const PROBE_MAX: u64 = 16 << 20;
+/// Bytes of the first probe of a link.
+const PROBE_FIRST: u64 = 256 << 10;
+/// How long the second probe of a link should take.
+const PROBE_TIME: StdDuration = StdDuration::from_millis(100);
+/// Round trips of which the shortest counts.
+const ROUND_TRIPS: usize = 4;
+/// Orders that may wait for the hub; beyond, frames are dropped, and the machines say them again.
+const ORDERS: usize = 16_384;
+/// Events that may wait for the driver.
+const EVENTS: usize = 16_384;
+
+/// How the network is opened.
+#[derive(Clone, Debug)]
+pub struct NetConfig {
+    /// Seed of the ed25519 identity.
+    pub identity: [u8; 32],
+    /// Where to listen; port 0 for any.
+    pub listen: SocketAddr,
+    /// Find peers on the local network.
+    pub mdns: bool,
+    /// Name of the network.
+    pub network: String,
+    /// Use QUIC; without it, TCP only.
+    pub quic: bool,
+    /// Emulated limits.
+    pub links: EmulatedLinks,
+}
+
+/// What the network has to say.
+#[derive(Debug)]
+pub enum NetEvent {
+    /// This machine listens here.
+    Listening {
+        /// A multiaddress.
+        address: String,
+    },
+    /// The first connection to a peer is up.
+    Connected {
+        /// Who.
+        peer: PeerId,
+        /// Whether it is QUIC, so that tensors have streams of their own.
+        quic: bool,
+    },
+    /// The last connection to a peer is gone.
+    Disconnected {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A control frame.
+    Frame {
+        /// The sender, authenticated.
+        from: PeerId,
+        /// What it says.
+        bytes: Vec<u8>,
+    },
+    /// A bundle is offered; none of it is read before the answer.
+    Offer {
+        /// The sender, authenticated.
+        from: PeerId,
+        /// Its header.
+        header: Vec<u8>,
+        /// Bytes of its payload.
+        length: u64,
+        /// Whether it is taken.
+        reply: oneshot::Sender<bool>,
+    },
+    /// A taken bundle is here and its hash is right.
+    Arrived {
+        /// The sender, authenticated.
+        from: PeerId,
+        /// Its header.
+        header: Vec<u8>,
+        /// Its payload.
+        payload: Bytes,
+    },
+    /// A shipment has ended.
+    Shipped {
+        /// The tag it was given.
+        tag: u64,
+        /// To whom.
+        to: PeerId,
+        /// Bytes of its payload.
+        bytes: u64,
+        /// Whether the receiver has it.
+        delivered: bool,
+    },
+    /// A link has been measured.
+    LinkMeasured {
+        /// The other end.
+        peer: PeerId,
+        /// Achieved rate towards it.
+        rate: Rate,
+        /// Round trip.
+        round_trip: Duration,
+    },
+    /// The DHT knows somebody who takes part in a job.
+    Provider {
+        /// The job.
+        job: JobId,
+        /// Who.
+        peer: PeerId,
+        /// Where it listens, as far as is known.
+        addresses: Vec<String>,
+    },
+}
+
+/// Bytes that went to and came from a peer as bundles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Sent and delivered.
+    pub sent: Size,
+    /// Received.
+    pub received: Size,
+}
+
+/// The network's handle; copies share it. Its methods do not block.
+#[derive(Clone, Debug)]
+pub struct Net {
+    orders: mpsc::Sender<Order>,
+    events: mpsc::Sender<NetEvent>,
+    connections: Connections,
+    desk: Desk,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    addresses: Mutex<Vec<String>>,
+    links: Mutex<(EmulatedLinks, Lines)>,
+    traffic: Mutex<BTreeMap<PeerId, Traffic>>,
+    /// One link is measured at a time, so that probes do not measure each other.
+    probing: Semaphore,
+}
+
+impl Net {
+    /// Opens the network; returns once it listens.
+    ///
+    /// *Errors*: the port is taken, the address is not ours.
+    pub async fn start(config: NetConfig) -> anyhow::Result<(Self, mpsc::Receiver<NetEvent>)> {
+        let (events, events_out) = mpsc::channel(EVENTS);
+        let (orders, orders_out) = mpsc::channel(ORDERS);
+        let shared = Arc::new(Shared {
+            addresses: Mutex::new(Vec::new()),
+            links: Mutex::new((config.links.clone(), Lines::default())),
+            traffic: Mutex::new(BTreeMap::new()),
+            probing: Semaphore::new(1),
+        });
+        let net = Self {
+            orders,
+            events: events.clone(),
+            connections: Connections::default(),
+            desk: Desk::new(),
+            shared,
+        };
+        let (ready, listening) = oneshot::channel();
+        let hub = hub::Hub::new(&config, net.connections.clone(), net.desk.clone(), events)?;
+        tokio::spawn(hub.run(orders_out, ready));
+        let addresses = listening.await.context("the network did not open")?;
+        *net.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        Ok((net, events_out))
+    }
+
+    /// Sends a control frame.
+    pub fn send(&self, to: PeerId, bytes: Vec<u8>) {
+        let order = Order::Frame { to, bytes };
+        match self.link(&to).map(|l| l.latency).filter(|l| *l > Duration::ZERO) {
+            None => self.order(order),
+            Some(latency) => {
+                let orders = self.orders.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(std(latency)).await;
+                    if orders.send(order).await.is_err() {
+                        tracing::debug!("the network is closed");
+                    }
+                });
+            }
+        }
+    }
+
+    /// Tries to connect.
+    pub fn dial(&self, peer: Option<PeerId>, addresses: Vec<String>) {
+        self.order(Order::Dial { peer, addresses });
+    }
+
+    /// Says in the DHT that this peer takes part in a job.
+    pub fn announce(&self, job: JobId) {
+        self.order(Order::Announce(job));
+    }
+
+    /// Asks the DHT who takes part in a job; answers come as `Provider` events.
+    pub fn find_providers(&self, job: JobId) {
+        self.order(Order::FindProviders(job));
+    }
+
+    /// Sends a bundle; a `Shipped` event says how it ended.
+    pub fn ship(&self, to: PeerId, tag: u64, header: Vec<u8>, payload: Vec<Bytes>) {
+        let net = self.clone();
+        tokio::spawn(async move {
+            let bytes: u64 = payload.iter().map(|p| p.len() as u64).sum();
+            let delivered = net.carry(to, Kind::Bundle, &header, payload).await;
+            if delivered {
+                net.count(to, |t| t.sent += Size::new(bytes));
+            }
+            let event = NetEvent::Shipped { tag, to, bytes, delivered };
+            if net.events.send(event).await.is_err() {
+                tracing::debug!("nobody listens to the network");
+            }
+        });
+    }
+
+    /// Measures round trip and rate towards a peer; a `LinkMeasured` event brings the result.
+    pub fn measure(&self, peer: PeerId) {
+        let net = self.clone();
+        tokio::spawn(async move {
+            let Ok(_turn) = net.shared.probing.acquire().await else {
+                return;
+            };
+            let Some((rate, round_trip)) = net.probe(peer).await else {
+                return;
+            };
+            let event = NetEvent::LinkMeasured { peer, rate, round_trip };
+            if net.events.send(event).await.is_err() {
+                tracing::debug!("nobody listens to the network");
+            }
+        });
+    }
+
+    /// Returns this machine's addresses.
+    pub fn local_addresses(&self) -> Vec<String> {
+        self.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns bytes by peer.
+    pub fn traffic(&self) -> BTreeMap<PeerId, Traffic> {
+        self.shared.traffic.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the emulated links.
+    pub fn set_links(&self, links: EmulatedLinks) {
+        self.shared.links.lock().unwrap_or_else(PoisonError::into_inner).0 = links;
+    }
+
+    /// Closes all connections, so that others see at once that this peer is gone.
+    pub async fn shutdown(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.orders.send(Order::Stop(done)).await.is_ok() {
+            closed.await.unwrap_or_default();
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if let Err(error) = self.orders.try_send(order) {
+            tracing::warn!(%error, "the network is behind: an order is dropped");
+        }
+    }
+
+    fn link(&self, to: &PeerId) -> Option<EmulatedLink> {
+        self.shared.links.lock().unwrap_or_else(PoisonError::into_inner).0.link(to)
+    }
+
+    fn book(&self, to: PeerId, link: EmulatedLink, size: u64) -> Instant {
+        let mut links = self.shared.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.1.book(to, link, Size::new(size), Instant::now())
+    }
+
+    fn count(&self, peer: PeerId, add: impl FnOnce(&mut Traffic)) {
+        let mut traffic = self.shared.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        add(traffic.entry(peer).or_default());
+    }
+
+    /// Notes a bundle that has come in.
+    pub(crate) fn received(&self, from: PeerId, size: Size) {
+        self.count(from, |t| t.received += size);
+    }
+
+    /// Takes a bundle or probe over the (emulated) link.
+    async fn carry(&self, to: PeerId, kind: Kind, header: &[u8], payload: Vec<Bytes>) -> bool {
+        let size: u64 = payload.iter().map(|p| p.len() as u64).sum();
+        let emulated = self.link(&to);
+        if let Some(link) = emulated {
+            tokio::time::sleep_until(self.book(to, link, size)).await;
+        }
+        let delivered = match hub::library_id(&to).and_then(|id| self.connections.best(&id)) {
+            Some(connection) => bulk::send(&connection, &self.desk, kind, header, payload).await,
+            None => hub::carry(&self.orders, &self.desk, to, kind, header, payload).await,
+        };
+        if let Some(link) = emulated {
+            // The receipt travels back; links are taken to be as long in both directions.
+            tokio::time::sleep(std(link.latency)).await;
+        }
+        delivered
+    }
+
+    async fn probe(&self, peer: PeerId) -> Option<(Rate, Duration)> {
+        let mut shortest = StdDuration::MAX;
+        for _ in 0..ROUND_TRIPS {
+            shortest = shortest.min(self.timed(peer, 0).await?);
+        }
+        let mut size = PROBE_FIRST;
+        let mut rate = 0.0;
+        for _ in 0..2 {
+            let took = self.timed(peer, size).await?.saturating_sub(shortest);
+            rate = size as f64 / took.max(StdDuration::from_micros(10)).as_secs_f64();
+            let next = Size::new(PROBE_MAX).count() as f64;
+            let wanted = (rate * PROBE_TIME.as_secs_f64()).clamp(PROBE_FIRST as f64, next);
+            size = u64::try_from(Duration::from_seconds(wanted / 1e6).micros()).unwrap_or(size);
+        }
+        let round_trip = u64::try_from(shortest.as_micros()).unwrap_or(u64::MAX);
+        Some((Rate::from_mbit(rate * 8.0 / 1e6), Duration::from_micros(round_trip)))
+    }
+
+    async fn timed(&self, peer: PeerId, size: u64) -> Option<StdDuration> {
+        let payload = Bytes::from(vec![0x5a; usize::try_from(size).ok()?]);
+        let began = Instant::now();
+        let delivered = self.carry(peer, Kind::Probe, &[], vec![payload]).await;
+        delivered.then(|| began.elapsed())
+    }
+}
+
+fn std(duration: Duration) -> StdDuration {
+    StdDuration::from_micros(duration.micros())
+}
