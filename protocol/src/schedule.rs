@@ -5,7 +5,12 @@
 //! [`repair`] (the least change after a loss).
 
 pub mod advert;
+pub mod estimate;
+pub mod fence;
+pub mod links;
 pub mod load;
+pub mod pipeline;
+pub mod repair;
 
 use serde::{Deserialize, Serialize};
 

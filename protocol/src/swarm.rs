@@ -1,3 +1,572 @@
-//! One peer's whole behaviour. Reading order: [`io`] (the border).
+//! One peer's whole behaviour: [`Peer::handle`] routes inputs to small machines and composes nothing else.
+//!
+//! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `job` (one job at one member)
+//! with `stage`, `backup`, `elect` and `lead`, `join` (checking a proposal), `tasks`.
 
+mod backup;
+mod elect;
+mod gossip;
 pub mod io;
+mod job;
+mod join;
+mod lead;
+mod membership;
+#[cfg(test)]
+mod small_world;
+mod stage;
+mod tasks;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+
+pub use membership::Life;
+
+use crate::ids::{JobId, PeerId, Step, TaskId, Term};
+use crate::job::JobSpec;
+use crate::schedule::Plan;
+use crate::schedule::advert::Advert;
+use crate::units::{Bytes, Duration, Instant};
+use crate::wire::frame::job_id;
+use crate::wire::message::{JobBrief, JobMessage, Message, News};
+use elect::Election;
+use gossip::Gossip;
+use io::{
+    Admission, Command, Effect, Event, Input, Outbox, Outcome, StageWork, Task, TaskError,
+    TensorKey, TensorName, Timer,
+};
+use job::Job;
+use lead::Lead;
+use membership::Membership;
+use tasks::{Purpose, Tasks};
+
+/// Most jobs that a peer takes part in at once.
+const JOBS_MAX: usize = 16;
+/// A submitter asks another peer when the first has not placed its job after this.
+const SUBMIT_AGAIN: Duration = Duration::from_millis(5_000);
+
+/// Times and limits of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Time between heartbeats, and between looks at the clock. Default 200 ms.
+    pub heartbeat: Duration,
+    /// Silence that makes a peer suspect. Default 700 ms.
+    pub suspect_after: Duration,
+    /// Silence of a connected peer that makes it lost. Default 2 s; raise it where machines stall.
+    pub lost_after: Duration,
+    /// Silence of a disconnected peer that makes it lost. Default 600 ms.
+    pub gone_after: Duration,
+    /// Time between gossip rounds. Default 500 ms.
+    pub gossip: Duration,
+    /// How long a granted lease lasts. Default 2 s.
+    pub lease: Duration,
+    /// Addresses that other machines reach this one at.
+    pub addresses: Vec<String>,
+    /// Seed of this peer's draws (gossip partners).
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(200),
+            suspect_after: Duration::from_millis(700),
+            lost_after: Duration::from_millis(2000),
+            gone_after: Duration::from_millis(600),
+            gossip: Duration::from_millis(500),
+            lease: Duration::from_millis(2000),
+            addresses: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// What the machines of a job need of the rest of the peer.
+struct Ctx<'a> {
+    me: PeerId,
+    now: Instant,
+    config: &'a Config,
+    membership: &'a Membership,
+    gossip: &'a Gossip,
+    tasks: &'a mut Tasks,
+    out: &'a mut Outbox,
+    /// The leader of the job in hand.
+    leader: Option<PeerId>,
+    /// Messages to this peer itself.
+    local: &'a mut VecDeque<(JobId, JobMessage)>,
+    /// Tensors that pass from one stage of this peer to another.
+    arrivals: &'a mut VecDeque<TensorKey>,
+    /// Who waits for which snapshot.
+    snapshots: &'a mut BTreeMap<TensorKey, BTreeSet<PeerId>>,
+}
+
+impl Ctx<'_> {
+    fn send(&mut self, to: PeerId, job: JobId, body: JobMessage) {
+        if to == self.me {
+            self.local.push_back((job, body));
+            return;
+        }
+        let message = Box::new(Message::Job { job, body: Box::new(body) });
+        self.out.push(Effect::Send { to, message });
+    }
+
+    fn run(&mut self, at: (JobId, crate::ids::StageId), purpose: Purpose, task: Task) -> TaskId {
+        self.tasks.run(self.out, at, purpose, task)
+    }
+
+    /// Whether a snapshot of a stage is on its way to a peer.
+    fn is_shipping(&self, job: JobId, stage: crate::ids::StageId, to: PeerId) -> bool {
+        self.snapshots.iter().any(|(key, waiting)| {
+            key.job == job && key.name == TensorName::StageState { stage } && waiting.contains(&to)
+        })
+    }
+}
+
+/// A job that this machine wants trained and that is not placed yet.
+#[derive(Debug)]
+struct Submission {
+    spec: Box<JobSpec>,
+    term: Term,
+    asked: Option<Instant>,
+}
+
+/// One peer. Deterministic: same state, time and input give the same outbox.
+#[derive(Debug)]
+pub struct Peer {
+    me: PeerId,
+    config: Config,
+    rng: ChaCha8Rng,
+    membership: Membership,
+    gossip: Gossip,
+    jobs: BTreeMap<JobId, Job>,
+    submissions: BTreeMap<JobId, Submission>,
+    tasks: Tasks,
+    snapshots: BTreeMap<TensorKey, BTreeSet<PeerId>>,
+    local: VecDeque<(JobId, JobMessage)>,
+    arrivals: VecDeque<TensorKey>,
+}
+
+impl Peer {
+    /// Makes a peer with this identity (an ed25519 seed).
+    pub fn new(identity: &[u8; 32], config: Config) -> Self {
+        let key = SigningKey::from_bytes(identity);
+        let me = PeerId::new(key.verifying_key().to_bytes());
+        Self {
+            me,
+            rng: ChaCha8Rng::seed_from_u64(config.seed),
+            membership: Membership::default(),
+            gossip: Gossip::new(key, config.addresses.clone()),
+            jobs: BTreeMap::new(),
+            submissions: BTreeMap::new(),
+            tasks: Tasks::default(),
+            snapshots: BTreeMap::new(),
+            local: VecDeque::new(),
+            arrivals: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Returns this peer's id.
+    pub fn id(&self) -> PeerId {
+        self.me
+    }
+
+    /// Sets the first timers; call once before the first input.
+    pub fn start(&mut self, now: Instant, out: &mut Outbox) {
+        out.push(Effect::SetTimer { timer: Timer::Membership, at: now + self.config.heartbeat });
+        out.push(Effect::SetTimer { timer: Timer::Gossip, at: now + self.config.heartbeat });
+    }
+
+    /// Takes one input and says what is to be done.
+    pub fn handle(&mut self, now: Instant, input: Input, out: &mut Outbox) {
+        match input {
+            Input::PeerFound(peer) => self.on_found(peer, now, out),
+            Input::PeerLost(peer) => self.membership.closed(peer),
+            Input::Measured(hardware) => self.gossip.measured(hardware),
+            Input::Listening(address) => self.gossip.listens(address),
+            Input::LinkMeasured { peer, rate, round_trip } => {
+                self.gossip.link(peer, rate, round_trip);
+            }
+            Input::Received { from, message } => self.on_message(from, *message, now, out),
+            Input::TimerFired(timer) => self.on_timer(timer, now, out),
+            Input::TaskDone { task, outcome, began, ended } => {
+                self.on_task(task, &outcome, (began, ended), now, out);
+            }
+            Input::TaskFailed { task, error } => self.on_task_failed(task, &error, now, out),
+            Input::TensorArrived { key, .. } => {
+                self.with_job(key.job, now, out, |job, ctx| job.on_arrived(key, ctx));
+            }
+            Input::Shipped { key, to, size, delivered } => {
+                self.on_shipped(key, to, (size, delivered), now, out);
+            }
+            Input::Command(command) => self.on_command(command, now, out),
+        }
+        self.settle(now, out);
+    }
+
+    /// Answers the header of an arriving bundle before any of it is read.
+    pub fn admit(&self, from: PeerId, key: &TensorKey) -> Admission {
+        let awaited = self.jobs.get(&key.job).and_then(|job| job.awaits(from, key));
+        awaited.map_or(Admission::Refuse, Admission::Take)
+    }
+
+    /// Returns every peer that has been met, with what it says of itself.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerId, Life, Option<&Advert>)> {
+        self.membership
+            .all()
+            .map(|(id, life)| (id, life, self.gossip.advert(id).map(|s| &s.advert)))
+    }
+
+    /// Returns this peer's own advert as last signed.
+    pub fn advert(&self) -> Option<&Advert> {
+        self.gossip.advert(self.me).map(|s| &s.advert)
+    }
+
+    /// Returns a job's specification, plan in force and next step, where this peer takes part in it.
+    pub fn job(&self, id: JobId) -> Option<(&JobSpec, Option<&Plan>, Step)> {
+        let job = self.jobs.get(&id)?;
+        let next = job.last.map(|l| l.step.next()).unwrap_or_default();
+        Some((&job.spec, job.plan.as_deref(), next))
+    }
+
+    /// Returns the jobs that this peer takes part in, and who leads each.
+    pub fn jobs(&self) -> impl Iterator<Item = (JobId, Option<PeerId>)> {
+        self.jobs.iter().map(|(id, job)| (*id, job.election.leader))
+    }
+
+    /// Returns the jobs that this peer takes part in, in a few words.
+    pub fn briefs(&self) -> Vec<JobBrief> {
+        let brief = |(id, job): (&JobId, &Job)| JobBrief {
+            job: *id,
+            name: job.spec.name.clone(),
+            leader: job.election.leader,
+            epoch: job.epoch(),
+            owners: job.plan.iter().flat_map(|p| p.stages.iter().map(|s| s.owner)).collect(),
+            done: job.last.map(|l| l.step.next()).unwrap_or_default(),
+            steps: job.steps(),
+            loss: job.last.map(|l| l.loss),
+        };
+        self.jobs.iter().map(brief).collect()
+    }
+
+    /// Returns what each stage of a job runs, as the plan in force cuts it.
+    pub fn works(&self, id: JobId) -> &[Arc<StageWork>] {
+        self.jobs.get(&id).map_or(&[], |job| &job.works)
+    }
+
+    /// Delivers what this peer says and hands to itself, until nothing is left.
+    fn settle(&mut self, now: Instant, out: &mut Outbox) {
+        loop {
+            if let Some(key) = self.arrivals.pop_front() {
+                self.with_job(key.job, now, out, |job, ctx| job.on_arrived(key, ctx));
+            } else if let Some((job, body)) = self.local.pop_front() {
+                self.on_job_message(self.me, job, body, now, out);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn with_job(
+        &mut self,
+        id: JobId,
+        now: Instant,
+        out: &mut Outbox,
+        act: impl FnOnce(&mut Job, &mut Ctx<'_>),
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let mut ctx = Ctx {
+            me: self.me,
+            now,
+            config: &self.config,
+            membership: &self.membership,
+            gossip: &self.gossip,
+            tasks: &mut self.tasks,
+            out,
+            leader: job.election.leader,
+            local: &mut self.local,
+            arrivals: &mut self.arrivals,
+            snapshots: &mut self.snapshots,
+        };
+        act(job, &mut ctx);
+    }
+
+    fn on_found(&mut self, peer: PeerId, now: Instant, out: &mut Outbox) {
+        if peer == self.me {
+            return;
+        }
+        if self.membership.found(peer, now) {
+            out.push(Effect::Notify(Event::PeerAlive(peer)));
+        }
+        for (to, message) in self.gossip.on_digest(peer, &[], true) {
+            out.push(Effect::Send { to, message: Box::new(message) });
+        }
+    }
+
+    fn on_message(&mut self, from: PeerId, message: Message, now: Instant, out: &mut Outbox) {
+        if from == self.me {
+            return;
+        }
+        if self.membership.heard(from, now) {
+            out.push(Effect::Notify(Event::PeerAlive(from)));
+        }
+        match message {
+            Message::Heartbeat => {}
+            Message::Goodbye => {
+                if self.membership.left(from) {
+                    out.push(Effect::Notify(Event::PeerLost(from)));
+                }
+            }
+            Message::Adverts(adverts) => {
+                let (fresh, letters) =
+                    self.gossip.on_adverts(from, adverts, &self.membership, &mut self.rng);
+                send_all(letters, out);
+                for peer in fresh {
+                    self.dial(peer, out);
+                }
+            }
+            Message::Digest { known, answer } => {
+                send_all(self.gossip.on_digest(from, &known, answer), out);
+            }
+            Message::WhatRuns => {
+                let message = Box::new(Message::Runs(self.briefs()));
+                out.push(Effect::Send { to: from, message });
+            }
+            Message::Runs(briefs) => out.push(Effect::Notify(Event::Runs { from, briefs })),
+            Message::Submit { spec, term } => self.on_submit(from, spec, term, now, out),
+            Message::Job { job, body } => self.on_job_message(from, job, *body, now, out),
+        }
+    }
+
+    fn dial(&self, peer: PeerId, out: &mut Outbox) {
+        if peer == self.me || self.membership.is_connected(peer) {
+            return;
+        }
+        if let Some(signed) = self.gossip.advert(peer) {
+            let addresses = signed.advert.addresses.clone();
+            if !addresses.is_empty() {
+                out.push(Effect::Dial { peer, addresses });
+            }
+        }
+    }
+
+    fn on_timer(&mut self, timer: Timer, now: Instant, out: &mut Outbox) {
+        match timer {
+            Timer::Membership => {
+                let at = now + self.config.heartbeat;
+                out.push(Effect::SetTimer { timer, at });
+                for to in self.membership.connected() {
+                    out.push(Effect::Send { to, message: Box::new(Message::Heartbeat) });
+                }
+                for peer in self.membership.tick(now, &self.config) {
+                    out.push(Effect::Notify(Event::PeerLost(peer)));
+                }
+                self.submit(now, out);
+            }
+            Timer::Gossip => {
+                out.push(Effect::SetTimer { timer, at: now + self.config.gossip });
+                send_all(self.gossip.tick(&self.membership, &mut self.rng), out);
+            }
+            Timer::Job(id) => {
+                if self.jobs.contains_key(&id) {
+                    out.push(Effect::SetTimer { timer, at: now + self.config.heartbeat });
+                }
+                self.with_job(id, now, out, |job, ctx| {
+                    for stage in job.stages.values_mut() {
+                        stage.tick(ctx);
+                    }
+                    for backup in job.backups.values() {
+                        backup.tick(ctx);
+                    }
+                    job.ask(ctx);
+                    job.elect_tick(ctx);
+                    job.lead_tick(ctx);
+                });
+            }
+        }
+    }
+
+    fn on_task(
+        &mut self,
+        task: TaskId,
+        outcome: &Outcome,
+        span: (Instant, Instant),
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let Some((id, stage, purpose)) = self.tasks.finish(task) else {
+            return;
+        };
+        if let Purpose::Snapshot(key) = purpose {
+            for to in self.snapshots.get(&key).cloned().unwrap_or_default() {
+                if to == self.me {
+                    self.snapshots.remove(&key);
+                    self.arrivals.push_back(key);
+                } else {
+                    out.push(Effect::Ship { key, to });
+                }
+            }
+            return;
+        }
+        self.with_job(id, now, out, |job, ctx| {
+            if let Some(stage) = job.stages.get_mut(&stage) {
+                stage.on_done(task, purpose, outcome, span, ctx);
+            }
+        });
+    }
+
+    fn on_task_failed(&mut self, task: TaskId, error: &TaskError, now: Instant, out: &mut Outbox) {
+        let Some((id, stage, purpose)) = self.tasks.finish(task) else {
+            return;
+        };
+        tracing::warn!(job = %id, stage = %stage, ?purpose, ?error, "a task failed");
+        if matches!(purpose, Purpose::Unload) {
+            return;
+        }
+        self.with_job(id, now, out, |job, ctx| {
+            if !job.stages.contains_key(&stage) && !job.backups.contains_key(&stage) {
+                return;
+            }
+            job.unload(|s| s == stage, ctx);
+            if let Some(leader) = ctx.leader {
+                let reason = format!("{error:?}").chars().take(400).collect();
+                let epoch = job.epoch();
+                ctx.send(leader, id, JobMessage::StageFailed { epoch, stage, reason });
+            }
+        });
+    }
+
+    fn on_shipped(
+        &mut self,
+        key: TensorKey,
+        to: PeerId,
+        (size, delivered): (Bytes, bool),
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        if let Some(waiting) = self.snapshots.get_mut(&key) {
+            waiting.remove(&to);
+            if waiting.is_empty() {
+                self.snapshots.remove(&key);
+                out.push(Effect::Drop(key));
+            }
+            return;
+        }
+        self.with_job(key.job, now, out, |job, ctx| {
+            let mut stages = job.stages.values_mut();
+            stages.any(|s| s.on_shipped(key, to, size, delivered, ctx));
+        });
+    }
+
+    fn on_command(&mut self, command: Command, now: Instant, out: &mut Outbox) {
+        match command {
+            Command::Submit(spec) => match job_id(&spec) {
+                Ok(id) => {
+                    let submission = Submission { spec, term: Term::default(), asked: None };
+                    self.submissions.insert(id, submission);
+                    self.submit(now, out);
+                }
+                Err(error) => {
+                    let news = Box::new(News::Failed { reason: error.to_string() });
+                    let job = JobId::new([0; 16]);
+                    out.push(Effect::Notify(Event::Job { job, news }));
+                }
+            },
+            Command::Pull(id) => self.with_job(id, now, out, Job::pull),
+            Command::Release(id) => self.with_job(id, now, out, |job, ctx| {
+                let council = job.plan.as_ref().map(|p| p.council.clone()).unwrap_or_default();
+                for peer in council {
+                    ctx.send(peer, id, JobMessage::Release);
+                }
+            }),
+            Command::AskRuns => {
+                for to in self.membership.connected() {
+                    out.push(Effect::Send { to, message: Box::new(Message::WhatRuns) });
+                }
+            }
+            Command::Leave => {
+                for to in self.membership.connected() {
+                    out.push(Effect::Send { to, message: Box::new(Message::Goodbye) });
+                }
+                out.push(Effect::Notify(Event::MayStop));
+            }
+        }
+    }
+
+    /// Asks the fastest living peer to lead each job that is not placed; another one after a while.
+    fn submit(&mut self, now: Instant, out: &mut Outbox) {
+        let mut able: Vec<(std::cmp::Reverse<u64>, PeerId)> = self
+            .gossip
+            .all()
+            .filter(|s| s.advert.peer == self.me || self.membership.is_connected(s.advert.peer))
+            .filter_map(|s| {
+                let hardware = s.advert.hardware.as_ref()?;
+                Some((std::cmp::Reverse(hardware.speed.flops_per_second()), s.advert.peer))
+            })
+            .collect();
+        able.sort();
+        self.submissions.retain(|id, _| self.jobs.get(id).is_none_or(|j| j.plan.is_none()));
+        let mut own = Vec::new();
+        for submission in self.submissions.values_mut() {
+            let due = submission.asked.is_none_or(|at| now.since(at) >= SUBMIT_AGAIN);
+            if !due || able.is_empty() {
+                continue;
+            }
+            let attempt = usize::try_from(submission.term.number()).unwrap_or(0);
+            let (_, to) = able[attempt % able.len()];
+            submission.term = submission.term.next();
+            submission.asked = Some(now);
+            let (spec, term) = (submission.spec.clone(), submission.term);
+            if to == self.me {
+                own.push((spec, term));
+            } else {
+                out.push(Effect::Send { to, message: Box::new(Message::Submit { spec, term }) });
+            }
+        }
+        for (spec, term) in own {
+            self.on_submit(self.me, spec, term, now, out);
+        }
+    }
+
+    /// Becomes the founding leader of a job.
+    fn on_submit(
+        &mut self,
+        from: PeerId,
+        spec: Box<JobSpec>,
+        term: Term,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let checked = job_id(&spec)
+            .map_err(|e| e.to_string())
+            .and_then(|id| join::check_spec(&spec).map(|()| id));
+        let id = match checked {
+            Ok(id) => id,
+            Err(reason) => {
+                tracing::warn!(from = %from, reason, "refuses a job");
+                return;
+            }
+        };
+        if self.jobs.get(&id).is_some_and(|j| j.plan.is_some() || j.election.term >= term)
+            || self.jobs.len() >= JOBS_MAX
+        {
+            return;
+        }
+        let mut job = Job::new(id, Arc::new(*spec), from, Election::new(term, Some(self.me), now));
+        job.lead = Some(Lead::founding(term, now));
+        self.jobs.insert(id, job);
+        out.push(Effect::SetTimer { timer: Timer::Job(id), at: now + self.config.heartbeat });
+        self.with_job(id, now, out, Job::lead_tick);
+    }
+}
+
+fn send_all(letters: gossip::Letters, out: &mut Outbox) {
+    for (to, message) in letters {
+        out.push(Effect::Send { to, message: Box::new(message) });
+    }
+}

@@ -31,10 +31,12 @@ pub enum TensorName {
         /// Which micro-batch.
         micro_batch: MicroBatch,
     },
-    /// The accumulated gradient parts, from one stage, of the parameters that it shares with others (tied weights).
+    /// The accumulated gradient parts, from one stage, of the parameters that it shares with another (tied weights).
     SharedGradient {
         /// The stage that computed the parts.
         stage: StageId,
+        /// The stage that needs them.
+        to: StageId,
     },
     /// The reduced gradient of every parameter of a stage plus its buffers' statistics: what a backup needs to follow a step.
     StageGradient {
@@ -137,7 +139,7 @@ pub enum Task {
         /// The micro-batch.
         micro_batch: MicroBatch,
     },
-    /// Puts the accumulated parts of shared parameters into the store as `SharedGradient`.
+    /// Puts the accumulated parts of shared parameters into the store, one `SharedGradient` for each sharing stage.
     ShareGradients {
         /// The job.
         job: JobId,
@@ -230,9 +232,7 @@ pub enum Timer {
     Membership,
     /// Gossip round.
     Gossip,
-    /// A job's lease, elections and repairs.
-    Lead(JobId),
-    /// A job's own repair of lost messages.
+    /// A job's lease, elections, repairs, and what has to be said again.
     Job(JobId),
 }
 
@@ -243,6 +243,10 @@ pub enum Command {
     Submit(Box<JobSpec>),
     /// Bring the state of every stage of a finished or running job here.
     Pull(JobId),
+    /// Nobody here needs the job's state any more: its members may free it.
+    Release(JobId),
+    /// Ask every neighbour which jobs it takes part in; answers come as events.
+    AskRuns,
     /// Leave the swarm in good order.
     Leave,
 }
@@ -256,6 +260,8 @@ pub enum Input {
     PeerLost(PeerId),
     /// This machine has been measured (again).
     Measured(Hardware),
+    /// This machine listens at this multiaddress.
+    Listening(String),
     /// A link from here to a peer has been measured.
     LinkMeasured {
         /// The other end.
@@ -330,6 +336,13 @@ pub enum Event {
     PeerAlive(PeerId),
     /// A peer has missed too many heartbeats.
     PeerLost(PeerId),
+    /// A neighbour's jobs.
+    Runs {
+        /// Who answers.
+        from: PeerId,
+        /// Its jobs.
+        briefs: Vec<crate::wire::message::JobBrief>,
+    },
     /// A pulled stage's state is in the store under this key; the whole job is here when `missing` is 0.
     Pulled {
         /// Where it is.

@@ -30,6 +30,10 @@ pub enum Message {
         /// Whether a digest is wanted back.
         answer: bool,
     },
+    /// Which jobs do you take part in?
+    WhatRuns,
+    /// These.
+    Runs(Vec<JobBrief>),
     /// Please lead this job.
     Submit {
         /// The job.
@@ -44,6 +48,27 @@ pub enum Message {
         /// What.
         body: Box<JobMessage>,
     },
+}
+
+/// A job in a few words, as one of its members sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobBrief {
+    /// Which.
+    pub job: JobId,
+    /// Its name for people.
+    pub name: String,
+    /// Who leads it, as far as the member knows.
+    pub leader: Option<PeerId>,
+    /// Version of the plan in force.
+    pub epoch: Epoch,
+    /// Owners in pipeline order.
+    pub owners: Vec<PeerId>,
+    /// Steps decided.
+    pub done: Step,
+    /// Steps in all.
+    pub steps: Step,
+    /// Loss of the last decided step, in nats.
+    pub loss: Option<f64>,
 }
 
 /// What a peer holds of a stage.
@@ -163,11 +188,6 @@ pub enum JobMessage {
         /// Version of the plan.
         epoch: Epoch,
     },
-    /// I missed a proposal; send it again.
-    Behind {
-        /// The version that I have.
-        epoch: Epoch,
-    },
     /// A stage's gradient is reduced and stored at its backups.
     StepReady {
         /// The plan's version.
@@ -190,15 +210,6 @@ pub enum JobMessage {
         /// The step.
         commit: Commit,
     },
-    /// I hold the state of a stage at this step, as its backup.
-    StateHeld {
-        /// The plan's version.
-        epoch: Epoch,
-        /// The stage.
-        stage: StageId,
-        /// Updates that it has seen.
-        step: Step,
-    },
     /// I hold a stage's state and its reduced gradient of this step, as its backup.
     GradientHeld {
         /// The plan's version.
@@ -212,6 +223,15 @@ pub enum JobMessage {
     Pull {
         /// The stage.
         stage: StageId,
+    },
+    /// A task of a stage failed here: count me out for it.
+    StageFailed {
+        /// The plan's version.
+        epoch: Epoch,
+        /// The stage.
+        stage: StageId,
+        /// Why.
+        reason: String,
     },
     /// The job is over and nobody needs its state.
     Release,

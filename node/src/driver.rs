@@ -1,0 +1,384 @@
+//! THE loop: one `select!` over the network, timers, the execution thread and commands; inputs go into
+//! `Peer::handle`, effects are performed in order. No decision is taken here.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, oneshot};
+use wattle_protocol::ids::{JobId, PeerId};
+use wattle_protocol::schedule::advert::Advert;
+use wattle_protocol::swarm::io::{
+    Admission, Command, Effect, Event, Input, Outbox, TaskError, TensorKey, Timer,
+};
+use wattle_protocol::swarm::{Config, Life, Peer};
+use wattle_protocol::units::{Bytes, Instant};
+use wattle_protocol::wire::frame::{decode, encode};
+use wattle_protocol::wire::message::Message;
+
+use crate::clock::Clock;
+use crate::net::{Net, NetConfig, NetEvent, NetStats};
+use crate::worker::{Done, Worker, WorkerConfig};
+
+/// Completions that may wait for the loop.
+const COMPLETIONS: usize = 1024;
+/// Questions from this machine's commands that may wait.
+const ASKS: usize = 64;
+/// Events that may wait for a listener; a listener that lags loses the node, not the events.
+const EVENTS: usize = 65_536;
+
+/// How a node runs.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The network's part.
+    pub net: NetConfig,
+    /// Times of the peer.
+    pub peer: Config,
+    /// Whether this node computes; one that does not only watches and submits.
+    pub worker: Option<WorkerSettings>,
+    /// Peers to join through, as (peer, addresses).
+    pub join: Vec<(PeerId, Vec<String>)>,
+}
+
+/// How a node computes.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Which device.
+    pub device: wattle_models::exec::DeviceChoice,
+    /// Share of the machine that this peer is made to have, in (0, 1].
+    pub share: f64,
+    /// Memory that jobs may use; None: most of what is free.
+    pub memory: Option<u64>,
+}
+
+/// What a peer knows of another, for people.
+#[derive(Clone, Debug)]
+pub struct PeerView {
+    /// Who.
+    pub peer: PeerId,
+    /// Whether it lives.
+    pub life: Life,
+    /// What it says of itself.
+    pub advert: Option<Advert>,
+}
+
+/// A question to the loop.
+enum Ask {
+    Command(Command),
+    Peers(oneshot::Sender<Vec<PeerView>>),
+    Bundle(TensorKey, oneshot::Sender<Option<bytes::Bytes>>),
+    Works(JobId, oneshot::Sender<Vec<std::sync::Arc<wattle_protocol::swarm::io::StageWork>>>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// A running node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    asks: mpsc::Sender<Ask>,
+    net: Net,
+    id: PeerId,
+}
+
+impl std::fmt::Debug for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ask")
+    }
+}
+
+impl Node {
+    /// Starts a node; its events come out of the receiver.
+    ///
+    /// *Errors*: a port that is taken, a bad address, no execution thread.
+    pub async fn start(config: NodeConfig) -> anyhow::Result<(Self, mpsc::Receiver<Event>)> {
+        let clock = Clock::start();
+        let peer = Peer::new(&config.net.identity, config.peer.clone());
+        let id = peer.id();
+        let (net, net_events) =
+            Net::start(config.net.clone()).await.context("while opening the network")?;
+        let (done_in, done) = mpsc::channel(COMPLETIONS);
+        let worker = match &config.worker {
+            Some(settings) => {
+                let settings = WorkerConfig {
+                    device: settings.device,
+                    share: settings.share,
+                    memory: settings.memory,
+                };
+                let worker = Worker::start(settings, clock, done_in);
+                Some(worker.context("while starting the execution thread")?)
+            }
+            None => None,
+        };
+        let (asks_in, asks) = mpsc::channel(ASKS);
+        let (events, events_out) = mpsc::channel(EVENTS);
+        for (peer, addresses) in &config.join {
+            net.dial(Some(*peer), addresses.clone());
+        }
+        let watched = wattle_models::exec::Store::default();
+        let driver = Driver {
+            store: worker.as_ref().map_or(watched, |w| w.store().clone()),
+            clock,
+            peer,
+            net: net.clone(),
+            worker,
+            timers: BTreeMap::new(),
+            shipping: BTreeMap::new(),
+            next_tag: 0,
+            events,
+            out: Outbox::new(),
+        };
+        tokio::spawn(driver.run(net_events, done, asks));
+        Ok((Self { asks: asks_in, net, id }, events_out))
+    }
+
+    /// Returns this node's id.
+    pub fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// Returns the network's handle, for counters and addresses.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// Gives the peer a command. Safe to drop midway: the command is then not given.
+    pub async fn command(&self, command: Command) {
+        if self.asks.send(Ask::Command(command)).await.is_err() {
+            tracing::debug!("the node has stopped");
+        }
+    }
+
+    /// Returns everybody known. Empty once the node has stopped.
+    pub async fn peers(&self) -> Vec<PeerView> {
+        self.ask(Ask::Peers).await.unwrap_or_default()
+    }
+
+    /// Returns a tensor bundle of the store.
+    pub async fn bundle(&self, key: TensorKey) -> Option<bytes::Bytes> {
+        self.ask(|reply| Ask::Bundle(key, reply)).await.flatten()
+    }
+
+    /// Returns the stages of a job as the plan in force cuts it.
+    pub async fn works(
+        &self,
+        job: JobId,
+    ) -> Vec<std::sync::Arc<wattle_protocol::swarm::io::StageWork>> {
+        self.ask(|reply| Ask::Works(job, reply)).await.unwrap_or_default()
+    }
+
+    /// Says goodbye, closes connections and ends the execution thread.
+    pub async fn stop(&self) {
+        self.ask(Ask::Stop).await.unwrap_or_default();
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(ask(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+struct Driver {
+    clock: Clock,
+    peer: Peer,
+    net: Net,
+    worker: Option<Worker>,
+    store: wattle_models::exec::Store,
+    timers: BTreeMap<Timer, Instant>,
+    shipping: BTreeMap<u64, TensorKey>,
+    next_tag: u64,
+    events: mpsc::Sender<Event>,
+    out: Outbox,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut net: mpsc::Receiver<NetEvent>,
+        mut done: mpsc::Receiver<Done>,
+        mut asks: mpsc::Receiver<Ask>,
+    ) {
+        self.peer.start(self.clock.now(), &mut self.out);
+        self.perform();
+        loop {
+            let due = self.timers.iter().min_by_key(|(_, at)| **at).map(|(t, at)| (*t, *at));
+            let sleep = async {
+                match due {
+                    Some((_, at)) => tokio::time::sleep_until(self.clock.at(at)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // Completions first: they free the device for the next task.
+                biased;
+                Some(done) = done.recv() => self.on_done(done),
+                () = sleep => {
+                    if let Some((timer, _)) = due {
+                        self.timers.remove(&timer);
+                        self.input(Input::TimerFired(timer));
+                    }
+                }
+                Some(ask) = asks.recv() => {
+                    if let Some(reply) = self.on_ask(ask) {
+                        self.shutdown().await;
+                        // Whoever asked may be gone; there is nothing left to tell.
+                        reply.send(()).unwrap_or_default();
+                        return;
+                    }
+                }
+                event = net.recv() => match event {
+                    Some(event) => self.on_net(event),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = self.clock.now();
+        self.peer.handle(now, input, &mut self.out);
+        self.perform();
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Measured(hardware) => self.input(Input::Measured(hardware)),
+            Done::Task { id, result: Ok(outcome), began, ended } => {
+                self.input(Input::TaskDone { task: id, outcome, began, ended });
+            }
+            Done::Task { id, result: Err(error), .. } => {
+                self.input(Input::TaskFailed { task: id, error });
+            }
+            Done::NoDevice(reason) => tracing::error!(reason, "there is no device to compute on"),
+        }
+    }
+
+    /// Answers a question; returns whom to tell when it is the last one.
+    fn on_ask(&mut self, ask: Ask) -> Option<oneshot::Sender<()>> {
+        match ask {
+            Ask::Command(command) => self.input(Input::Command(command)),
+            Ask::Peers(reply) => {
+                let view = |(peer, life, advert): (PeerId, Life, Option<&Advert>)| PeerView {
+                    peer,
+                    life,
+                    advert: advert.cloned(),
+                };
+                let mut list: Vec<PeerView> = self.peer.peers().map(view).collect();
+                list.push(PeerView {
+                    peer: self.peer.id(),
+                    life: Life::Alive,
+                    advert: self.peer.advert().cloned(),
+                });
+                reply.send(list).unwrap_or_default();
+            }
+            Ask::Bundle(key, reply) => {
+                reply.send(self.store.bytes(&key)).unwrap_or_default();
+            }
+            Ask::Works(job, reply) => {
+                reply.send(self.peer.works(job).to_vec()).unwrap_or_default();
+            }
+            Ask::Stop(reply) => return Some(reply),
+        }
+        None
+    }
+
+    fn on_net(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::Listening { address } => self.input(Input::Listening(address)),
+            NetEvent::Connected { peer, .. } => {
+                self.net.measure(peer);
+                self.input(Input::PeerFound(peer));
+            }
+            NetEvent::Disconnected { peer } => self.input(Input::PeerLost(peer)),
+            NetEvent::Frame { from, bytes } => match decode::<Message>(&bytes) {
+                Ok(message) => {
+                    self.input(Input::Received { from, message: Box::new(message) });
+                }
+                Err(error) => tracing::warn!(from = %from, %error, "a frame is not understood"),
+            },
+            NetEvent::Offer { from, header, length, reply } => {
+                let take = match decode::<TensorKey>(&header) {
+                    Ok(key) => self.peer.admit(from, &key) == Admission::Take(Bytes::new(length)),
+                    Err(_) => false,
+                };
+                // The stream may have ended meanwhile.
+                reply.send(take).unwrap_or_default();
+            }
+            NetEvent::Arrived { from, header, payload } => {
+                if let Ok(key) = decode::<TensorKey>(&header) {
+                    let size = Bytes::of_len(payload.len());
+                    self.store.put_bytes(key, payload);
+                    self.input(Input::TensorArrived { key, from, size });
+                }
+            }
+            NetEvent::Shipped { tag, to, bytes, delivered, .. } => {
+                if let Some(key) = self.shipping.remove(&tag) {
+                    let size = Bytes::new(bytes);
+                    self.input(Input::Shipped { key, to, size, delivered });
+                }
+            }
+            NetEvent::LinkMeasured { peer, rate, round_trip } => {
+                self.input(Input::LinkMeasured { peer, rate, round_trip });
+            }
+            NetEvent::Provider { peer, addresses, .. } => self.net.dial(Some(peer), addresses),
+        }
+    }
+
+    fn perform(&mut self) {
+        let effects: Vec<Effect> = self.out.drain().collect();
+        let mut failed = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Dial { peer, addresses } => self.net.dial(Some(peer), addresses),
+                Effect::Send { to, message } => match encode(&*message) {
+                    Ok(bytes) => self.net.send(to, bytes),
+                    Err(error) => tracing::error!(%error, "a message cannot be written"),
+                },
+                Effect::SetTimer { timer, at } => {
+                    self.timers.insert(timer, at);
+                }
+                Effect::Run { id, task } => {
+                    let result = match &self.worker {
+                        Some(worker) => worker.run(id, task),
+                        None => Err(TaskError::Missing("this node does not compute".into())),
+                    };
+                    if let Err(error) = result {
+                        failed.push(Input::TaskFailed { task: id, error });
+                    }
+                }
+                Effect::Ship { key, to } => failed.extend(self.ship(key, to)),
+                Effect::Drop(key) => self.store.remove(&key),
+                Effect::DropBefore { job, epoch, step } => self.store.drop_before(job, epoch, step),
+                Effect::Announce(job) => self.net.announce(job),
+                Effect::Notify(event) => {
+                    if self.events.try_send(event).is_err() {
+                        tracing::debug!("nobody listens to events");
+                    }
+                }
+            }
+        }
+        for input in failed {
+            self.input(input);
+        }
+    }
+
+    fn ship(&mut self, key: TensorKey, to: PeerId) -> Option<Input> {
+        let header = encode(&key).ok();
+        let payload = self.store.bytes(&key);
+        let (Some(header), Some(payload)) = (header, payload) else {
+            tracing::warn!(?key, "a tensor that is to be sent is not here");
+            return Some(Input::Shipped { key, to, size: Bytes::ZERO, delivered: false });
+        };
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        self.shipping.insert(tag, key);
+        self.net.ship(to, tag, header, vec![payload]);
+        None
+    }
+
+    async fn shutdown(&mut self) {
+        self.input(Input::Command(Command::Leave));
+        self.net.shutdown().await;
+        if let Some(worker) = self.worker.take() {
+            worker.stop();
+        }
+    }
+}

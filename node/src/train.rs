@@ -1,0 +1,108 @@
+//! `wattle train`: submits a job to a swarm, follows it, keeps what it learnt.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration as StdDuration;
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+use wattle_protocol::job::JobSpec;
+use wattle_protocol::wire::message::News;
+
+use crate::follow::Follower;
+use crate::output::Output;
+use crate::runlog::End;
+use crate::swarm_options::JoinOptions;
+use crate::up::hex;
+
+/// How long a swarm may take to be found.
+const GATHER: StdDuration = StdDuration::from_secs(60);
+/// How long the final state may take to arrive.
+const PULL: StdDuration = StdDuration::from_secs(600);
+
+/// Options of `wattle train`.
+#[derive(Clone, Debug)]
+pub struct TrainOptions {
+    /// How to join.
+    pub join: JoinOptions,
+    /// The job.
+    pub spec: JobSpec,
+    /// Where the learnt parameters go, as safetensors.
+    pub save: Option<PathBuf>,
+}
+
+/// Submits a job and follows it to its end.
+///
+/// *Errors*: no swarm, a job that fails, a checkpoint that cannot be written.
+pub async fn train(options: TrainOptions, output: Arc<Output>) -> anyhow::Result<()> {
+    let mut follower = Follower::join(&options.join).await?;
+    let ran = tokio::select! {
+        ran = run(&options, &mut follower, &output) => ran,
+        stop = tokio::signal::ctrl_c() => {
+            stop?;
+            output.progress("Interrupted: the job goes on in the swarm without this terminal.");
+            follower.node().stop().await;
+            return Err(anyhow::Error::new(crate::demo::Interrupted));
+        }
+    };
+    follower.leave().await;
+    ran
+}
+
+async fn run(options: &TrainOptions, follower: &mut Follower, output: &Output) -> anyhow::Result<()> {
+    let wanted = usize::from(options.spec.swarm.stages.unwrap_or(1));
+    let peers = follower.wait_for_peers(GATHER, |peers| peers.len() >= wanted).await?;
+    output.progress(&format!("Found {} measured peers.", peers.len()));
+    let job = follower.submit(&options.spec).await?;
+    loop {
+        let news = follower.next().await?;
+        crate::demo::show::news(&news, follower, output);
+        if let News::Step { commit, .. } = &news
+            && output.is_json()
+            && let Some(step) = follower.log.steps.get(&commit.step)
+        {
+            let line = json!({
+                "schema": "wattle.step.v1",
+                "job": hex(job.bytes()),
+                "step": commit.step.number(),
+                "loss": commit.loss,
+                "gradient_norm": commit.norm,
+                "seconds": step.elapsed.seconds(),
+                "bytes": step.bytes().count(),
+                "epoch": step.epoch.number(),
+            });
+            output.data(&line, "");
+        }
+        match follower.log.end.clone() {
+            Some(End::Finished) => break,
+            Some(End::Failed(reason)) => bail!("the job failed: {reason}"),
+            None => {}
+        }
+    }
+    let learnt = follower.pull(PULL).await?;
+    if let Some(path) = &options.save {
+        let list = learnt.into_iter().map(|(name, t)| (name, t.shape, t.data)).collect::<Vec<_>>();
+        wattle_models::weights::save(path, &list)
+            .map_err(|error| anyhow::anyhow!("{error}"))
+            .with_context(|| format!("while writing {}", path.display()))?;
+        output.progress(&format!("The learnt parameters are in {}.", path.display()));
+    }
+    let curve = follower.log.loss_curve();
+    let text = format!(
+        "{} steps: loss {:.4} -> {:.4}",
+        curve.len(),
+        curve.first().copied().unwrap_or(f64::NAN),
+        curve.last().copied().unwrap_or(f64::NAN)
+    );
+    let line = json!({
+        "schema": "wattle.train.v1",
+        "job": hex(job.bytes()),
+        "steps": curve.len(),
+        "first_loss": curve.first(),
+        "last_loss": curve.last(),
+        "bytes_sent": follower.log.bytes().count(),
+        "epochs": follower.log.plans.len(),
+    });
+    output.data(&line, &text);
+    Ok(())
+}

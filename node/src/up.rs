@@ -1,0 +1,83 @@
+//! `wattle up`: runs this machine's peer until it is told to stop.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+use wattle_protocol::swarm::io::Event;
+
+use crate::driver::Node;
+use crate::net::Ticket;
+use crate::output::Output;
+use crate::swarm_options::{ComputeOptions, JoinOptions};
+
+/// Options of `wattle up`.
+#[derive(Clone, Debug)]
+pub struct UpOptions {
+    /// How to join.
+    pub join: JoinOptions,
+    /// How to compute.
+    pub compute: ComputeOptions,
+    /// End when standard input closes: a child that must not outlive its parent.
+    pub until_stdin_closes: bool,
+}
+
+/// Runs a peer until Ctrl-C (or the end of standard input, where that is asked for).
+///
+/// *Errors*: what `Node::start` says.
+pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
+    let config = options.join.node(Some(&options.compute))?;
+    let (node, mut events) = Node::start(config).await?;
+    let ticket = Ticket { peer: node.id(), addresses: node.net().local_addresses() };
+    output.data(
+        &json!({
+            "schema": "wattle.up.v1",
+            "peer": hex(node.id().bytes()),
+            "short": node.id().short(),
+            "ticket": ticket.to_string(),
+        }),
+        &format!(
+            "This peer is {}. Others join with:\n  wattle up --join {ticket}\nPress Ctrl-C to leave the swarm.",
+            node.id()
+        ),
+    );
+    let stdin_closed = async {
+        if !options.until_stdin_closes {
+            return std::future::pending::<()>().await;
+        }
+        let mut stdin = tokio::io::stdin();
+        let mut sink = [0; 64];
+        while matches!(stdin.read(&mut sink).await, Ok(n) if n > 0) {}
+    };
+    tokio::pin!(stdin_closed);
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => report(&event, &output),
+                None => anyhow::bail!("the node has stopped by itself; run with -v to see why"),
+            },
+            () = &mut stdin_closed => break,
+            stop = tokio::signal::ctrl_c() => {
+                stop?;
+                break;
+            }
+        }
+    }
+    node.stop().await;
+    output.progress("Left the swarm.");
+    Ok(())
+}
+
+fn report(event: &Event, output: &Output) {
+    match event {
+        Event::PeerAlive(peer) => output.progress(&format!("peer {peer} is here")),
+        Event::PeerLost(peer) => output.progress(&format!("peer {peer} is gone")),
+        Event::Job { job, news } => output.progress(&format!("job {job}: {news:?}")),
+        Event::Pulled { .. } | Event::MayStop => {}
+    }
+}
+
+/// Writes bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,90 @@
+//! GPipe and 1F1B: in which order a stage runs its passes, and how many micro-batches it keeps meanwhile.
+
+use crate::ids::MicroBatch;
+use crate::job::PipelineOrder;
+
+/// One pass of one micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Forward.
+    Forward(MicroBatch),
+    /// Backward.
+    Backward(MicroBatch),
+}
+
+/// Returns the passes of the stage at `index` of `stages`, in order. Each direction runs micro-batches in
+/// increasing order, so that gradients accumulate in the same order everywhere.
+///
+/// *Source*: GPipe, Huang et al. 2019; 1F1B (PipeDream-Flush), Narayanan et al. 2019 and 2021.
+pub fn passes(order: PipelineOrder, index: usize, stages: usize, micro_batches: u32) -> Vec<Pass> {
+    let ahead = in_flight(order, index, stages, micro_batches);
+    let mut list = Vec::new();
+    let (mut forward, mut backward) = (0, 0);
+    while backward < micro_batches {
+        if forward < micro_batches && forward - backward < ahead {
+            list.push(Pass::Forward(MicroBatch::new(forward)));
+            forward += 1;
+        } else {
+            list.push(Pass::Backward(MicroBatch::new(backward)));
+            backward += 1;
+        }
+    }
+    list
+}
+
+/// Returns how many micro-batches a stage keeps saved values of at once.
+pub fn in_flight(order: PipelineOrder, index: usize, stages: usize, micro_batches: u32) -> u32 {
+    match order {
+        PipelineOrder::GPipe => micro_batches,
+        PipelineOrder::OneFOneB => {
+            u32::try_from(stages.saturating_sub(index)).unwrap_or(u32::MAX).clamp(1, micro_batches.max(1))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(order: PipelineOrder, index: usize, stages: usize, micro_batches: u32) -> String {
+        passes(order, index, stages, micro_batches)
+            .iter()
+            .map(|pass| match pass {
+                Pass::Forward(m) => format!("F{}", m.index()),
+                Pass::Backward(m) => format!("B{}", m.index()),
+            })
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn orders_are_those_of_the_papers() {
+        assert_eq!(text(PipelineOrder::GPipe, 0, 2, 3), "F0 F1 F2 B0 B1 B2");
+        assert_eq!(text(PipelineOrder::OneFOneB, 0, 3, 4), "F0 F1 F2 B0 F3 B1 B2 B3");
+        assert_eq!(text(PipelineOrder::OneFOneB, 2, 3, 4), "F0 B0 F1 B1 F2 B2 F3 B3");
+        assert_eq!(text(PipelineOrder::OneFOneB, 0, 8, 2), "F0 F1 B0 B1");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_micro_batch_goes_forward_then_backward_once(
+            index in 0usize..9, more in 1usize..9, micro_batches in 1u32..20, gpipe: bool
+        ) {
+            let order = if gpipe { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB };
+            let list = passes(order, index, index + more, micro_batches);
+            let mut kept = 0i64;
+            let mut seen = std::collections::BTreeSet::new();
+            for pass in &list {
+                match pass {
+                    Pass::Forward(m) => { proptest::prop_assert!(seen.insert((0, *m))); kept += 1; }
+                    Pass::Backward(m) => {
+                        proptest::prop_assert!(seen.contains(&(0, *m)) && seen.insert((1, *m)));
+                        kept -= 1;
+                    }
+                }
+                proptest::prop_assert!(kept <= i64::from(in_flight(order, index, index + more, micro_batches)));
+            }
+            proptest::prop_assert_eq!(list.len(), 2 * micro_batches as usize);
+        }
+    }
+}

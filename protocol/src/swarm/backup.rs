@@ -1,0 +1,143 @@
+//! Following a stage: a backup holds the stage's state, takes each reduced gradient, applies each decided step.
+//!
+//! | state     | meaning                                    | leaves by                                     |
+//! |-----------|--------------------------------------------|-----------------------------------------------|
+//! | Empty     | waits for the owner's state                | state arrived, or drawn from the seed -> Follows |
+//! | Follows   | has the state after `applied` updates      | gradient arrived -> Holds                     |
+//! | Holds     | has the gradient of step `applied` as well | step decided -> Follows                       |
+//!
+//! The update is the same arithmetic on the same bits as the owner's, so a backup that takes over is the owner's equal.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Ctx;
+use super::io::{GradientSource, StageWork, StateSource, Task, TensorKey, TensorName};
+use super::tasks::Purpose;
+use crate::dag::bundle::{gradient_bytes, state_bytes};
+use crate::ids::{JobId, PeerId, StageId, Step};
+use crate::schedule::Plan;
+use crate::units::Bytes;
+use crate::wire::message::{Commit, JobMessage};
+
+/// A stage that this peer stands by for.
+#[derive(Debug)]
+pub(super) struct Backup {
+    pub(super) job: JobId,
+    pub(super) id: StageId,
+    pub(super) work: Arc<StageWork>,
+    /// Updates that the state has seen; None while there is no state.
+    pub(super) applied: Option<Step>,
+    /// Gradients that are here, by step: of step `applied`, or of the next when a decision is overtaken.
+    gradients: BTreeMap<Step, TensorKey>,
+    plan: Arc<Plan>,
+}
+
+impl Backup {
+    pub(super) fn new(
+        id: StageId,
+        work: Arc<StageWork>,
+        plan: Arc<Plan>,
+        applied: Option<Step>,
+    ) -> Self {
+        Self { job: plan.job, id, work, applied, gradients: BTreeMap::new(), plan }
+    }
+
+    /// Puts the backup under a plan; a gradient of the old epoch will be sent again.
+    pub(super) fn adopt(&mut self, plan: Arc<Plan>, work: Arc<StageWork>) {
+        self.plan = plan;
+        self.work = work;
+        self.gradients.clear();
+    }
+
+    /// Says whether the gradient of step `applied` is here.
+    pub(super) fn holds_next(&self) -> bool {
+        self.applied.is_some_and(|a| self.gradients.contains_key(&a))
+    }
+
+    fn owner(&self) -> Option<PeerId> {
+        self.plan.owner(self.id)
+    }
+
+    /// Says whether a bundle from the owner is awaited, and how long it is.
+    pub(super) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Bytes> {
+        if self.owner() != Some(from) || key.epoch != self.plan.epoch {
+            return None;
+        }
+        let graph = &self.work.graph;
+        match (key.name, self.applied) {
+            (TensorName::StageState { stage }, None) if stage == self.id => {
+                Some(state_bytes(graph, &self.work.train.optimizer))
+            }
+            (TensorName::StageGradient { stage }, applied) if stage == self.id => {
+                let due = applied.is_none_or(|a| key.step == a || key.step == a.next());
+                due.then(|| gradient_bytes(graph, self.work.train.micro_batches))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the owner's state or gradient.
+    pub(super) fn on_arrived(&mut self, key: TensorKey, ctx: &mut Ctx<'_>) {
+        if key.epoch != self.plan.epoch {
+            return;
+        }
+        match key.name {
+            TensorName::StageState { stage } if stage == self.id && self.applied.is_none() => {
+                self.applied = Some(key.step);
+                let task = Task::LoadStage {
+                    job: self.job,
+                    work: self.work.clone(),
+                    source: StateSource::Stored(key),
+                    step: key.step,
+                };
+                ctx.run((self.job, self.id), Purpose::Load, task);
+                self.gradients.retain(|step, _| *step >= key.step);
+                self.tell_gradient(ctx);
+            }
+            TensorName::StageGradient { stage } if stage == self.id => {
+                self.gradients.insert(key.step, key);
+                self.tell_gradient(ctx);
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_gradient(&self, ctx: &mut Ctx<'_>) {
+        let (Some(owner), Some(step)) = (self.owner(), self.applied) else {
+            return;
+        };
+        if self.gradients.contains_key(&step) {
+            let body = JobMessage::GradientHeld { epoch: self.plan.epoch, stage: self.id, step };
+            ctx.send(owner, self.job, body);
+        }
+    }
+
+    /// Applies a decided step.
+    pub(super) fn commit(&mut self, commit: Commit, ctx: &mut Ctx<'_>) {
+        if self.applied != Some(commit.step) {
+            return;
+        }
+        let Some(key) = self.gradients.remove(&commit.step) else {
+            return;
+        };
+        let task = Task::OptimizerStep {
+            job: self.job,
+            stage: self.id,
+            step: commit.step,
+            scale: commit.scale,
+            gradient: GradientSource::Stored(key),
+        };
+        ctx.run((self.job, self.id), Purpose::Update, task);
+        self.applied = Some(commit.step.next());
+        self.tell_gradient(ctx);
+    }
+
+    /// Lets time pass: what may have been lost is said or asked for again.
+    pub(super) fn tick(&self, ctx: &mut Ctx<'_>) {
+        match (self.applied, self.owner()) {
+            (None, Some(owner)) => ctx.send(owner, self.job, JobMessage::Pull { stage: self.id }),
+            _ => self.tell_gradient(ctx),
+        }
+    }
+}

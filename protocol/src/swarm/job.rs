@@ -1,0 +1,366 @@
+//! One job at one member: the plan in force, the stages it gives this peer, and their messages.
+//!
+//! A plan comes in two steps: a proposal is checked, answered and kept; its adoption puts it in force. On adoption
+//! in-flight work of older epochs is forgotten, state stays, and the step is done anew: redone, never patched.
+//! Not here: leading a job (`lead`), elections (`elect`), a stage's life (`stage`, `backup`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Ctx;
+use super::backup::Backup;
+use super::elect::Election;
+use super::io::{Effect, Event, StageWork, StateSource, Task, TensorKey, TensorName};
+use super::lead::Lead;
+use super::stage::Stage;
+use super::tasks::Purpose;
+use crate::dag::bundle::state_bytes;
+use crate::ids::{Epoch, JobId, PeerId, StageId, Step, Term};
+use crate::job::JobSpec;
+use crate::schedule::Plan;
+use crate::units::Bytes;
+use crate::wire::message::{Commit, Holding, JobMessage, News};
+
+/// A plan that this peer has accepted and that is not in force.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    pub(super) term: Term,
+    pub(super) plan: Arc<Plan>,
+    pub(super) works: Vec<Arc<StageWork>>,
+    pub(super) base: Step,
+    pub(super) last: Option<Commit>,
+    pub(super) restart: bool,
+}
+
+/// A job that this peer takes part in.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: JobId,
+    pub(super) spec: Arc<JobSpec>,
+    pub(super) submitter: PeerId,
+    pub(super) plan: Option<Arc<Plan>>,
+    pub(super) works: Vec<Arc<StageWork>>,
+    pub(super) proposal: Option<Proposal>,
+    pub(super) stages: BTreeMap<StageId, Stage>,
+    pub(super) backups: BTreeMap<StageId, Backup>,
+    /// The last decided step that this peer knows.
+    pub(super) last: Option<Commit>,
+    pub(super) election: Election,
+    pub(super) lead: Option<Lead>,
+    /// Stages whose state is awaited here, with how often it was asked for (submitter only).
+    pub(super) pulling: BTreeMap<StageId, usize>,
+    /// Steps that the people here have been told of.
+    told: Step,
+    pub(super) over: bool,
+}
+
+impl Job {
+    pub(super) fn new(id: JobId, spec: Arc<JobSpec>, submitter: PeerId, election: Election) -> Self {
+        Self {
+            id,
+            spec,
+            submitter,
+            plan: None,
+            works: Vec::new(),
+            proposal: None,
+            stages: BTreeMap::new(),
+            backups: BTreeMap::new(),
+            last: None,
+            election,
+            lead: None,
+            pulling: BTreeMap::new(),
+            told: Step::default(),
+            over: false,
+        }
+    }
+
+    /// Returns the version of the plan in force here; 0 before the first.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.plan.as_ref().map(|p| p.epoch).unwrap_or_default()
+    }
+
+    /// Returns how many steps the job has.
+    pub(super) fn steps(&self) -> Step {
+        Step::new(self.spec.train.steps)
+    }
+
+    /// Returns what this peer holds of the job.
+    pub(super) fn holdings(&self) -> Vec<Holding> {
+        let owned = self.stages.values().map(|s| Holding {
+            stage: s.id,
+            applied: s.applied,
+            next_gradient: s.reduced,
+        });
+        let followed = self.backups.values().filter_map(|b| {
+            let applied = b.applied?;
+            Some(Holding { stage: b.id, applied, next_gradient: b.holds_next() })
+        });
+        owned.chain(followed).collect()
+    }
+
+    /// Puts the accepted proposal of this epoch in force.
+    pub(super) fn adopt(&mut self, epoch: Epoch, ctx: &mut Ctx<'_>) {
+        if self.proposal.as_ref().is_none_or(|p| p.plan.epoch != epoch) {
+            return;
+        }
+        let Some(proposal) = self.proposal.take() else {
+            return;
+        };
+        if proposal.restart {
+            self.unload(|_| true, ctx);
+            self.last = None;
+        } else if let Some(last) = proposal.last {
+            self.commit(last, ctx);
+        }
+        let plan = proposal.plan;
+        self.submitter = plan.submitter;
+        self.works = proposal.works;
+        self.plan = Some(plan.clone());
+        let mine = |stage: StageId| {
+            plan.stages.get(stage.index()).is_some_and(|s| s.owner == ctx.me || s.backups.contains(&ctx.me))
+        };
+        let foreign: Vec<StageId> =
+            self.stages.keys().chain(self.backups.keys()).copied().filter(|s| !mine(*s)).collect();
+        self.unload(|stage| foreign.contains(&stage), ctx);
+        ctx.out.push(Effect::DropBefore { job: self.id, epoch: plan.epoch, step: proposal.base });
+        for stage in plan.stage_ids() {
+            let roles = &plan.stages[stage.index()];
+            if roles.owner == ctx.me {
+                self.own(stage, &plan, proposal.base, ctx);
+            } else if roles.backups.contains(&ctx.me) {
+                self.follow(stage, &plan, proposal.base, ctx);
+            }
+        }
+        ctx.out.push(Effect::Announce(self.id));
+        if proposal.base < self.steps() {
+            for stage in self.stages.values_mut() {
+                stage.begin(ctx);
+            }
+        }
+    }
+
+    /// Becomes, or stays, the owner of a stage.
+    fn own(&mut self, id: StageId, plan: &Arc<Plan>, base: Step, ctx: &mut Ctx<'_>) {
+        let work = self.works[id.index()].clone();
+        let held = self.backups.remove(&id).and_then(|b| b.applied);
+        if let Some(applied) = held {
+            self.stages.insert(id, Stage::new(id, work.clone(), plan.clone(), applied));
+        } else if !self.stages.contains_key(&id) {
+            self.load_initial(&work, id, ctx);
+            self.stages.insert(id, Stage::new(id, work.clone(), plan.clone(), base));
+        }
+        if let Some(stage) = self.stages.get_mut(&id) {
+            stage.adopt(plan.clone(), work, ctx);
+        }
+    }
+
+    /// Becomes, or stays, a backup of a stage.
+    fn follow(&mut self, id: StageId, plan: &Arc<Plan>, base: Step, ctx: &mut Ctx<'_>) {
+        let work = self.works[id.index()].clone();
+        if let Some(stage) = self.stages.remove(&id) {
+            let backup = Backup::new(id, work.clone(), plan.clone(), Some(stage.applied));
+            self.backups.insert(id, backup);
+        } else if !self.backups.contains_key(&id) {
+            let applied = (base == Step::default()).then_some(base);
+            if applied.is_some() {
+                self.load_initial(&work, id, ctx);
+            }
+            self.backups.insert(id, Backup::new(id, work.clone(), plan.clone(), applied));
+        }
+        if let Some(backup) = self.backups.get_mut(&id) {
+            backup.adopt(plan.clone(), work);
+            backup.tick(ctx);
+        }
+    }
+
+    fn load_initial(&self, work: &Arc<StageWork>, stage: StageId, ctx: &mut Ctx<'_>) {
+        let task = Task::LoadStage {
+            job: self.id,
+            work: work.clone(),
+            source: StateSource::Initial,
+            step: Step::default(),
+        };
+        ctx.run((self.id, stage), Purpose::Load, task);
+    }
+
+    /// Frees stages and everything that belongs to them.
+    pub(super) fn unload(&mut self, which: impl Fn(StageId) -> bool, ctx: &mut Ctx<'_>) {
+        let held: Vec<StageId> =
+            self.stages.keys().chain(self.backups.keys()).copied().filter(|s| which(*s)).collect();
+        for stage in held {
+            self.stages.remove(&stage);
+            self.backups.remove(&stage);
+            let task = Task::Unload { job: self.id, stage };
+            ctx.run((self.id, stage), Purpose::Unload, task);
+        }
+    }
+
+    /// Applies a decided step to everything held here.
+    pub(super) fn commit(&mut self, commit: Commit, ctx: &mut Ctx<'_>) {
+        if self.last.is_none_or(|l| l.step < commit.step) {
+            self.last = Some(commit);
+        }
+        for stage in self.stages.values_mut() {
+            stage.commit(commit, ctx);
+        }
+        for backup in self.backups.values_mut() {
+            backup.commit(commit, ctx);
+        }
+    }
+
+    /// A step is decided while the plan is in force: apply it and begin the next.
+    pub(super) fn on_step_commit(&mut self, commit: Commit, ctx: &mut Ctx<'_>) {
+        self.commit(commit, ctx);
+        ctx.out.push(Effect::DropBefore {
+            job: self.id,
+            epoch: self.epoch(),
+            step: commit.step.next(),
+        });
+        let steps = self.steps();
+        for stage in self.stages.values_mut() {
+            if stage.applied == commit.step.next() && stage.applied < steps {
+                stage.begin(ctx);
+            }
+        }
+    }
+
+    /// Says whether a bundle is awaited here, and how many bytes it has.
+    pub(super) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Bytes> {
+        let plan = self.plan.as_ref()?;
+        if key.epoch != plan.epoch {
+            return None;
+        }
+        if let TensorName::StageState { stage } = key.name
+            && self.pulling.contains_key(&stage)
+        {
+            let roles = plan.stages.get(stage.index())?;
+            let work = self.works.get(stage.index())?;
+            let holder = roles.owner == from || roles.backups.contains(&from);
+            return holder.then(|| state_bytes(&work.graph, &work.train.optimizer));
+        }
+        let owned = self.stages.values().find_map(|s| s.awaits(from, key));
+        owned.or_else(|| self.backups.values().find_map(|b| b.awaits(from, key)))
+    }
+
+    /// A bundle is in the store.
+    pub(super) fn on_arrived(&mut self, key: TensorKey, ctx: &mut Ctx<'_>) {
+        if let TensorName::StageState { stage } = key.name
+            && self.pulling.remove(&stage).is_some()
+        {
+            let missing = u16::try_from(self.pulling.len()).unwrap_or(u16::MAX);
+            ctx.out.push(Effect::Notify(Event::Pulled { key, missing }));
+            return;
+        }
+        let receiver = self.receiver(key.name);
+        for (id, stage) in &mut self.stages {
+            if receiver.is_none_or(|r| r == *id) {
+                stage.on_arrived(key, ctx);
+            }
+        }
+        for backup in self.backups.values_mut() {
+            backup.on_arrived(key, ctx);
+        }
+    }
+
+    /// Which stage a tensor is for; None: any.
+    fn receiver(&self, name: TensorName) -> Option<StageId> {
+        let edges = |id: crate::ids::EdgeId| {
+            let mut sends = self.works.iter().flat_map(|w| w.graph.sends.iter());
+            sends.find(|(e, _)| *e == id).map(|(_, edge)| (edge.from, edge.to))
+        };
+        match name {
+            TensorName::Activation { edge, .. } => edges(edge).map(|(_, to)| to),
+            TensorName::Cotangent { edge, .. } => edges(edge).map(|(from, _)| from),
+            TensorName::SharedGradient { to, .. } => Some(to),
+            TensorName::StageGradient { .. } | TensorName::StageState { .. } => None,
+        }
+    }
+
+    /// Somebody wants the state of a stage.
+    pub(super) fn on_pull(&self, from: PeerId, stage: StageId, ctx: &mut Ctx<'_>) {
+        let owned = self.stages.get(&stage).map(|s| s.applied);
+        let followed = self.backups.get(&stage).and_then(|b| b.applied);
+        let Some(step) = owned.or(followed) else {
+            return;
+        };
+        let roles = self.plan.as_ref().and_then(|p| p.stages.get(stage.index()));
+        let entitled = from == self.submitter || roles.is_some_and(|r| r.backups.contains(&from));
+        if !entitled || ctx.is_shipping(self.id, stage, from) {
+            return;
+        }
+        let name = TensorName::StageState { stage };
+        let key = TensorKey { job: self.id, epoch: self.epoch(), step, name };
+        let task = Task::Snapshot { job: self.id, stage, key };
+        ctx.run((self.id, stage), Purpose::Snapshot(key), task);
+        ctx.snapshots.entry(key).or_default().insert(from);
+    }
+
+    /// Asks for the state of every stage (submitter).
+    pub(super) fn pull(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(plan) = &self.plan else {
+            return;
+        };
+        self.pulling = plan.stage_ids().map(|s| (s, 0)).collect();
+        self.ask(ctx);
+    }
+
+    /// Asks owners, and on later attempts their backups, for what is still awaited.
+    pub(super) fn ask(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(plan) = self.plan.clone() else {
+            return;
+        };
+        for (stage, asked) in &mut self.pulling {
+            let roles = &plan.stages[stage.index()];
+            let holders: Vec<PeerId> =
+                std::iter::once(roles.owner).chain(roles.backups.iter().copied()).collect();
+            let living: Vec<PeerId> =
+                holders.into_iter().filter(|p| *p == ctx.me || ctx.membership.is_living(*p)).collect();
+            if living.is_empty() {
+                continue;
+            }
+            // One holder gets ten ticks before the next one is asked.
+            let holder = living[(*asked / 10) % living.len()];
+            *asked += 1;
+            ctx.send(holder, self.id, JobMessage::Pull { stage: *stage });
+        }
+    }
+
+    /// Tells the people at this machine.
+    pub(super) fn notify(&mut self, news: News, ctx: &mut Ctx<'_>) {
+        match &news {
+            News::Step { commit, .. } => {
+                if commit.step < self.told {
+                    return;
+                }
+                self.told = commit.step.next();
+            }
+            News::Adopted { base, restart, .. } => {
+                if *restart {
+                    self.told = Step::default();
+                }
+                // The leader may have died between a decision and its news.
+                if let Some(last) = self.last
+                    && last.step >= self.told
+                    && last.step.next() == *base
+                {
+                    self.told = last.step.next();
+                    let news = News::Step {
+                        commit: last,
+                        epoch: self.epoch(),
+                        elapsed: crate::units::Duration::ZERO,
+                        stages: Vec::new(),
+                    };
+                    ctx.out.push(Effect::Notify(Event::Job { job: self.id, news: Box::new(news) }));
+                }
+            }
+            News::Finished { .. } | News::Failed { .. } => {
+                if self.over {
+                    return;
+                }
+                self.over = true;
+            }
+            News::Waiting { .. } | News::Lost { .. } => {}
+        }
+        ctx.out.push(Effect::Notify(Event::Job { job: self.id, news: Box::new(news) }));
+    }
+}

@@ -1,0 +1,252 @@
+//! A member's side of a job's messages: checks proposals before consenting, follows leaders, answers inquiries.
+//!
+//! A proposal is made again from its evidence and compared: a plan that does not follow from signed adverts, or a
+//! network that does not check, is refused with the reason.
+
+use std::sync::Arc;
+
+use super::elect::Election;
+use super::io::{Outbox, StageWork, Timer};
+use super::job::{Job, Proposal};
+use super::{Ctx, JOBS_MAX, Peer};
+use crate::ids::{Epoch, JobId, PeerId, Step, Term};
+use crate::job::{JobSpec, MICRO_BATCHES_MAX, STAGES_MAX};
+use crate::schedule::advert::{Advert, SignedAdvert};
+use crate::schedule::fence::{Request, place, stage_graphs};
+use crate::schedule::repair::repair;
+use crate::schedule::{Basis, Plan};
+use crate::units::Instant;
+use crate::wire::frame::job_id;
+use crate::wire::message::{Commit, JobMessage};
+
+/// Everything that a proposal says.
+struct Proposed {
+    term: Term,
+    spec: Box<JobSpec>,
+    plan: Box<Plan>,
+    basis: Basis,
+    evidence: Vec<SignedAdvert>,
+    base: Step,
+    last: Option<Commit>,
+    restart: bool,
+}
+
+/// Checks a stranger's job: its network anew, its numbers against the limits.
+///
+/// *Errors*: what is wrong, for people.
+pub(super) fn check_spec(spec: &JobSpec) -> Result<(), String> {
+    spec.dag.clone().checked().map_err(|error| error.to_string())?;
+    let train = &spec.train;
+    if train.micro_batches == 0 || train.micro_batches > MICRO_BATCHES_MAX {
+        let got = train.micro_batches;
+        return Err(format!("micro_batches is {got}; 1 to {MICRO_BATCHES_MAX} are possible"));
+    }
+    if spec.swarm.stages.is_some_and(|n| n == 0 || n > STAGES_MAX) {
+        return Err(format!("stages is {:?}; 1 to {STAGES_MAX} are possible", spec.swarm.stages));
+    }
+    let rate = train.learning_rate;
+    if !(rate.peak.is_finite() && rate.floor.is_finite()) {
+        return Err("the learning rate is not finite".into());
+    }
+    Ok(())
+}
+
+impl Peer {
+    pub(super) fn on_job_message(
+        &mut self,
+        from: PeerId,
+        id: JobId,
+        body: JobMessage,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        match body {
+            JobMessage::Propose { term, spec, plan, basis, evidence, base, last, restart } => {
+                let proposed = Proposed { term, spec, plan, basis, evidence, base, last, restart };
+                self.on_propose(from, id, proposed, now, out);
+            }
+            JobMessage::Release => {
+                let submitter = self.jobs.get(&id).is_some_and(|j| j.submitter == from);
+                if submitter {
+                    self.with_job(id, now, out, |job, ctx| job.unload(|_| true, ctx));
+                    self.jobs.remove(&id);
+                }
+            }
+            JobMessage::News(news)
+                if !self.jobs.contains_key(&id) && self.submissions.contains_key(&id) =>
+            {
+                // The leader waits for something before there is a plan to take part in.
+                out.push(super::Effect::Notify(super::Event::Job { job: id, news }));
+            }
+            other => self.with_job(id, now, out, |job, ctx| job.on_message(from, other, ctx)),
+        }
+    }
+
+    fn on_propose(
+        &mut self,
+        from: PeerId,
+        id: JobId,
+        proposed: Proposed,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let (term, epoch) = (proposed.term, proposed.plan.epoch);
+        if !self.jobs.contains_key(&id) {
+            if self.jobs.len() >= JOBS_MAX || job_id(&proposed.spec) != Ok(id) {
+                return;
+            }
+            let spec = Arc::new((*proposed.spec).clone());
+            let submitter = proposed.plan.submitter;
+            let job = Job::new(id, spec, submitter, Election::new(term, Some(from), now));
+            self.jobs.insert(id, job);
+            let at = now + self.config.heartbeat;
+            out.push(super::Effect::SetTimer { timer: Timer::Job(id), at });
+        }
+        self.with_job(id, now, out, |job, ctx| {
+            if !job.election.follow(from, term, ctx.now) {
+                return;
+            }
+            if from != ctx.me {
+                job.lead = None;
+            }
+            if epoch <= job.epoch() || job.proposal.as_ref().is_some_and(|p| p.plan.epoch >= epoch && p.term >= term)
+            {
+                // Known already: the answer may have been lost.
+                if epoch >= job.epoch() {
+                    ctx.send(from, id, JobMessage::Accept { term, epoch });
+                }
+                return;
+            }
+            match job.check(from, proposed, ctx.me) {
+                Ok(proposal) => {
+                    job.proposal = Some(proposal);
+                    ctx.send(from, id, JobMessage::Accept { term, epoch });
+                }
+                Err(reason) => ctx.send(from, id, JobMessage::Refuse { term, epoch, reason }),
+            }
+        });
+    }
+}
+
+impl Job {
+    /// Makes a proposed plan again from its evidence and compares.
+    fn check(&self, from: PeerId, proposed: Proposed, me: PeerId) -> Result<Proposal, String> {
+        let Proposed { term, spec, plan, basis, evidence, base, last, restart } = proposed;
+        if self.plan.is_none() {
+            check_spec(&spec)?;
+        }
+        let wrong = |error: crate::schedule::PlanError| error.to_string();
+        if from != me {
+            for signed in &evidence {
+                signed.check().map_err(|error| error.to_string())?;
+            }
+            let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            let request = Request {
+                spec: &self.spec,
+                job: self.id,
+                epoch: plan.epoch,
+                submitter: plan.submitter,
+                leader: from,
+            };
+            let again = match &basis {
+                Basis::Fresh => place(request, &adverts).map_err(wrong)?,
+                Basis::Repair { previous, holders } => {
+                    repair(request, previous, holders, &adverts).map_err(wrong)?
+                }
+            };
+            if again != *plan {
+                return Err("the plan does not follow from its evidence".into());
+            }
+        }
+        let owns = |s: &crate::schedule::StagePlan| s.owner == me;
+        let holdings = self.holdings();
+        for stage in plan.stage_ids() {
+            let able = base == Step::default()
+                || holdings.iter().any(|h| {
+                    let near = h.applied == base || (h.applied.next() == base && h.next_gradient);
+                    h.stage == stage && near
+                });
+            if owns(&plan.stages[stage.index()]) && !able {
+                return Err(format!("stage {stage} is not held here at step {base}"));
+            }
+        }
+        let cut = stage_graphs(&self.spec, &plan.assignment, plan.recompute).map_err(wrong)?;
+        let works = cut
+            .stages
+            .into_iter()
+            .map(|graph| {
+                let (data, train) = (self.spec.data.clone(), self.spec.train);
+                Arc::new(StageWork { graph, data, train })
+            })
+            .collect();
+        Ok(Proposal { term, plan: Arc::new(*plan), works, base, last, restart })
+    }
+
+    /// Takes a message of this job.
+    fn on_message(&mut self, from: PeerId, body: JobMessage, ctx: &mut Ctx<'_>) {
+        match body {
+            JobMessage::RequestVote { term, epoch } => self.on_request_vote(from, term, epoch, ctx),
+            JobMessage::Vote { term, granted } => self.on_vote(from, term, granted, ctx),
+            JobMessage::Lease { term, epoch, sent } => self.on_lease(from, term, epoch, sent, ctx),
+            JobMessage::LeaseGranted { term, epoch, sent } => {
+                self.on_granted(from, term, epoch, sent, ctx);
+            }
+            JobMessage::Inquire { term } => {
+                if self.election.follow(from, term, ctx.now) {
+                    let (holdings, last) = (self.holdings(), self.last);
+                    let epoch = self.epoch();
+                    ctx.send(from, self.id, JobMessage::Report { term, epoch, holdings, last });
+                }
+            }
+            JobMessage::Report { term, holdings, last, .. } => {
+                self.on_report(from, term, holdings, last, ctx);
+            }
+            JobMessage::Accept { term, epoch } => self.on_accept(from, term, epoch, ctx),
+            JobMessage::Refuse { reason, .. } | JobMessage::StageFailed { reason, .. } => {
+                self.on_failure(from, &reason, ctx);
+            }
+            JobMessage::Adopt { term, epoch } => {
+                if self.election.follow(from, term, ctx.now) {
+                    ctx.leader = Some(from);
+                    self.adopt(epoch, ctx);
+                }
+            }
+            ready @ JobMessage::StepReady { .. } => self.on_ready(from, ready, ctx),
+            JobMessage::StepCommit { epoch, commit } => {
+                if epoch == self.epoch() && self.election.leader == Some(from) {
+                    self.on_step_commit(commit, ctx);
+                }
+            }
+            JobMessage::GradientHeld { epoch, stage, step } => {
+                if epoch == self.epoch()
+                    && let Some(stage) = self.stages.get_mut(&stage)
+                {
+                    stage.on_held(from, step, ctx);
+                }
+            }
+            JobMessage::Pull { stage } => self.on_pull(from, stage, ctx),
+            JobMessage::News(news) => {
+                if self.election.leader == Some(from) || self.plan.is_none() {
+                    self.notify(*news, ctx);
+                }
+            }
+            // Routed by `Peer::on_job_message` before a job is looked up.
+            JobMessage::Propose { .. } | JobMessage::Release => {}
+        }
+    }
+
+    fn on_lease(&mut self, from: PeerId, term: Term, epoch: Epoch, sent: Instant, ctx: &mut Ctx<'_>) {
+        if !self.election.follow(from, term, ctx.now) {
+            return;
+        }
+        if from != ctx.me {
+            self.lead = None;
+        }
+        // The plan in force may have been adopted while this member was away.
+        if self.proposal.as_ref().is_some_and(|p| p.plan.epoch == epoch) {
+            self.adopt(epoch, ctx);
+        }
+        let epoch = self.epoch();
+        ctx.send(from, self.id, JobMessage::LeaseGranted { term, epoch, sent });
+    }
+}
