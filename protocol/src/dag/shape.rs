@@ -244,6 +244,7 @@ mod tests {
         check_refused(&Op::Expand { shape: vec![1 << 40] }, &[f(&[1])]);
         check_refused(&Op::Transpose { perm: vec![0, 0] }, &[f(&[2, 2])]);
         check_refused(&Op::Slice { axis: 0, start: 2, end: 2 }, &[f(&[4])]);
+        check_refused(&Op::Slice { axis: 0, start: 3, end: 2 }, &[f(&[4])]);
         check_refused(&Op::Unslice { axis: 0, start: usize::MAX, len: 4 }, &[f(&[4])]);
         check_refused(&Op::Dropout { rate: 1.0, stream: 0 }, &[f(&[4])]);
         check_refused(&Op::Scale { factor: f32::NAN }, &[f(&[4])]);

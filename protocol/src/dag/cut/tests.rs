@@ -116,6 +116,7 @@ fn check_stage(training: &Training, stage: &StageGraph) {
     assert!(stage.saved.iter().all(|id| !fixed.contains(id)));
     for part in &stage.gradients {
         assert_eq!(stage.values[&part.value].fact, *training.dag.fact(part.parameter));
+        assert!(stage.backward.nodes.iter().any(|node| node.outputs.contains(&part.value)));
     }
     for (id, value) in &stage.values {
         let is_own = id.index() < training.dag.values().len();
@@ -163,11 +164,13 @@ proptest! {
         prop_assert_eq!(sum(|s| s.sent_bytes.count()), sum(|s| s.received_bytes.count()));
         let back = sum(|s| s.cotangent_sent_bytes.count());
         prop_assert_eq!(back, sum(|s| s.cotangent_received_bytes.count()));
-        let copies: u64 = cut.stages.iter().flat_map(|s| &s.shared).map(|s| {
-            // Each of the n readers lists it; n - 1 of them are copies.
-            let bytes = training.dag.fact(s.parameter).bytes().count();
-            if s.stages.first() == Some(&s.home) { bytes * (s.stages.len() as u64 - 1) / s.stages.len() as u64 } else { 0 }
-        }).sum();
+        // A parameter that several stages read is held by each; all but the one at home are copies.
+        let at_home = cut.stages.iter().flat_map(|stage| {
+            stage.shared.iter().filter(|shared| shared.home == stage.stage)
+        });
+        let copies: u64 = at_home
+            .map(|s| training.dag.fact(s.parameter).bytes().count() * (s.stages.len() as u64 - 1))
+            .sum();
         prop_assert_eq!(sum(|s| s.parameter_bytes.count()), network.parameter_bytes.count() + copies);
         prop_assert_eq!(stage_cost(&whole(&training).stages[0]).saved_bytes, network.saved_bytes);
     }
@@ -244,6 +247,7 @@ fn a_cotangent_that_is_handed_on_unchanged_gets_a_value_for_each_edge() {
     let training = differentiate(b.finish().unwrap(), 1).unwrap();
     let cut = cut(&training, &stages(&[0, 1, 2, 3])).unwrap();
     check_edges(&cut);
+    cut.stages.iter().for_each(|stage| check_stage(&training, stage));
     assert_eq!(step(&cut), step(&whole(&training)));
 }
 

@@ -128,3 +128,28 @@ fn a_frozen_batch_norm_passes_gradients_through_itself() {
     let training = differentiate(b.finish().unwrap(), 1).unwrap();
     assert_eq!(training.gradients.len(), 3);
 }
+
+/// Lengths that all differ leave only one way to arrange the products.
+#[test]
+fn products_give_gradients_however_their_operands_lie() {
+    let leads: [(&[usize], &[usize]); 4] = [(&[], &[]), (&[5], &[]), (&[], &[5]), (&[5, 1], &[6])];
+    for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false), (true, true)] {
+        for (a_lead, b_lead) in leads {
+            let mut b = DagBuilder::new("product");
+            let rows: &[usize] = if transpose_a { &[3, 2] } else { &[2, 3] };
+            let columns: &[usize] = if transpose_b { &[4, 3] } else { &[3, 4] };
+            let left = b.parameter("a", &[a_lead, rows].concat(), Init::Normal(1.0), true);
+            let right = b.parameter("b", &[b_lead, columns].concat(), Init::Normal(1.0), true);
+            let product = Op::MatMul { transpose_a, transpose_b };
+            let y = b.op("y", product, &[left, right]).unwrap();
+            let axes = (0..b.fact(y).rank()).collect();
+            let loss = b.op("loss", Op::ReduceSum { axes, keep: false }, &[y]).unwrap();
+            b.output(loss);
+            let training = differentiate(b.finish().unwrap(), 1).unwrap();
+            assert_eq!(training.gradients.len(), 2);
+            for part in &training.gradients {
+                assert_eq!(training.dag.fact(part.value), training.dag.fact(part.parameter));
+            }
+        }
+    }
+}
