@@ -6,7 +6,7 @@
 //! Idea: the OP-DAG of FusionLLM (abstract); the data layout is ours.
 //!
 //! Reading order: [`op`] (the operators), [`build`], [`shape`], [`cost`], [`grad`], [`cut`], [`rewrite`],
-//! [`text`].
+//! [`text`], [`sample`].
 
 pub mod build;
 pub mod cost;
@@ -14,7 +14,9 @@ pub mod cut;
 pub mod grad;
 pub mod op;
 pub mod rewrite;
+pub mod sample;
 pub mod shape;
+pub mod text;
 
 use std::fmt;
 

@@ -5,6 +5,9 @@
 //! the results of the nodes stand in the value table in node order. [`Dag::checked`] asks the same of a Dag that came
 //! over the wire, whatever is in it; nothing else in the swarm looks at a stranger's Dag before that.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use super::shape::{ShapeError, check_size, infer};

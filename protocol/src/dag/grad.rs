@@ -10,6 +10,8 @@ mod layout;
 mod linear;
 mod norm;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 

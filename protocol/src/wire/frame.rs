@@ -26,7 +26,9 @@ pub enum FrameError {
     #[error("the frame has {0} bytes; at most {FRAME_MAX} are allowed")]
     TooLong(usize),
     /// Another version of the protocol.
-    #[error("the frame speaks version {0} of the protocol, this peer speaks {VERSION}; update the older one")]
+    #[error(
+        "the frame speaks version {0} of the protocol, this peer speaks {VERSION}; update the older one"
+    )]
     Version(u8),
     /// Not the bytes of such a value.
     #[error("the frame does not parse: {0}")]

@@ -1,0 +1,262 @@
+//! The settings of every operator as text, both ways.
+
+use super::TextError;
+use super::cursor::{Attributes, Cursor};
+use crate::dag::Op;
+use crate::dag::op::{Conv2d, Gelu, Pool2d};
+
+type Settings = Vec<(&'static str, String)>;
+
+/// Returns an operator's settings.
+pub(super) fn of(op: &Op) -> Settings {
+    match op {
+        Op::MatMul { transpose_a, transpose_b } => {
+            vec![("transpose_a", transpose_a.to_string()), ("transpose_b", transpose_b.to_string())]
+        }
+        Op::EmbeddingGrad { rows } => vec![("rows", rows.to_string())],
+        Op::Attention { causal, scale } | Op::AttentionGrad { causal, scale } => {
+            vec![("causal", causal.to_string()), ("scale", format!("{scale:?}"))]
+        }
+        Op::CausalMask { fill } => vec![("fill", format!("{fill:?}"))],
+        Op::Softmax { axis } | Op::SoftmaxGrad { axis } | Op::Concat { axis } => {
+            vec![("axis", axis.to_string())]
+        }
+        Op::LayerNorm { eps } | Op::BatchNorm { eps } => vec![("eps", format!("{eps:?}"))],
+        Op::BatchNormGrad { eps } | Op::BatchNormInference { eps } => {
+            vec![("eps", format!("{eps:?}"))]
+        }
+        Op::Gelu(form) | Op::GeluGrad(form) => vec![("form", gelu(*form).to_owned())],
+        Op::Dropout { rate, stream } => {
+            vec![("rate", format!("{rate:?}")), ("stream", stream.to_string())]
+        }
+        Op::Scale { factor } => vec![("factor", format!("{factor:?}"))],
+        Op::Shift { term } => vec![("term", format!("{term:?}"))],
+        Op::Reshape { shape } | Op::Expand { shape } | Op::SumTo { shape } => {
+            vec![("shape", list(shape))]
+        }
+        Op::Transpose { perm } => vec![("perm", list(perm))],
+        Op::Slice { axis, start, end } => {
+            vec![("axis", axis.to_string()), ("start", start.to_string()), ("end", end.to_string())]
+        }
+        Op::Unslice { axis, start, len } => {
+            vec![("axis", axis.to_string()), ("start", start.to_string()), ("len", len.to_string())]
+        }
+        Op::ReduceSum { axes, keep } | Op::ReduceMean { axes, keep } => {
+            vec![("axes", list(axes)), ("keep", keep.to_string())]
+        }
+        Op::Conv2d(conv) => of_conv(conv),
+        Op::Conv2dInputGrad { conv, shape } | Op::Conv2dWeightGrad { conv, shape } => {
+            with_shape(of_conv(conv), shape)
+        }
+        Op::MaxPool2d(pool) | Op::MaxPool2dGrad(pool) | Op::AvgPool2d(pool) => of_pool(pool),
+        Op::AvgPool2dGrad { pool, shape } => with_shape(of_pool(pool), shape),
+        Op::Fill { shape, value } => {
+            vec![("shape", list(shape)), ("value", format!("{value:?}"))]
+        }
+        Op::Linear | Op::LinearWeightGrad | Op::Embedding | Op::LayerNormGrad => vec![],
+        Op::Relu | Op::ReluGrad | Op::Exp | Op::Log | Op::Sqrt | Op::Tanh | Op::Sigmoid => vec![],
+        Op::Add | Op::Sub | Op::Mul | Op::Div | Op::AddN => vec![],
+        Op::CrossEntropy | Op::CrossEntropyGrad => vec![],
+    }
+}
+
+/// The operators without settings.
+const PLAIN: [Op; 18] = [
+    Op::Linear,
+    Op::LinearWeightGrad,
+    Op::Embedding,
+    Op::LayerNormGrad,
+    Op::Relu,
+    Op::ReluGrad,
+    Op::Exp,
+    Op::Log,
+    Op::Sqrt,
+    Op::Tanh,
+    Op::Sigmoid,
+    Op::Add,
+    Op::Sub,
+    Op::Mul,
+    Op::Div,
+    Op::AddN,
+    Op::CrossEntropy,
+    Op::CrossEntropyGrad,
+];
+
+fn list(lengths: &[usize]) -> String {
+    let lengths: Vec<String> = lengths.iter().map(ToString::to_string).collect();
+    format!("[{}]", lengths.join(","))
+}
+
+fn gelu(form: Gelu) -> &'static str {
+    match form {
+        Gelu::Erf => "erf",
+        Gelu::Tanh => "tanh",
+    }
+}
+
+fn of_conv(conv: &Conv2d) -> Settings {
+    let Conv2d { stride, padding, dilation, groups } = conv;
+    vec![
+        ("stride", list(stride)),
+        ("padding", list(padding)),
+        ("dilation", list(dilation)),
+        ("groups", groups.to_string()),
+    ]
+}
+
+fn of_pool(pool: &Pool2d) -> Settings {
+    let Pool2d { kernel, stride, padding } = pool;
+    vec![("kernel", list(kernel)), ("stride", list(stride)), ("padding", list(padding))]
+}
+
+fn with_shape(mut settings: Settings, shape: &[usize]) -> Settings {
+    settings.push(("shape", list(shape)));
+    settings
+}
+
+/// Makes an operator from its name and settings.
+pub(super) fn parse(name: &str, x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Op, TextError> {
+    if let Some(op) = PLAIN.into_iter().find(|op| op.name() == name) {
+        return Ok(op);
+    }
+    Ok(match name {
+        "reshape" => Op::Reshape { shape: x.take("shape", at)? },
+        "expand" => Op::Expand { shape: x.take("shape", at)? },
+        "sum_to" => Op::SumTo { shape: x.take("shape", at)? },
+        "transpose" => Op::Transpose { perm: x.take("perm", at)? },
+        "slice" => Op::Slice {
+            axis: x.take("axis", at)?,
+            start: x.take("start", at)?,
+            end: x.take("end", at)?,
+        },
+        "unslice" => Op::Unslice {
+            axis: x.take("axis", at)?,
+            start: x.take("start", at)?,
+            len: x.take("len", at)?,
+        },
+        "concat" => Op::Concat { axis: x.take("axis", at)? },
+        "reduce_sum" => Op::ReduceSum { axes: x.take("axes", at)?, keep: x.take("keep", at)? },
+        "reduce_mean" => Op::ReduceMean { axes: x.take("axes", at)?, keep: x.take("keep", at)? },
+        "fill" => Op::Fill { shape: x.take("shape", at)?, value: x.take("value", at)? },
+        "scale" => Op::Scale { factor: x.take("factor", at)? },
+        "shift" => Op::Shift { term: x.take("term", at)? },
+        "dropout" => Op::Dropout { rate: x.take("rate", at)?, stream: x.take("stream", at)? },
+        "gelu" => Op::Gelu(x.take("form", at)?),
+        "gelu_grad" => Op::GeluGrad(x.take("form", at)?),
+        "conv2d" => Op::Conv2d(conv(x, at)?),
+        "conv2d_input_grad" => {
+            Op::Conv2dInputGrad { conv: conv(x, at)?, shape: x.take("shape", at)? }
+        }
+        "conv2d_weight_grad" => {
+            Op::Conv2dWeightGrad { conv: conv(x, at)?, shape: x.take("shape", at)? }
+        }
+        "max_pool2d" => Op::MaxPool2d(pool(x, at)?),
+        "max_pool2d_grad" => Op::MaxPool2dGrad(pool(x, at)?),
+        "avg_pool2d" => Op::AvgPool2d(pool(x, at)?),
+        "avg_pool2d_grad" => Op::AvgPool2dGrad { pool: pool(x, at)?, shape: x.take("shape", at)? },
+        _ => return parse_layer(name, x, at),
+    })
+}
+
+fn parse_layer(name: &str, x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Op, TextError> {
+    Ok(match name {
+        "matmul" => Op::MatMul {
+            transpose_a: x.take("transpose_a", at)?,
+            transpose_b: x.take("transpose_b", at)?,
+        },
+        "embedding_grad" => Op::EmbeddingGrad { rows: x.take("rows", at)? },
+        "attention" => Op::Attention { causal: x.take("causal", at)?, scale: x.take("scale", at)? },
+        "attention_grad" => {
+            Op::AttentionGrad { causal: x.take("causal", at)?, scale: x.take("scale", at)? }
+        }
+        "causal_mask" => Op::CausalMask { fill: x.take("fill", at)? },
+        "softmax" => Op::Softmax { axis: x.take("axis", at)? },
+        "softmax_grad" => Op::SoftmaxGrad { axis: x.take("axis", at)? },
+        "layer_norm" => Op::LayerNorm { eps: x.take("eps", at)? },
+        "batch_norm" => Op::BatchNorm { eps: x.take("eps", at)? },
+        "batch_norm_grad" => Op::BatchNormGrad { eps: x.take("eps", at)? },
+        "batch_norm_inference" => Op::BatchNormInference { eps: x.take("eps", at)? },
+        _ => return Err(at.error(&format!("an operator, not `{name}`,"))),
+    })
+}
+
+fn conv(x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Conv2d, TextError> {
+    Ok(Conv2d {
+        stride: x.take("stride", at)?,
+        padding: x.take("padding", at)?,
+        dilation: x.take("dilation", at)?,
+        groups: x.take("groups", at)?,
+    })
+}
+
+fn pool(x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Pool2d, TextError> {
+    Ok(Pool2d {
+        kernel: x.take("kernel", at)?,
+        stride: x.take("stride", at)?,
+        padding: x.take("padding", at)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONV: Conv2d = Conv2d { stride: [1, 2], padding: [3, 4], dilation: [5, 6], groups: 7 };
+    const POOL: Pool2d = Pool2d { kernel: [1, 2], stride: [3, 4], padding: [5, 6] };
+
+    fn with_settings() -> Vec<Op> {
+        let (shape, axes) = (vec![2, 1], vec![]);
+        vec![
+            Op::MatMul { transpose_a: true, transpose_b: false },
+            Op::EmbeddingGrad { rows: 3 },
+            Op::Attention { causal: true, scale: 0.1 },
+            Op::AttentionGrad { causal: false, scale: 1e-20 },
+            Op::CausalMask { fill: f32::NEG_INFINITY },
+            Op::Softmax { axis: 1 },
+            Op::SoftmaxGrad { axis: 2 },
+            Op::LayerNorm { eps: 1e-5 },
+            Op::BatchNorm { eps: 0.0 },
+            Op::BatchNormGrad { eps: 1e-3 },
+            Op::BatchNormInference { eps: 1e-4 },
+            Op::Gelu(Gelu::Erf),
+            Op::GeluGrad(Gelu::Tanh),
+            Op::Dropout { rate: 0.3, stream: 9 },
+            Op::Scale { factor: -0.0 },
+            Op::Shift { term: 3.4e38 },
+            Op::Reshape { shape: shape.clone() },
+            Op::Transpose { perm: shape.clone() },
+            Op::Slice { axis: 1, start: 2, end: 3 },
+            Op::Unslice { axis: 1, start: 2, len: 3 },
+            Op::Concat { axis: 1 },
+            Op::Expand { shape: shape.clone() },
+            Op::SumTo { shape: shape.clone() },
+            Op::ReduceSum { axes: shape.clone(), keep: true },
+            Op::ReduceMean { axes, keep: false },
+            Op::Conv2d(CONV),
+            Op::Conv2dInputGrad { conv: CONV, shape: [1, 2, 3, 4] },
+            Op::Conv2dWeightGrad { conv: CONV, shape: [4, 3, 2, 1] },
+            Op::MaxPool2d(POOL),
+            Op::MaxPool2dGrad(POOL),
+            Op::AvgPool2d(POOL),
+            Op::AvgPool2dGrad { pool: POOL, shape: [1, 2, 3, 4] },
+            Op::Fill { shape, value: f32::MIN_POSITIVE },
+        ]
+    }
+
+    #[test]
+    fn every_operator_reads_back_as_it_was_written() {
+        let ops: Vec<Op> = with_settings().into_iter().chain(PLAIN).collect();
+        // One of each variant: the lists above are complete.
+        assert_eq!(ops.len(), 51);
+        for op in ops {
+            let settings: Vec<String> = of(&op).iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let braced = format!("{{{}}}", settings.join(", "));
+            let text = if settings.is_empty() { "" } else { &braced };
+            let mut cursor = Cursor::new(1, text);
+            let mut attributes = cursor.attributes().unwrap();
+            let back = parse(op.name(), &mut attributes, &cursor).unwrap();
+            attributes.end(&cursor).unwrap();
+            assert_eq!(back, op);
+        }
+    }
+}
