@@ -9,6 +9,7 @@
 //! [`text`], [`sample`].
 
 pub mod build;
+pub mod bundle;
 pub mod cost;
 pub mod cut;
 pub mod grad;
