@@ -1,1 +1,12 @@
-//! Room of Wattle.
+//! What the numbers are: the only room that knows burn.
+//!
+//! Reading order: [`exec`] (tasks on a device), [`optim`] and [`init`] (how parameters change and start), [`data`]
+//! (samples), [`zoo`] (networks), [`single`] (a whole job in one process), [`weights`] (checkpoint files), [`bench`]
+//! (how fast this machine is).
+
+pub mod data;
+pub mod exec;
+pub mod init;
+pub mod optim;
+
+pub use exec::{DeviceChoice, DeviceError, Executor, Store};

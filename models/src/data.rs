@@ -1,0 +1,157 @@
+//! Data sources that every peer carries, and which samples make up a micro-batch.
+//!
+//! A micro-batch is named by (seed, step, micro-batch): every stage draws its own inputs, all stages draw the same
+//! samples, and a redone step repeats them. Each pass over a source visits each sample once, in an order of its own.
+
+pub mod images;
+pub mod order;
+pub mod text;
+
+use wattle_protocol::dag::{Dtype, Fact};
+use wattle_protocol::job::DataSpec;
+
+/// Elements of one input.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Elements {
+    /// Token ids or class labels.
+    Ints(Vec<i32>),
+    /// Pixels.
+    Floats(Vec<f32>),
+}
+
+/// Which micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The step.
+    pub step: u64,
+    /// The micro-batch.
+    pub micro_batch: u32,
+    /// Micro-batches in a step.
+    pub micro_batches: u32,
+}
+
+/// Why there is no data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DataError {
+    /// No such source on this machine.
+    #[error("there is no data source {name}; there are {}", names().join(", "))]
+    Source {
+        /// What was asked for.
+        name: String,
+    },
+    /// The source has no such input.
+    #[error("{source_name} has no input {input} of {fact}")]
+    Input {
+        /// The source.
+        source_name: String,
+        /// The input that the network wants.
+        input: String,
+        /// Its dtype and shape.
+        fact: String,
+    },
+}
+
+/// Returns the names of all sources.
+pub fn names() -> Vec<&'static str> {
+    vec![text::KJV, images::DIGITS]
+}
+
+/// Draws one input of one micro-batch.
+///
+/// *Errors*: [`DataError`] if the source or its input is unknown.
+pub fn batch(spec: &DataSpec, place: Place, input: &str, fact: &Fact) -> Result<Elements, DataError> {
+    let unknown = || DataError::Input {
+        source_name: spec.source.clone(),
+        input: input.into(),
+        fact: format!("{:?} {:?}", fact.dtype, fact.shape),
+    };
+    match (spec.source.as_str(), input, fact.dtype, fact.shape.as_slice()) {
+        (text::KJV, "tokens", Dtype::I32, &[rows, length]) => {
+            text::windows(spec.seed, place, [rows, length], 0).map(Elements::Ints).ok_or_else(unknown)
+        }
+        (text::KJV, "targets", Dtype::I32, &[rows, length]) => {
+            text::windows(spec.seed, place, [rows, length], 1).map(Elements::Ints).ok_or_else(unknown)
+        }
+        (images::DIGITS, "images", Dtype::F32, &[rows, 1, images::SIDE, images::SIDE]) => {
+            Ok(Elements::Floats(images::pixels(spec.seed, place, rows)))
+        }
+        (images::DIGITS, "labels", Dtype::I32, &[rows]) => {
+            Ok(Elements::Ints(images::labels(spec.seed, place, rows)))
+        }
+        (text::KJV | images::DIGITS, ..) => Err(unknown()),
+        _ => Err(DataError::Source { name: spec.source.clone() }),
+    }
+}
+
+/// Unpacks a file that is part of the program.
+fn unpack(packed: &[u8]) -> Vec<u8> {
+    miniz_oxide::inflate::decompress_to_vec_zlib(packed).expect("the packed file is part of the program")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(source: &str) -> DataSpec {
+        DataSpec { source: source.into(), seed: 11 }
+    }
+
+    fn place(step: u64, micro_batch: u32) -> Place {
+        Place { step, micro_batch, micro_batches: 4 }
+    }
+
+    #[test]
+    fn targets_are_the_tokens_one_place_on() {
+        let fact = Fact::i32(&[3, 50]);
+        let Ok(Elements::Ints(tokens)) = batch(&spec(text::KJV), place(5, 2), "tokens", &fact) else {
+            panic!("tokens are integers");
+        };
+        let Ok(Elements::Ints(targets)) = batch(&spec(text::KJV), place(5, 2), "targets", &fact) else {
+            panic!("targets are integers");
+        };
+        for row in 0..3 {
+            assert_eq!(tokens[row * 50 + 1..(row + 1) * 50], targets[row * 50..(row + 1) * 50 - 1]);
+        }
+    }
+
+    #[test]
+    fn a_micro_batch_is_named_by_seed_step_and_place() {
+        let fact = Fact::i32(&[2, 16]);
+        let draw = |s: &DataSpec, p| batch(s, p, "tokens", &fact).unwrap();
+        let s = spec(text::KJV);
+        assert_eq!(draw(&s, place(3, 1)), draw(&s, place(3, 1)));
+        assert_ne!(draw(&s, place(3, 1)), draw(&s, place(3, 2)));
+        assert_ne!(draw(&s, place(3, 1)), draw(&s, place(4, 1)));
+        assert_ne!(draw(&s, place(3, 1)), draw(&DataSpec { seed: 12, ..s.clone() }, place(3, 1)));
+    }
+
+    #[test]
+    fn every_image_is_seen_once_in_a_pass() {
+        // 599 micro-batches of 3 are the 1797 images.
+        let one = |step| Place { step, micro_batch: 0, micro_batches: 1 };
+        let mut seen: Vec<i32> = Vec::new();
+        let mut pixels = std::collections::BTreeSet::new();
+        for step in 0..599 {
+            seen.extend(images::labels(7, one(step), 3));
+            for image in images::pixels(7, one(step), 3).chunks(64) {
+                pixels.insert(image.iter().map(|p| p.to_bits()).collect::<Vec<_>>());
+            }
+        }
+        let all = images::all_labels();
+        for class in 0..10 {
+            let count = |list: &[i32]| list.iter().filter(|l| **l == class).count();
+            assert_eq!(count(&seen), count(&all));
+        }
+        assert_eq!(pixels.len(), 1797);
+    }
+
+    #[test]
+    fn unknown_sources_and_inputs_are_named() {
+        let fact = Fact::i32(&[2, 16]);
+        let error = batch(&spec("text:none"), place(0, 0), "tokens", &fact).unwrap_err();
+        assert!(error.to_string().contains("text:kjv"), "{error}");
+        let error = batch(&spec(text::KJV), place(0, 0), "labels", &fact).unwrap_err();
+        assert!(error.to_string().contains("labels"), "{error}");
+        assert!(batch(&spec(text::KJV), place(0, 0), "tokens", &Fact::i32(&[1, 5_000_000])).is_err());
+    }
+}

@@ -1,0 +1,71 @@
+//! The King James Bible as bytes: source and licence in `models/data/README.md`.
+
+use std::sync::OnceLock;
+
+use super::order::sample;
+use super::{Place, unpack};
+
+/// Name of the source.
+pub const KJV: &str = "text:kjv";
+/// Distinct token ids: all bytes.
+pub const VOCABULARY: usize = 256;
+
+/// Returns the whole text.
+pub fn corpus() -> &'static [u8] {
+    static TEXT: OnceLock<Vec<u8>> = OnceLock::new();
+    TEXT.get_or_init(|| unpack(include_bytes!("../../data/kjv.txt.zlib")))
+}
+
+/// Returns `rows` windows of `length` bytes, each `shift` bytes on; none if the text is shorter than a window.
+///
+/// Windows do not overlap, and each is a sample.
+pub fn windows(
+    seed: u64,
+    place: Place,
+    [rows, length]: [usize; 2],
+    shift: usize,
+) -> Option<Vec<i32>> {
+    let text = corpus();
+    let count = text.len().checked_sub(1)?.checked_div(length)? as u64;
+    if count == 0 {
+        return None;
+    }
+    let mut out = Vec::with_capacity(rows.checked_mul(length)?);
+    for row in 0..rows as u64 {
+        let start = usize::try_from(sample(seed, sequence(place, rows, row), count)).ok()? * length;
+        out.extend(text[start + shift..start + shift + length].iter().map(|b| i32::from(*b)));
+    }
+    Some(out)
+}
+
+/// Place of a row in the endless sequence of samples.
+pub(super) fn sequence(place: Place, rows: usize, row: u64) -> u64 {
+    let batch = place.step.wrapping_mul(u64::from(place.micro_batches)) + u64::from(place.micro_batch);
+    batch.wrapping_mul(rows as u64).wrapping_add(row)
+}
+
+/// Returns the entropy of single bytes of the text, in nats: what a model that knows only frequencies reaches.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+pub fn unigram_entropy() -> f64 {
+    let mut counts = [0u64; VOCABULARY];
+    for byte in corpus() {
+        counts[usize::from(*byte)] += 1;
+    }
+    let total = corpus().len() as f64;
+    let shares = counts.iter().filter(|c| **c > 0).map(|c| *c as f64 / total);
+    shares.map(|p| -p * p.ln()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_corpus_is_the_text_that_the_readme_names() {
+        assert_eq!(corpus().len(), 4_137_850);
+        assert!(corpus().starts_with(b"In the beginning God created the heaven and the earth.\n"));
+        assert!(corpus().is_ascii());
+        let entropy = unigram_entropy();
+        assert!((2.8..3.3).contains(&entropy), "{entropy} nats a byte is not English");
+    }
+}

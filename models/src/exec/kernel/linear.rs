@@ -1,0 +1,94 @@
+//! Matrix products, dense layers and embedding tables.
+
+use burn_backend::tensor::{Device, IndexingUpdateOp, IntTensor};
+use burn_backend::{Shape, TensorMetadata};
+use wattle_protocol::swarm::io::TaskError;
+
+use crate::exec::host::rows;
+use crate::exec::tensor::{Float, HostBackend};
+
+/// Matrix product of the last two axes, each operand transposed first where asked.
+pub fn matmul<B: HostBackend>(a: Float<B>, b: Float<B>, ta: bool, tb: bool) -> Float<B> {
+    // One product of a tall matrix is faster than a batch of small ones with a shared right-hand side.
+    if !ta && b.rank() == 2 && a.rank() > 2 {
+        let b = if tb { b.transpose() } else { b };
+        return tall(a, b);
+    }
+    let a = if ta { a.transpose() } else { a };
+    let b = if tb { b.transpose() } else { b };
+    a.matmul(b)
+}
+
+/// `[.., I] x [I, O] -> [.., O]` as one product.
+fn tall<B: HostBackend>(x: Float<B>, w: Float<B>) -> Float<B> {
+    let mut shape = x.shape();
+    let inner = shape.pop().unwrap_or(1);
+    let rows = shape.iter().product();
+    shape.push(w.shape()[1]);
+    x.reshape(&[rows, inner]).matmul(w).reshape(&shape)
+}
+
+/// Dense layer.
+pub fn linear<B: HostBackend>(x: Float<B>, w: Float<B>, bias: Option<Float<B>>) -> Float<B> {
+    let y = tall(x, w);
+    match bias {
+        Some(bias) => y.add(bias),
+        None => y,
+    }
+}
+
+/// Weight gradient of a dense layer, summed over leading axes.
+pub fn weight_grad<B: HostBackend>(x: Float<B>, g: Float<B>) -> Float<B> {
+    let flat = |t: Float<B>| {
+        let shape = t.shape();
+        let width = shape.last().copied().unwrap_or(1);
+        let rows = shape[..shape.len() - 1].iter().product();
+        t.reshape(&[rows, width])
+    };
+    flat(x).transpose().matmul(flat(g))
+}
+
+fn outside() -> TaskError {
+    TaskError::Missing("an id that is a row of its table".into())
+}
+
+/// Rows of a table.
+///
+/// *Errors*: [`TaskError::Missing`] if an id is no row (where the ids lie in host memory).
+pub fn embedding<B: HostBackend>(
+    table: Float<B>,
+    ids: IntTensor<B>,
+    device: &Device<B>,
+) -> Result<Float<B>, TaskError> {
+    let width = table.shape()[1];
+    let mut shape = ids.shape().to_vec();
+    let count: usize = shape.iter().product();
+    shape.push(width);
+    if let (Some(table), Some(ids)) = (table.host(), B::host_int(&ids)) {
+        let rows = rows::embedding(&table, &ids, width).ok_or_else(outside)?;
+        return Ok(Float::new(rows, &shape, device));
+    }
+    let ids = B::int_reshape(ids, Shape::from(vec![count]));
+    Ok(Float(B::float_select(table.0, 0, ids)).reshape(&shape))
+}
+
+/// Gradient of a table: rows of g summed in the order of ids.
+///
+/// *Errors*: [`TaskError::Missing`] if an id is no row (where the ids lie in host memory).
+pub fn embedding_grad<B: HostBackend>(
+    ids: IntTensor<B>,
+    g: Float<B>,
+    rows: usize,
+    device: &Device<B>,
+) -> Result<Float<B>, TaskError> {
+    let width = g.shape().last().copied().unwrap_or(1);
+    let count: usize = ids.shape().to_vec().iter().product();
+    if let (Some(g), Some(ids)) = (g.host(), B::host_int(&ids)) {
+        let table = rows::embedding_grad(&ids, &g, rows, width).ok_or_else(outside)?;
+        return Ok(Float::new(table, &[rows, width], device));
+    }
+    let ids = B::int_reshape(ids, Shape::from(vec![count]));
+    let zeros = Float::<B>::full(0.0, &[rows, width], device);
+    let g = g.reshape(&[count, width]);
+    Ok(Float(B::float_select_assign(zeros.0, 0, ids, g.0, IndexingUpdateOp::Add)))
+}

@@ -1,0 +1,560 @@
+//! One loaded stage: its state, and what is in flight within a step.
+//!
+//! Not here: which task comes when (`protocol/src/swarm`). The invariant that makes a redone or taken-over step exact:
+//! gradient parts are added in micro-batch order and summed in part order, statistics apply in micro-batch order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use burn_backend::tensor::Device;
+use wattle_protocol::dag::bundle::{gradient_bytes, optimizer_slots, shared_parts, state_bytes};
+use wattle_protocol::dag::{Dtype, Init, Source};
+use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step, ValueId};
+use wattle_protocol::swarm::io::{StageWork, TaskError, TensorKey, TensorName};
+
+use super::kernel::RunContext;
+use super::program::{Lifetimes, Values, run};
+use super::store::{Store, append, to_bytes, to_floats};
+use super::tensor::{Float, HostBackend, Tensor, int_values};
+use crate::data::{self, Elements, Place};
+use crate::init;
+use crate::optim::Update;
+
+/// One loaded stage of one job.
+#[derive(Debug)]
+pub struct Stage<B: HostBackend> {
+    job: JobId,
+    work: Arc<StageWork>,
+    epoch: Epoch,
+    step: Step,
+    device: Device<B>,
+    forward: Lifetimes,
+    backward: Lifetimes,
+    parameters: BTreeMap<ValueId, Float<B>>,
+    slots: BTreeMap<ValueId, Vec<Float<B>>>,
+    buffers: BTreeMap<ValueId, Float<B>>,
+    /// What the backward pass of a micro-batch will read.
+    saved: BTreeMap<MicroBatch, Values<B>>,
+    /// Sources of buffer updates of a micro-batch, in the order of the updates.
+    statistics: BTreeMap<MicroBatch, Vec<Float<B>>>,
+    /// Gradient parts summed over micro-batches.
+    sums: BTreeMap<(ValueId, u16), Float<B>>,
+    last_backward: Option<MicroBatch>,
+    reduced: Option<BTreeMap<ValueId, Float<B>>>,
+}
+
+impl<B: HostBackend> Stage<B> {
+    /// Loads a stage with a state drawn from the job's seed, or read from a `StageState` bundle.
+    ///
+    /// *Errors*: [`TaskError::Missing`] if the bundle has another length than the stage's state.
+    pub fn load(
+        job: JobId,
+        work: Arc<StageWork>,
+        state: Option<&[u8]>,
+        step: Step,
+        device: &Device<B>,
+    ) -> Result<Self, TaskError> {
+        let graph = &work.graph;
+        let mut kept: BTreeSet<ValueId> = graph.saved.iter().copied().collect();
+        kept.extend(graph.sends.iter().map(|(_, e)| e.value));
+        kept.extend(graph.updates.iter().map(|u| u.from));
+        kept.extend(graph.loss);
+        let forward = Lifetimes::of(&graph.forward, &kept);
+        let mut kept: BTreeSet<ValueId> = graph.gradients.iter().map(|g| g.value).collect();
+        kept.extend(graph.receives.iter().filter_map(|(_, e)| e.cotangent));
+        let backward = Lifetimes::of(&graph.backward, &kept);
+        let mut stage = Self {
+            job,
+            epoch: Epoch::default(),
+            step,
+            device: device.clone(),
+            forward,
+            backward,
+            parameters: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            buffers: BTreeMap::new(),
+            saved: BTreeMap::new(),
+            statistics: BTreeMap::new(),
+            sums: BTreeMap::new(),
+            last_backward: None,
+            reduced: None,
+            work: work.clone(),
+        };
+        match state {
+            Some(bytes) => stage.restore(bytes)?,
+            None => stage.initialise(),
+        }
+        Ok(stage)
+    }
+
+    fn initialise(&mut self) {
+        let work = self.work.clone();
+        let slots = optimizer_slots(&work.train.optimizer);
+        for id in work.graph.parameters.iter().chain(&work.graph.buffers) {
+            let value = &work.graph.values[id];
+            let shape = &value.fact.shape;
+            let draw = |init: Init| init::draw(work.train.seed, value, init);
+            match value.source {
+                Source::Parameter { init, .. } => {
+                    self.parameters.insert(*id, Float::new(draw(init), shape, &self.device));
+                    let zeros = || Float::new(vec![0.0; value.fact.elements()], shape, &self.device);
+                    self.slots.insert(*id, (0..slots).map(|_| zeros()).collect());
+                }
+                Source::Buffer { init } => {
+                    self.buffers.insert(*id, Float::new(draw(init), shape, &self.device));
+                }
+                Source::Node { .. } | Source::Input => {}
+            }
+        }
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
+        let work = self.work.clone();
+        let graph = &work.graph;
+        check_length(bytes, state_bytes(graph, &work.train.optimizer).count(), "a stage's state")?;
+        let mut reader = Reader { rest: bytes };
+        for id in &graph.parameters {
+            self.parameters.insert(*id, self.read(&mut reader, *id));
+            self.slots.insert(*id, Vec::new());
+        }
+        for _ in 0..optimizer_slots(&work.train.optimizer) {
+            for id in &graph.parameters {
+                let slot = self.read(&mut reader, *id);
+                self.slots.entry(*id).or_default().push(slot);
+            }
+        }
+        for id in &graph.buffers {
+            self.buffers.insert(*id, self.read(&mut reader, *id));
+        }
+        Ok(())
+    }
+
+    fn read(&self, reader: &mut Reader<'_>, id: ValueId) -> Float<B> {
+        let fact = &self.work.graph.values[&id].fact;
+        Float::new(reader.floats(fact.elements()), &fact.shape, &self.device)
+    }
+
+    /// Writes parameters, optimizer state and buffers.
+    ///
+    /// *Errors*: the device's.
+    pub fn snapshot(&self) -> Result<bytes::Bytes, TaskError> {
+        let graph = &self.work.graph;
+        let size = state_bytes(graph, &self.work.train.optimizer).count();
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        for id in &graph.parameters {
+            append(&mut bytes, &self.parameters[id].clone().values()?);
+        }
+        for slot in 0..optimizer_slots(&self.work.train.optimizer) {
+            for id in &graph.parameters {
+                append(&mut bytes, &self.slots[id][slot].clone().values()?);
+            }
+        }
+        for id in &graph.buffers {
+            append(&mut bytes, &self.buffers[id].clone().values()?);
+        }
+        Ok(bytes.into())
+    }
+
+    /// Returns the stage's parameters and buffers by name.
+    ///
+    /// *Errors*: the device's.
+    pub fn named(&self) -> Result<BTreeMap<String, Vec<f32>>, TaskError> {
+        let values = self.parameters.iter().chain(&self.buffers);
+        values
+            .map(|(id, t)| Ok((self.work.graph.values[id].name.clone(), t.clone().values()?)))
+            .collect()
+    }
+
+    /// Forgets what is in flight; keys carry this epoch from here on.
+    pub fn reset(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.saved.clear();
+        self.statistics.clear();
+        self.sums.clear();
+        self.last_backward = None;
+        self.reduced = None;
+    }
+
+    fn key(&self, name: TensorName) -> TensorKey {
+        TensorKey { job: self.job, epoch: self.epoch, step: self.step, name }
+    }
+
+    fn check_step(&self, step: Step) -> Result<(), TaskError> {
+        if step == self.step {
+            return Ok(());
+        }
+        let (stage, at) = (self.work.graph.stage, self.step);
+        Err(TaskError::Missing(format!("stage {stage} at step {step}; it is at {at}")))
+    }
+
+    fn context(&self, micro_batch: MicroBatch) -> RunContext {
+        RunContext {
+            seed: self.work.train.seed,
+            step: self.step.number(),
+            micro_batch: micro_batch.index(),
+        }
+    }
+
+    /// Takes a bundle of one value off the store.
+    fn receive(&self, name: TensorName, id: ValueId, store: &Store) -> Result<Tensor<B>, TaskError> {
+        let key = self.key(name);
+        let missing = || TaskError::Missing(format!("{key:?}"));
+        let bytes = store.take(&key).ok_or_else(missing)?;
+        let graph = &self.work.graph;
+        // A partial cotangent has a name of its own; its shape is that of the edge's value.
+        let fact = &graph.values.get(&id).ok_or_else(missing)?.fact;
+        check_length(&bytes, fact.bytes().count(), "an edge's tensor")?;
+        Ok(match fact.dtype {
+            Dtype::I32 => {
+                let ints = bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
+                Tensor::ints(ints, &fact.shape, &self.device)
+            }
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {
+                Tensor::floats(to_floats(&bytes), &fact.shape, &self.device)
+            }
+        })
+    }
+
+    fn send(&self, name: TensorName, tensor: Tensor<B>, store: &Store) -> Result<(), TaskError> {
+        let bytes = match tensor {
+            Tensor::Float(tensor) => to_bytes(&tensor.values()?),
+            Tensor::Int(tensor) => {
+                int_values::<B>(tensor)?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>().into()
+            }
+        };
+        store.put_bytes(self.key(name), bytes);
+        Ok(())
+    }
+
+    fn data(&self, micro_batch: MicroBatch, id: ValueId) -> Result<Tensor<B>, TaskError> {
+        let value = &self.work.graph.values[&id];
+        let place = Place {
+            step: self.step.number(),
+            micro_batch: micro_batch.index(),
+            micro_batches: self.work.train.micro_batches,
+        };
+        let elements = data::batch(&self.work.data, place, &value.name, &value.fact)
+            .map_err(|e| TaskError::Missing(e.to_string()))?;
+        Ok(match elements {
+            Elements::Ints(ints) => Tensor::ints(ints, &value.fact.shape, &self.device),
+            Elements::Floats(floats) => Tensor::floats(floats, &value.fact.shape, &self.device),
+        })
+    }
+
+    fn state(&self, id: ValueId) -> Option<Float<B>> {
+        self.parameters.get(&id).or_else(|| self.buffers.get(&id)).cloned()
+    }
+
+    /// Runs the forward pass of a micro-batch; returns its loss where the stage computes it.
+    ///
+    /// *Errors*: [`TaskError`].
+    pub fn forward(
+        &mut self,
+        step: Step,
+        micro_batch: MicroBatch,
+        store: &Store,
+    ) -> Result<Option<f64>, TaskError> {
+        self.check_step(step)?;
+        let work = self.work.clone();
+        let graph = &work.graph;
+        let mut values: Values<B> = BTreeMap::new();
+        for (edge, cut) in &graph.receives {
+            let name = TensorName::Activation { edge: *edge, micro_batch };
+            values.insert(cut.value, self.receive(name, cut.value, store)?);
+        }
+        for id in &graph.data {
+            values.insert(*id, self.data(micro_batch, *id)?);
+        }
+        let context = self.context(micro_batch);
+        let state = |id| self.state(id);
+        run(&graph.forward, &self.forward, &mut values, state, &context, &self.device)?;
+        let get = |id: ValueId| {
+            values.get(&id).cloned().ok_or_else(|| TaskError::Missing(format!("forward value {id:?}")))
+        };
+        let loss = match graph.loss {
+            Some(id) => Some(finite_loss(get(id)?.into_float()?)?),
+            None => None,
+        };
+        for (edge, cut) in &graph.sends {
+            self.send(TensorName::Activation { edge: *edge, micro_batch }, get(cut.value)?, store)?;
+        }
+        let statistics = graph.updates.iter().map(|u| get(u.from)?.into_float());
+        let statistics = statistics.collect::<Result<Vec<_>, _>>()?;
+        let mut saved = BTreeMap::new();
+        for id in &graph.saved {
+            saved.insert(*id, get(*id)?);
+        }
+        self.statistics.insert(micro_batch, statistics);
+        self.saved.insert(micro_batch, saved);
+        Ok(loss)
+    }
+
+    /// Runs the backward pass of a micro-batch and adds its gradients up.
+    ///
+    /// *Errors*: [`TaskError`]. *Panics* if micro-batches come out of order, since sums would depend on the order.
+    pub fn backward(
+        &mut self,
+        step: Step,
+        micro_batch: MicroBatch,
+        store: &Store,
+    ) -> Result<(), TaskError> {
+        self.check_step(step)?;
+        assert!(
+            self.last_backward.is_none_or(|last| last < micro_batch),
+            "backward passes of a stage run in micro-batch order"
+        );
+        let work = self.work.clone();
+        let graph = &work.graph;
+        let missing = |what: String| TaskError::Missing(what);
+        let mut values = self
+            .saved
+            .remove(&micro_batch)
+            .ok_or_else(|| missing(format!("the forward pass of {micro_batch:?}")))?;
+        for (edge, cut) in &graph.sends {
+            if let Some(id) = cut.cotangent {
+                let name = TensorName::Cotangent { edge: *edge, micro_batch };
+                values.insert(id, self.receive(name, id, store)?);
+            }
+        }
+        let context = self.context(micro_batch);
+        let state = |id| self.state(id);
+        run(&graph.backward, &self.backward, &mut values, state, &context, &self.device)?;
+        for (edge, cut) in &graph.receives {
+            if let Some(id) = cut.cotangent {
+                let tensor = values.get(&id).cloned();
+                let tensor = tensor.ok_or_else(|| missing(format!("cotangent {id:?}")))?;
+                self.send(TensorName::Cotangent { edge: *edge, micro_batch }, tensor, store)?;
+            }
+        }
+        let mut parts = Vec::with_capacity(graph.gradients.len());
+        for part in &graph.gradients {
+            let tensor = values.get(&part.value).cloned();
+            let tensor = tensor.ok_or_else(|| missing(format!("gradient {:?}", part.value)))?;
+            parts.push(((part.parameter, part.part), tensor.into_float()?));
+        }
+        drop(values);
+        for (place, part) in parts {
+            let sum = match self.sums.remove(&place) {
+                Some(sum) => sum.add(part),
+                None => part,
+            };
+            self.sums.insert(place, sum);
+        }
+        self.last_backward = Some(micro_batch);
+        Ok(())
+    }
+
+    /// Puts this stage's parts of shared parameters into the store.
+    ///
+    /// *Errors*: [`TaskError`].
+    pub fn share(&self, step: Step, store: &Store) -> Result<(), TaskError> {
+        self.check_step(step)?;
+        let graph = &self.work.graph;
+        let mut bytes = Vec::new();
+        for place in shared_parts(graph, graph.stage) {
+            let sum = self.sums.get(&place);
+            let sum = sum.ok_or_else(|| TaskError::Missing(format!("gradient part {place:?}")))?;
+            append(&mut bytes, &sum.clone().values()?);
+        }
+        store.put_bytes(self.key(TensorName::SharedGradient { stage: graph.stage }), bytes.into());
+        Ok(())
+    }
+
+    /// Sums gradient parts; returns the sum of squares over the parameters whose home is here.
+    ///
+    /// *Errors*: [`TaskError::NotFinite`], or [`TaskError::Missing`] where a part is not here.
+    pub fn reduce(
+        &mut self,
+        step: Step,
+        shared_from: &[StageId],
+        publish: bool,
+        store: &Store,
+    ) -> Result<f64, TaskError> {
+        self.check_step(step)?;
+        let work = self.work.clone();
+        let graph = &work.graph;
+        let mut parts: BTreeMap<(ValueId, u16), Float<B>> = self.sums.clone();
+        for from in shared_from {
+            self.read_shared(*from, store, &mut parts)?;
+        }
+        let mut total = 0.0;
+        let mut reduced = BTreeMap::new();
+        for id in &graph.parameters {
+            let shared = graph.shared.iter().find(|s| s.parameter == *id);
+            let count = match shared {
+                Some(shared) => shared.parts.len(),
+                None => graph.gradients.iter().filter(|g| g.parameter == *id).count(),
+            };
+            let mut sum: Option<Float<B>> = None;
+            for part in (0..u16::MAX).take(count) {
+                let place = (*id, part);
+                let found = parts.remove(&place);
+                let found = found.ok_or_else(|| TaskError::Missing(format!("part {place:?}")))?;
+                sum = Some(match sum {
+                    Some(sum) => sum.add(found),
+                    None => found,
+                });
+            }
+            // A parameter on which the loss does not depend stays as it is.
+            let Some(sum) = sum else { continue };
+            if shared.is_none_or(|s| s.home == graph.stage) {
+                total += sum_of_squares(&sum)?;
+            }
+            reduced.insert(*id, sum);
+        }
+        if !total.is_finite() {
+            return Err(TaskError::NotFinite(format!("the gradient of stage {}", graph.stage)));
+        }
+        if publish {
+            let bytes = self.gradient_bundle(&reduced)?;
+            store.put_bytes(self.key(TensorName::StageGradient { stage: graph.stage }), bytes);
+        }
+        self.reduced = Some(reduced);
+        Ok(total)
+    }
+
+    fn read_shared(
+        &self,
+        from: StageId,
+        store: &Store,
+        parts: &mut BTreeMap<(ValueId, u16), Float<B>>,
+    ) -> Result<(), TaskError> {
+        let graph = &self.work.graph;
+        let key = self.key(TensorName::SharedGradient { stage: from });
+        let bytes = store.bytes(&key).ok_or_else(|| TaskError::Missing(format!("{key:?}")))?;
+        let want = wattle_protocol::dag::bundle::shared_bytes(graph, from);
+        check_length(&bytes, want.count(), "a shared gradient")?;
+        let mut reader = Reader { rest: &bytes };
+        for place in shared_parts(graph, from) {
+            parts.insert(place, self.read(&mut reader, place.0));
+        }
+        Ok(())
+    }
+
+    fn gradient_bundle(
+        &self,
+        reduced: &BTreeMap<ValueId, Float<B>>,
+    ) -> Result<bytes::Bytes, TaskError> {
+        let graph = &self.work.graph;
+        let micro_batches = self.work.train.micro_batches;
+        let size = gradient_bytes(graph, micro_batches).count();
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        for id in &graph.parameters {
+            match reduced.get(id) {
+                Some(gradient) => append(&mut bytes, &gradient.clone().values()?),
+                None => append(&mut bytes, &vec![0.0; graph.values[id].fact.elements()]),
+            }
+        }
+        for micro_batch in (0..micro_batches).map(MicroBatch::new) {
+            let statistics = self.statistics.get(&micro_batch);
+            let statistics = statistics
+                .ok_or_else(|| TaskError::Missing(format!("the forward pass of {micro_batch:?}")))?;
+            for statistic in statistics {
+                append(&mut bytes, &statistic.clone().values()?);
+            }
+        }
+        Ok(bytes.into())
+    }
+
+    /// Applies the update of one step, from the stage's own gradient or from a `StageGradient` bundle.
+    ///
+    /// *Errors*: [`TaskError::Missing`] where there is no gradient.
+    pub fn update(&mut self, step: Step, scale: f64, stored: Option<&[u8]>) -> Result<(), TaskError> {
+        self.check_step(step)?;
+        let work = self.work.clone();
+        let graph = &work.graph;
+        let (mut gradients, statistics) = match stored {
+            Some(bytes) => self.read_gradient(bytes)?,
+            None => {
+                let own = self.reduced.take();
+                let own = own.ok_or_else(|| TaskError::Missing("a reduced gradient".into()))?;
+                (own, std::mem::take(&mut self.statistics).into_values().collect())
+            }
+        };
+        for id in &graph.parameters {
+            let Some(gradient) = gradients.remove(id) else { continue };
+            let Source::Parameter { decay, .. } = graph.values[id].source else { continue };
+            let update = Update::of(&work.train, step.number(), scale, decay);
+            let parameter = self.parameters.remove(id).expect("loaded with the stage");
+            let slots = self.slots.remove(id).expect("loaded with the stage");
+            let (parameter, slots) = update.apply(parameter, slots, gradient, &self.device);
+            self.parameters.insert(*id, parameter);
+            self.slots.insert(*id, slots);
+        }
+        for statistics in statistics {
+            for (update, from) in graph.updates.iter().zip(statistics) {
+                let buffer = self.buffers.remove(&update.buffer).expect("loaded with the stage");
+                let kept = buffer.scale(1.0 - update.momentum);
+                self.buffers.insert(update.buffer, kept.add(from.scale(update.momentum)));
+            }
+        }
+        self.clear();
+        self.step = self.step.next();
+        Ok(())
+    }
+
+    fn read_gradient(&self, bytes: &[u8]) -> Result<Gradient<B>, TaskError> {
+        let graph = &self.work.graph;
+        let micro_batches = self.work.train.micro_batches;
+        check_length(bytes, gradient_bytes(graph, micro_batches).count(), "a stage's gradient")?;
+        let mut reader = Reader { rest: bytes };
+        let mut gradients = BTreeMap::new();
+        for id in &graph.parameters {
+            let gradient = self.read(&mut reader, *id);
+            let depends = graph.gradients.iter().any(|g| g.parameter == *id)
+                || graph.shared.iter().any(|s| s.parameter == *id && !s.parts.is_empty());
+            if depends {
+                gradients.insert(*id, gradient);
+            }
+        }
+        let statistics = (0..micro_batches)
+            .map(|_| graph.updates.iter().map(|u| self.read(&mut reader, u.buffer)).collect())
+            .collect();
+        Ok((gradients, statistics))
+    }
+}
+
+/// Gradients by parameter, and for each micro-batch the sources of buffer updates.
+type Gradient<B> = (BTreeMap<ValueId, Float<B>>, Vec<Vec<Float<B>>>);
+
+fn finite_loss<B: HostBackend>(tensor: Float<B>) -> Result<f64, TaskError> {
+    let loss = f64::from(tensor.values()?.first().copied().unwrap_or(f32::NAN));
+    if loss.is_finite() {
+        return Ok(loss);
+    }
+    Err(TaskError::NotFinite(format!("the loss is {loss}")))
+}
+
+fn sum_of_squares<B: HostBackend>(tensor: &Float<B>) -> Result<f64, TaskError> {
+    if let Some(values) = tensor.host() {
+        return Ok(values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum());
+    }
+    let square = tensor.clone().mul(tensor.clone());
+    let count = square.shape().iter().product();
+    let sum = square.reshape(&[1, count]).sum_axes(&[1]).values()?;
+    Ok(sum.first().copied().map_or(f64::NAN, f64::from))
+}
+
+fn check_length(bytes: &[u8], want: u64, what: &str) -> Result<(), TaskError> {
+    if bytes.len() as u64 == want {
+        return Ok(());
+    }
+    Err(TaskError::Missing(format!("{what} of {want} bytes; there are {}", bytes.len())))
+}
+
+/// Reads tensors one after another; the whole length was checked before.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        let (head, rest) = self.rest.split_at((count * 4).min(self.rest.len()));
+        self.rest = rest;
+        to_floats(head)
+    }
+}
