@@ -104,8 +104,15 @@ impl Executor {
     ///
     /// *Errors*: [`DeviceError`] where the chosen device cannot be used.
     pub fn new(choice: DeviceChoice) -> Result<Self, DeviceError> {
+        Self::with_store(choice, Store::new())
+    }
+
+    /// Opens a device over a store that others use too.
+    ///
+    /// *Errors*: [`DeviceError`] where the chosen device cannot be used.
+    pub fn with_store(choice: DeviceChoice, store: Store) -> Result<Self, DeviceError> {
         let OpenDevice { device, name, .. } = device::open(choice)?;
-        let engine = Engine { device, stages: BTreeMap::new(), store: Store::new() };
+        let engine = Engine { device, stages: BTreeMap::new(), store };
         Ok(Self { engine, name })
     }
 

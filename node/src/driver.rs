@@ -16,7 +16,7 @@ use wattle_protocol::wire::frame::{decode, encode};
 use wattle_protocol::wire::message::Message;
 
 use crate::clock::Clock;
-use crate::net::{Net, NetConfig, NetEvent, NetStats};
+use crate::net::{Net, NetConfig, NetEvent};
 use crate::worker::{Done, Worker, WorkerConfig};
 
 /// Completions that may wait for the loop.
@@ -305,6 +305,7 @@ impl Driver {
             NetEvent::Arrived { from, header, payload } => {
                 if let Ok(key) = decode::<TensorKey>(&header) {
                     let size = Bytes::of_len(payload.len());
+                    self.net.received(from, size);
                     self.store.put_bytes(key, payload);
                     self.input(Input::TensorArrived { key, from, size });
                 }
@@ -345,7 +346,7 @@ impl Driver {
                     }
                 }
                 Effect::Ship { key, to } => failed.extend(self.ship(key, to)),
-                Effect::Drop(key) => self.store.remove(&key),
+                Effect::Drop(key) => self.store.drop_key(&key),
                 Effect::DropBefore { job, epoch, step } => self.store.drop_before(job, epoch, step),
                 Effect::Announce(job) => self.net.announce(job),
                 Effect::Notify(event) => {

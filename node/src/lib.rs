@@ -1,1 +1,17 @@
-//! Room of Wattle.
+//! One process of the swarm: the network, the execution thread, the loop that joins them to the decisions, and the
+//! commands. No decision of the swarm is taken in this room.
+
+pub mod clock;
+pub mod demo;
+pub mod device;
+pub mod driver;
+pub mod follow;
+pub mod identity;
+pub mod net;
+pub mod output;
+pub mod probe;
+pub mod runlog;
+pub mod swarm_options;
+pub mod train;
+pub mod up;
+mod worker;

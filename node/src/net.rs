@@ -8,8 +8,6 @@ mod bulk;
 mod emulate;
 mod hub;
 mod rpc;
-#[cfg(test)]
-mod tests;
 mod ticket;
 mod tls;
 mod transport;
@@ -197,7 +195,8 @@ impl Net {
             shared,
         };
         let (ready, listening) = oneshot::channel();
-        let hub = hub::Hub::new(&config, net.connections.clone(), net.desk.clone(), events)?;
+        let ends = (events, net.orders.downgrade());
+        let hub = hub::Hub::new(&config, net.connections.clone(), net.desk.clone(), ends)?;
         tokio::spawn(hub.run(orders_out, ready));
         let addresses = listening.await.context("the network did not open")?;
         *net.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;

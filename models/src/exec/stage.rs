@@ -354,13 +354,19 @@ impl<B: HostBackend> Stage<B> {
     pub fn share(&self, step: Step, store: &Store) -> Result<(), TaskError> {
         self.check_step(step)?;
         let graph = &self.work.graph;
-        let mut bytes = Vec::new();
-        for place in shared_parts(graph, graph.stage) {
-            let sum = self.sums.get(&place);
-            let sum = sum.ok_or_else(|| TaskError::Missing(format!("gradient part {place:?}")))?;
-            append(&mut bytes, &sum.clone().values()?);
+        let sharers: std::collections::BTreeSet<StageId> =
+            graph.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
+        for to in sharers.into_iter().filter(|s| *s != graph.stage) {
+            let mut bytes = Vec::new();
+            for place in shared_parts(graph, graph.stage, to) {
+                let sum = self.sums.get(&place);
+                let sum =
+                    sum.ok_or_else(|| TaskError::Missing(format!("gradient part {place:?}")))?;
+                append(&mut bytes, &sum.clone().values()?);
+            }
+            let name = TensorName::SharedGradient { stage: graph.stage, to };
+            store.put_bytes(self.key(name), bytes.into());
         }
-        store.put_bytes(self.key(TensorName::SharedGradient { stage: graph.stage }), bytes.into());
         Ok(())
     }
 
@@ -424,12 +430,12 @@ impl<B: HostBackend> Stage<B> {
         parts: &mut BTreeMap<(ValueId, u16), Float<B>>,
     ) -> Result<(), TaskError> {
         let graph = &self.work.graph;
-        let key = self.key(TensorName::SharedGradient { stage: from });
+        let key = self.key(TensorName::SharedGradient { stage: from, to: graph.stage });
         let bytes = store.bytes(&key).ok_or_else(|| TaskError::Missing(format!("{key:?}")))?;
-        let want = wattle_protocol::dag::bundle::shared_bytes(graph, from);
+        let want = wattle_protocol::dag::bundle::shared_bytes(graph, from, graph.stage);
         check_length(&bytes, want.count(), "a shared gradient")?;
         let mut reader = Reader { rest: &bytes };
-        for place in shared_parts(graph, from) {
+        for place in shared_parts(graph, from, graph.stage) {
             parts.insert(place, self.read(&mut reader, place.0));
         }
         Ok(())

@@ -80,7 +80,8 @@ pub(super) struct Hub {
     asked: BTreeMap<OutboundRequestId, oneshot::Sender<bool>>,
     incoming: BTreeMap<(PeerId, u64), Incoming>,
     searches: BTreeMap<kad::QueryId, JobId>,
-    orders: Option<mpsc::Sender<Order>>,
+    /// Lets answers of the driver find their way back into the loop; weak, so that the loop ends with its handles.
+    orders: mpsc::WeakSender<Order>,
     addresses: Vec<String>,
     kad_name: StreamProtocol,
     quic_port: Option<u16>,
@@ -109,7 +110,7 @@ impl Hub {
         config: &NetConfig,
         connections: Connections,
         desk: Desk,
-        events: mpsc::Sender<NetEvent>,
+        (events, orders): (mpsc::Sender<NetEvent>, mpsc::WeakSender<Order>),
     ) -> anyhow::Result<Self> {
         let key = Keypair::ed25519_from_bytes(config.identity).context("a bad identity")?;
         let name = |what: &str| {
@@ -162,7 +163,7 @@ impl Hub {
             asked: BTreeMap::new(),
             incoming: BTreeMap::new(),
             searches: BTreeMap::new(),
-            orders: None,
+            orders,
             addresses: Vec::new(),
             kad_name,
             quic_port,
@@ -420,7 +421,7 @@ impl Hub {
             Request::Offer { nonce, length, hash, header } => {
                 let incoming =
                     Incoming { length, hash, header: header.clone(), payload: BytesMut::new() };
-                let Some(orders) = self.orders.clone().filter(|_| length <= BUNDLE_MAX) else {
+                let Some(orders) = self.orders.upgrade().filter(|_| length <= BUNDLE_MAX) else {
                     self.swarm.behaviour_mut().rpc.send_response(channel, false).unwrap_or_default();
                     return;
                 };
@@ -463,12 +464,6 @@ impl Hub {
         }
         self.tell(NetEvent::Arrived { from, header: done.header, payload }).await;
         true
-    }
-
-    /// Lets answers of the driver find their way back into the loop.
-    pub(super) fn with_orders(mut self, orders: mpsc::Sender<Order>) -> Self {
-        self.orders = Some(orders);
-        self
     }
 }
 

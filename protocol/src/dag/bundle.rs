@@ -38,18 +38,20 @@ pub fn gradient_bytes(graph: &StageGraph, micro_batches: u32) -> Bytes {
         + size_of(graph, graph.updates.iter().map(|u| u.buffer)) * u64::from(micro_batches)
 }
 
-/// Returns the length of the `SharedGradient` that `from` makes: for each parameter in `shared`, in order, the parts
-/// that `from` computes, in order.
-pub fn shared_bytes(graph: &StageGraph, from: StageId) -> Bytes {
-    shared_parts(graph, from).map(|(parameter, _)| size_of(graph, [parameter])).sum()
+/// Returns the length of the `SharedGradient` from one stage to another; `graph` is either's.
+pub fn shared_bytes(graph: &StageGraph, from: StageId, to: StageId) -> Bytes {
+    shared_parts(graph, from, to).map(|(parameter, _)| size_of(graph, [parameter])).sum()
 }
 
-/// Lists the parts in the `SharedGradient` of a stage: parameter and place among its parts.
+/// Lists what a `SharedGradient` holds, in order: for each parameter that both stages read, the parts that `from`
+/// computes. Both ends find the same list in their own graph.
 pub fn shared_parts(
     graph: &StageGraph,
     from: StageId,
+    to: StageId,
 ) -> impl Iterator<Item = (ValueId, u16)> + '_ {
-    graph.shared.iter().flat_map(move |shared| {
+    let both = graph.shared.iter().filter(move |s| s.stages.contains(&from) && s.stages.contains(&to));
+    both.flat_map(move |shared| {
         let parts = (0..u16::MAX).zip(&shared.parts);
         parts.filter(move |(_, stage)| **stage == from).map(|(part, _)| (shared.parameter, part))
     })

@@ -431,7 +431,7 @@ impl Stage {
                 let due = to == self.id
                     && self.sharers().contains(&stage)
                     && self.plan.owner(stage) == Some(from);
-                due.then(|| crate::dag::bundle::shared_bytes(graph, stage))
+                due.then(|| crate::dag::bundle::shared_bytes(graph, stage, to))
             }
             TensorName::Activation { .. }
             | TensorName::Cotangent { .. }
