@@ -7,8 +7,13 @@ pub mod images;
 pub mod order;
 pub mod text;
 
-use wattle_protocol::dag::{Dtype, Fact};
+use wattle_protocol::dag::{Dtype, Fact, Init, Source, Value};
 use wattle_protocol::job::DataSpec;
+
+use crate::init;
+
+/// Name of the source of independent standard normal draws: any f32 input by any name, for tests and measurements.
+pub const NOISE: &str = "noise:normal";
 
 /// Elements of one input.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +58,7 @@ pub enum DataError {
 
 /// Returns the names of all sources.
 pub fn names() -> Vec<&'static str> {
-    vec![text::KJV, images::DIGITS]
+    vec![text::KJV, images::DIGITS, NOISE]
 }
 
 /// Draws one input of one micro-batch.
@@ -72,15 +77,23 @@ pub fn batch(spec: &DataSpec, place: Place, input: &str, fact: &Fact) -> Result<
         (text::KJV, "targets", Dtype::I32, &[rows, length]) => {
             text::windows(spec.seed, place, [rows, length], 1).map(Elements::Ints).ok_or_else(unknown)
         }
-        (images::DIGITS, "images", Dtype::F32, &[rows, 1, images::SIDE, images::SIDE]) => {
-            Ok(Elements::Floats(images::pixels(spec.seed, place, rows)))
-        }
+        (images::DIGITS, "images", Dtype::F32, &[rows, channels, height, width]) => Ok(
+            Elements::Floats(images::pixels(spec.seed, place, rows, [channels, height, width])),
+        ),
         (images::DIGITS, "labels", Dtype::I32, &[rows]) => {
             Ok(Elements::Ints(images::labels(spec.seed, place, rows)))
         }
-        (text::KJV | images::DIGITS, ..) => Err(unknown()),
+        (NOISE, _, Dtype::F32, _) => Ok(Elements::Floats(noise(spec.seed, place, input, fact))),
+        (text::KJV | images::DIGITS | NOISE, ..) => Err(unknown()),
         _ => Err(DataError::Source { name: spec.source.clone() }),
     }
+}
+
+fn noise(seed: u64, place: Place, input: &str, fact: &Fact) -> Vec<f32> {
+    let name = format!("{input}\0{}\0{}", place.step, place.micro_batch);
+    let source = Source::Input;
+    let value = Value { name, fact: fact.clone(), source };
+    init::draw(seed, &value, Init::Normal(1.0))
 }
 
 /// Unpacks a file that is part of the program.
@@ -133,7 +146,7 @@ mod tests {
         let mut pixels = std::collections::BTreeSet::new();
         for step in 0..599 {
             seen.extend(images::labels(7, one(step), 3));
-            for image in images::pixels(7, one(step), 3).chunks(64) {
+            for image in images::pixels(7, one(step), 3, [1, 8, 8]).chunks(64) {
                 pixels.insert(image.iter().map(|p| p.to_bits()).collect::<Vec<_>>());
             }
         }
@@ -143,6 +156,16 @@ mod tests {
             assert_eq!(count(&seen), count(&all));
         }
         assert_eq!(pixels.len(), 1797);
+    }
+
+    #[test]
+    fn larger_images_repeat_the_pixels_of_small_ones() {
+        let small = images::pixels(7, place(0, 0), 1, [1, 8, 8]);
+        let large = images::pixels(7, place(0, 0), 1, [3, 16, 16]);
+        for (at, pixel) in large.iter().enumerate() {
+            let (y, x) = (at / 16 % 16 / 2, at % 16 / 2);
+            assert_eq!(pixel.to_bits(), small[y * 8 + x].to_bits());
+        }
     }
 
     #[test]

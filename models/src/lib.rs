@@ -8,5 +8,7 @@ pub mod data;
 pub mod exec;
 pub mod init;
 pub mod optim;
+pub mod single;
+pub mod zoo;
 
 pub use exec::{DeviceChoice, DeviceError, Executor, Store};

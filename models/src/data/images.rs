@@ -30,9 +30,24 @@ fn chosen(seed: u64, place: Place, rows: usize) -> impl Iterator<Item = &'static
     })
 }
 
-/// Returns the pixels of `rows` images, scaled from 0..=16 to -1..=1.
-pub fn pixels(seed: u64, place: Place, rows: usize) -> Vec<f32> {
-    chosen(seed, place, rows).flat_map(|r| &r[1..]).map(|p| f32::from(*p) / 8.0 - 1.0).collect()
+/// Returns the pixels of `rows` images, scaled from 0..=16 to -1..=1, stretched to `[channels, height, width]` by
+/// repeating pixels.
+pub fn pixels(
+    seed: u64,
+    place: Place,
+    rows: usize,
+    [channels, height, width]: [usize; 3],
+) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows * channels * height * width);
+    for record in chosen(seed, place, rows) {
+        for _ in 0..channels {
+            for y in 0..height {
+                let line = &record[1 + y * SIDE / height * SIDE..];
+                out.extend((0..width).map(|x| f32::from(line[x * SIDE / width]) / 8.0 - 1.0));
+            }
+        }
+    }
+    out
 }
 
 /// Returns the labels of the images of [`pixels`].

@@ -1,0 +1,110 @@
+//! A whole job in one process: the reference that a swarm's run must equal.
+//!
+//! Not a second implementation: the same tasks on the same executor, with the network on one stage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use wattle_protocol::dag::cut::whole;
+use wattle_protocol::dag::grad::{GradError, differentiate};
+use wattle_protocol::dag::rewrite::recompute;
+use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
+use wattle_protocol::job::JobSpec;
+use wattle_protocol::swarm::io::{
+    GradientSource, Outcome, StageWork, StateSource, Task, TaskError,
+};
+
+use crate::exec::{DeviceChoice, DeviceError, Executor};
+
+/// What one optimizer step had to say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The step, from 0.
+    pub step: u64,
+    /// Mean loss over its micro-batches, in nats.
+    pub loss: f64,
+    /// Global norm of its gradient, before clipping.
+    pub norm: f64,
+}
+
+/// Why a job did not run.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SingleError {
+    /// The network has no backward pass.
+    #[error("the network cannot be trained")]
+    Grad(#[from] GradError),
+    /// There is no device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A task failed.
+    #[error("a task failed: {0:?}")]
+    Task(TaskError),
+}
+
+impl From<TaskError> for SingleError {
+    fn from(error: TaskError) -> Self {
+        Self::Task(error)
+    }
+}
+
+/// The job's name where it needs none.
+const JOB: JobId = JobId::new([0; 16]);
+/// The only stage.
+const STAGE: StageId = StageId::new(0);
+
+/// Trains a job to its end in this process; returns parameters and buffers by name.
+///
+/// *Errors*: [`SingleError`].
+pub fn run_single(
+    spec: &JobSpec,
+    device: DeviceChoice,
+    mut on_step: impl FnMut(StepReport),
+) -> Result<BTreeMap<String, Vec<f32>>, SingleError> {
+    let mut executor = Executor::new(device)?;
+    let work = whole_work(spec)?;
+    let source = StateSource::Initial;
+    executor.run(&Task::LoadStage { job: JOB, work, source, step: Step::new(0) })?;
+    executor.run(&Task::ResetStep { job: JOB, stage: STAGE, epoch: Epoch::new(1) })?;
+    for step in 0..spec.train.steps {
+        on_step(run_step(&mut executor, spec, step)?);
+    }
+    Ok(executor.parameters(JOB, STAGE)?)
+}
+
+/// Returns the work of a job's network on one stage.
+///
+/// *Errors*: [`GradError`] if it cannot be differentiated.
+pub fn whole_work(spec: &JobSpec) -> Result<Arc<StageWork>, GradError> {
+    let training = differentiate(spec.dag.clone(), spec.train.micro_batches)?;
+    let mut graph = whole(&training).stages.swap_remove(0);
+    if spec.swarm.recompute {
+        graph = recompute(graph);
+    }
+    Ok(Arc::new(StageWork { graph, data: spec.data.clone(), train: spec.train }))
+}
+
+fn run_step(executor: &mut Executor, spec: &JobSpec, step: u64) -> Result<StepReport, TaskError> {
+    let (job, stage, step) = (JOB, STAGE, Step::new(step));
+    let mut total = 0.0;
+    for micro_batch in (0..spec.train.micro_batches).map(MicroBatch::new) {
+        let outcome = executor.run(&Task::Forward { job, stage, step, micro_batch })?;
+        if let Outcome::Forward { loss: Some(loss) } = outcome {
+            total += loss;
+        }
+        executor.run(&Task::Backward { job, stage, step, micro_batch })?;
+    }
+    let (shared_from, publish) = (Vec::new(), false);
+    let reduce = Task::ReduceGradients { job, stage, step, shared_from, publish };
+    let norm = match executor.run(&reduce)? {
+        Outcome::Gradients { sum_of_squares } => sum_of_squares.sqrt(),
+        Outcome::Done | Outcome::Forward { .. } => 0.0,
+    };
+    let scale = match spec.train.clip_norm {
+        Some(most) if norm > f64::from(most) => f64::from(most) / norm,
+        Some(_) | None => 1.0,
+    };
+    let gradient = GradientSource::Own;
+    executor.run(&Task::OptimizerStep { job, stage, step, scale, gradient })?;
+    let loss = total / f64::from(spec.train.micro_batches.max(1));
+    Ok(StepReport { step: step.number(), loss, norm })
+}

@@ -1,0 +1,262 @@
+//! `ResNet`: convolutions with batch normalisation and residual shortcuts.
+//!
+//! *Source*: He et al. 2016; names and layouts as in torchvision, the stride of a bottleneck in its 3 x 3 convolution.
+
+use wattle_protocol::dag::op::{Conv2d, Op, Pool2d};
+use wattle_protocol::dag::{Dag, DagBuilder, DagError, Fact, Init};
+use wattle_protocol::ids::ValueId;
+
+/// What a block is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    /// Two 3 x 3 convolutions.
+    Basic,
+    /// 1 x 1, 3 x 3, 1 x 1 to four times the width.
+    Bottleneck,
+}
+
+/// What comes before the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stem {
+    /// 3 x 3, stride 1: for small images.
+    Small,
+    /// 7 x 7, stride 2, then max pooling: for images of some 224 pixels.
+    Large,
+}
+
+/// Sizes of a `ResNet`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Name of the network.
+    pub name: String,
+    /// Channels, height and width of an image.
+    pub image: [usize; 3],
+    /// What comes before the blocks.
+    pub stem: Stem,
+    /// What a block is made of.
+    pub block: Block,
+    /// Channels of the stem; each group of blocks but the first doubles its width.
+    pub width: usize,
+    /// Blocks in each group.
+    pub blocks: Vec<usize>,
+    /// Classes.
+    pub classes: usize,
+}
+
+impl Config {
+    /// Returns the sizes of a named `ResNet`.
+    pub fn named(name: &str) -> Option<Self> {
+        let (block, blocks) = match name {
+            "resnet-tiny" => (Block::Basic, vec![1, 1, 1]),
+            "resnet18" => (Block::Basic, vec![2, 2, 2, 2]),
+            "resnet34" => (Block::Basic, vec![3, 4, 6, 3]),
+            "resnet50" => (Block::Bottleneck, vec![3, 4, 6, 3]),
+            "resnet101" => (Block::Bottleneck, vec![3, 4, 23, 3]),
+            _ => return None,
+        };
+        let (image, stem, width, classes) = match name {
+            "resnet-tiny" => ([1, 8, 8], Stem::Small, 16, 10),
+            _ => ([3, 224, 224], Stem::Large, 64, 1000),
+        };
+        Some(Self { name: name.into(), image, stem, block, width, blocks, classes })
+    }
+}
+
+/// Added to the variance in batch normalisation.
+const EPS: f32 = 1e-5;
+/// Share of a micro-batch's statistics in the running ones.
+const MOMENTUM: f32 = 0.1;
+
+/// A convolution's window and step.
+#[derive(Clone, Copy)]
+struct Window {
+    kernel: usize,
+    stride: usize,
+}
+
+struct Network {
+    b: DagBuilder,
+}
+
+/// Builds the network with its loss: inputs `images`, f32 `[batch, channels, height, width]`, and `labels`, i32 `[batch]`.
+///
+/// *Errors*: [`DagError`] if the sizes do not fit together.
+#[expect(clippy::cast_precision_loss, reason = "widths are small")]
+pub fn build(config: &Config, batch: usize) -> Result<Dag, DagError> {
+    let mut net = Network { b: DagBuilder::new(config.name.clone()) };
+    let [channels, height, width] = config.image;
+    let images = net.b.input("images", Fact::f32(&[batch, channels, height, width]));
+    let labels = net.b.input("labels", Fact::i32(&[batch]));
+    let mut x = net.stem(config, images)?;
+    for (group, count) in config.blocks.iter().enumerate() {
+        let width = config.width << group;
+        for block in 0..*count {
+            let stride = if group > 0 && block == 0 { 2 } else { 1 };
+            let name = format!("layer{}.{block}", group + 1);
+            x = match config.block {
+                Block::Basic => net.basic(&name, x, width, stride)?,
+                Block::Bottleneck => net.bottleneck(&name, x, width, stride)?,
+            };
+        }
+    }
+    let pooled = net.b.op("avgpool", Op::ReduceMean { axes: vec![2, 3], keep: false }, &[x])?;
+    let inner = net.b.fact(pooled).shape[1];
+    let bound = Init::Uniform(1.0 / (inner as f32).sqrt());
+    let weight = net.b.parameter("fc.weight", &[config.classes, inner], bound, true);
+    let bias = net.b.parameter("fc.bias", &[config.classes], bound, false);
+    let product = Op::MatMul { transpose_a: false, transpose_b: true };
+    let logits = net.b.op("fc.product", product, &[pooled, weight])?;
+    let logits = net.b.op("fc", Op::Add, &[logits, bias])?;
+    let loss = net.b.op("loss", Op::CrossEntropy, &[logits, labels])?;
+    net.b.output(loss);
+    net.b.finish()
+}
+
+impl Network {
+    fn stem(&mut self, config: &Config, images: ValueId) -> Result<ValueId, DagError> {
+        let window = match config.stem {
+            Stem::Small => Window { kernel: 3, stride: 1 },
+            Stem::Large => Window { kernel: 7, stride: 2 },
+        };
+        let x = self.conv("conv1", images, config.width, window)?;
+        let x = self.batch_norm("bn1", x)?;
+        let x = self.b.op("relu", Op::Relu, &[x])?;
+        match config.stem {
+            Stem::Small => Ok(x),
+            Stem::Large => {
+                let pool = Pool2d { kernel: [3, 3], stride: [2, 2], padding: [1, 1] };
+                self.b.op("maxpool", Op::MaxPool2d(pool), &[x])
+            }
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "fans are small")]
+    fn conv(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        out: usize,
+        window: Window,
+    ) -> Result<ValueId, DagError> {
+        let Window { kernel, stride } = window;
+        let shape = [out, self.b.fact(x).shape[1], kernel, kernel];
+        // He initialisation over the fan-out.
+        let spread = (2.0 / (out * kernel * kernel).max(1) as f32).sqrt();
+        let weight =
+            self.b.parameter(format!("{name}.weight"), &shape, Init::Normal(spread), true);
+        let conv = Conv2d {
+            stride: [stride; 2],
+            padding: [kernel / 2; 2],
+            dilation: [1, 1],
+            groups: 1,
+        };
+        self.b.op(name, Op::Conv2d(conv), &[x, weight])
+    }
+
+    fn batch_norm(&mut self, name: &str, x: ValueId) -> Result<ValueId, DagError> {
+        let shape = [self.b.fact(x).shape[1]];
+        let (one, zero) = (Init::Constant(1.0), Init::Constant(0.0));
+        let gain = self.b.parameter(format!("{name}.weight"), &shape, one, false);
+        let bias = self.b.parameter(format!("{name}.bias"), &shape, zero, false);
+        let mean = self.b.buffer(format!("{name}.running_mean"), &shape, zero);
+        let variance = self.b.buffer(format!("{name}.running_var"), &shape, one);
+        let outputs = self.b.apply(name, Op::BatchNorm { eps: EPS }, &[x, gain, bias])?;
+        self.b.update(mean, outputs[1], MOMENTUM)?;
+        self.b.update(variance, outputs[2], MOMENTUM)?;
+        Ok(outputs[0])
+    }
+
+    /// Returns x, through a projection where the block changes its shape.
+    fn shortcut(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        out: usize,
+        stride: usize,
+    ) -> Result<ValueId, DagError> {
+        if stride == 1 && self.b.fact(x).shape[1] == out {
+            return Ok(x);
+        }
+        let window = Window { kernel: 1, stride };
+        let x = self.conv(&format!("{name}.downsample.0"), x, out, window)?;
+        self.batch_norm(&format!("{name}.downsample.1"), x)
+    }
+
+    /// Convolution and normalisation number `at` of a block.
+    fn unit(
+        &mut self,
+        name: &str,
+        at: usize,
+        x: ValueId,
+        out: usize,
+        window: Window,
+    ) -> Result<ValueId, DagError> {
+        let x = self.conv(&format!("{name}.conv{at}"), x, out, window)?;
+        self.batch_norm(&format!("{name}.bn{at}"), x)
+    }
+
+    fn relu(&mut self, name: &str, at: usize, x: ValueId) -> Result<ValueId, DagError> {
+        self.b.op(format!("{name}.relu{at}"), Op::Relu, &[x])
+    }
+
+    fn basic(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        width: usize,
+        stride: usize,
+    ) -> Result<ValueId, DagError> {
+        let h = self.unit(name, 1, x, width, Window { kernel: 3, stride })?;
+        let h = self.relu(name, 1, h)?;
+        let h = self.unit(name, 2, h, width, Window { kernel: 3, stride: 1 })?;
+        let x = self.shortcut(name, x, width, stride)?;
+        let x = self.b.op(format!("{name}.add"), Op::Add, &[h, x])?;
+        self.relu(name, 2, x)
+    }
+
+    fn bottleneck(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        width: usize,
+        stride: usize,
+    ) -> Result<ValueId, DagError> {
+        let point = Window { kernel: 1, stride: 1 };
+        let h = self.unit(name, 1, x, width, point)?;
+        let h = self.relu(name, 1, h)?;
+        let h = self.unit(name, 2, h, width, Window { kernel: 3, stride })?;
+        let h = self.relu(name, 2, h)?;
+        let h = self.unit(name, 3, h, 4 * width, point)?;
+        let x = self.shortcut(name, x, 4 * width, stride)?;
+        let x = self.b.op(format!("{name}.add"), Op::Add, &[h, x])?;
+        self.relu(name, 3, x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_counts_are_those_of_torchvision() {
+        let published = [
+            ("resnet18", 11_689_512),
+            ("resnet34", 21_797_672),
+            ("resnet50", 25_557_032),
+            ("resnet101", 44_549_160),
+        ];
+        for (name, count) in published {
+            let dag = build(&Config::named(name).unwrap(), 1).unwrap();
+            assert_eq!(dag.parameter_count(), count, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_torchvision() {
+        let dag = build(&Config::named("resnet18").unwrap(), 1).unwrap();
+        let find = |name: &str| dag.values().iter().find(|v| v.name == name).unwrap();
+        assert_eq!(find("layer2.0.downsample.0.weight").fact.shape, [128, 64, 1, 1]);
+        assert_eq!(find("layer4.1.bn2.running_var").fact.shape, [512]);
+        assert_eq!(find("fc.weight").fact.shape, [1000, 512]);
+    }
+}
