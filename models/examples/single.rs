@@ -33,10 +33,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = DataSpec { source: entry.data.into(), seed: 1 };
     let spec = JobSpec { name, dag, data, train, swarm };
     let mut last = Instant::now();
-    run_single(&spec, device, |report| {
+    run_single(&spec, device, |step, loss| {
         let took = last.elapsed();
         last = Instant::now();
-        println!("step {:3}  loss {:.4}  norm {:.3}  {took:.1?}", report.step, report.loss, report.norm);
+        println!("step {step:3}  loss {loss:.4}  {took:.1?}");
     })?;
     Ok(())
 }

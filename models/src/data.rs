@@ -89,6 +89,11 @@ pub fn batch(spec: &DataSpec, place: Place, input: &str, fact: &Fact) -> Result<
     }
 }
 
+/// Returns the entropy of single tokens of a source in nats, where its samples are tokens.
+pub fn unigram_entropy(source: &str) -> Option<f64> {
+    (source == text::KJV).then(text::unigram_entropy)
+}
+
 fn noise(seed: u64, place: Place, input: &str, fact: &Fact) -> Vec<f32> {
     let name = format!("{input}\0{}\0{}", place.step, place.micro_batch);
     let source = Source::Input;

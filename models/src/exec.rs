@@ -151,7 +151,7 @@ impl Executor {
 }
 
 /// Turns a panic into an error; burn reports misfitting shapes and some device failures as panics.
-fn contain<T>(f: impl FnOnce() -> Result<T, TaskError>) -> Result<T, TaskError> {
+pub(crate) fn contain<T>(f: impl FnOnce() -> Result<T, TaskError>) -> Result<T, TaskError> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(result) => result,
         Err(panic) => {

@@ -4,11 +4,17 @@
 //! (samples), [`zoo`] (networks), [`single`] (a whole job in one process), [`weights`] (checkpoint files), [`bench`]
 //! (how fast this machine is).
 
+pub mod bench;
 pub mod data;
 pub mod exec;
 pub mod init;
 pub mod optim;
 pub mod single;
+pub mod weights;
 pub mod zoo;
 
+#[cfg(test)]
+mod tests;
+
 pub use exec::{DeviceChoice, DeviceError, Executor, Store};
+pub use single::run_single;

@@ -16,17 +16,6 @@ use wattle_protocol::swarm::io::{
 
 use crate::exec::{DeviceChoice, DeviceError, Executor};
 
-/// What one optimizer step had to say.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepReport {
-    /// The step, from 0.
-    pub step: u64,
-    /// Mean loss over its micro-batches, in nats.
-    pub loss: f64,
-    /// Global norm of its gradient, before clipping.
-    pub norm: f64,
-}
-
 /// Why a job did not run.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SingleError {
@@ -54,11 +43,13 @@ const STAGE: StageId = StageId::new(0);
 
 /// Trains a job to its end in this process; returns parameters and buffers by name.
 ///
+/// `on_step` gets each step's number, from 0, and its mean loss in nats.
+///
 /// *Errors*: [`SingleError`].
 pub fn run_single(
     spec: &JobSpec,
     device: DeviceChoice,
-    mut on_step: impl FnMut(StepReport),
+    mut on_step: impl FnMut(u64, f64),
 ) -> Result<BTreeMap<String, Vec<f32>>, SingleError> {
     let mut executor = Executor::new(device)?;
     let work = whole_work(spec)?;
@@ -66,7 +57,7 @@ pub fn run_single(
     executor.run(&Task::LoadStage { job: JOB, work, source, step: Step::new(0) })?;
     executor.run(&Task::ResetStep { job: JOB, stage: STAGE, epoch: Epoch::new(1) })?;
     for step in 0..spec.train.steps {
-        on_step(run_step(&mut executor, spec, step)?);
+        on_step(step, run_step(&mut executor, spec, step)?);
     }
     Ok(executor.parameters(JOB, STAGE)?)
 }
@@ -83,7 +74,8 @@ pub fn whole_work(spec: &JobSpec) -> Result<Arc<StageWork>, GradError> {
     Ok(Arc::new(StageWork { graph, data: spec.data.clone(), train: spec.train }))
 }
 
-fn run_step(executor: &mut Executor, spec: &JobSpec, step: u64) -> Result<StepReport, TaskError> {
+/// Returns the mean loss.
+fn run_step(executor: &mut Executor, spec: &JobSpec, step: u64) -> Result<f64, TaskError> {
     let (job, stage, step) = (JOB, STAGE, Step::new(step));
     let mut total = 0.0;
     for micro_batch in (0..spec.train.micro_batches).map(MicroBatch::new) {
@@ -105,6 +97,5 @@ fn run_step(executor: &mut Executor, spec: &JobSpec, step: u64) -> Result<StepRe
     };
     let gradient = GradientSource::Own;
     executor.run(&Task::OptimizerStep { job, stage, step, scale, gradient })?;
-    let loss = total / f64::from(spec.train.micro_batches.max(1));
-    Ok(StepReport { step: step.number(), loss, norm })
+    Ok(total / f64::from(spec.train.micro_batches.max(1)))
 }

@@ -354,7 +354,7 @@ impl<B: HostBackend> Stage<B> {
     pub fn share(&self, step: Step, store: &Store) -> Result<(), TaskError> {
         self.check_step(step)?;
         let graph = &self.work.graph;
-        let sharers: std::collections::BTreeSet<StageId> =
+        let sharers: BTreeSet<StageId> =
             graph.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
         for to in sharers.into_iter().filter(|s| *s != graph.stage) {
             let mut bytes = Vec::new();

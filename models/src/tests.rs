@@ -1,0 +1,130 @@
+//! Proofs over the whole room: derivatives of every operator, cuts against the whole, training.
+
+mod cuts;
+mod devices;
+mod training;
+mod vjp;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wattle_protocol::dag::Dag;
+use wattle_protocol::dag::bundle::gradient_bytes;
+use wattle_protocol::dag::cut::StageGraph;
+use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
+use wattle_protocol::job::{
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+};
+use wattle_protocol::swarm::io::{
+    Outcome, StageWork, StateSource, Task, TaskError, TensorKey, TensorName,
+};
+
+use crate::Executor;
+use crate::exec::store::to_floats;
+
+pub(crate) const JOB: JobId = JobId::new([1; 16]);
+pub(crate) const EPOCH: Epoch = Epoch::new(3);
+
+/// Returns a job that trains a network; tests change what they are about.
+pub(crate) fn job(dag: Dag, source: &str) -> JobSpec {
+    let optimizer = Optimizer::Sgd { momentum: 0.0, weight_decay: 0.0 };
+    let train = TrainSpec {
+        steps: 10,
+        micro_batches: 1,
+        optimizer,
+        learning_rate: LearningRate { peak: 0.1, floor: 0.1, warmup: 0 },
+        clip_norm: None,
+        seed: 5,
+    };
+    let order = PipelineOrder::GPipe;
+    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0 };
+    let data = DataSpec { source: source.into(), seed: 9 };
+    JobSpec { name: dag.name().into(), dag, data, train, swarm }
+}
+
+pub(crate) fn key(step: u64, name: TensorName) -> TensorKey {
+    TensorKey { job: JOB, epoch: EPOCH, step: Step::new(step), name }
+}
+
+pub(crate) fn work(spec: &JobSpec, graph: StageGraph) -> Arc<StageWork> {
+    Arc::new(StageWork { graph, data: spec.data.clone(), train: spec.train })
+}
+
+/// Loads stages at step 0, each from a state if one is given.
+pub(crate) fn load(
+    executor: &mut Executor,
+    work: &Arc<StageWork>,
+    state: Option<Bytes>,
+) -> Result<(), TaskError> {
+    let stage = work.graph.stage;
+    let name = key(0, TensorName::StageState { stage });
+    let source = match state {
+        Some(bytes) => {
+            executor.store().put_bytes(name, bytes);
+            StateSource::Stored(name)
+        }
+        None => StateSource::Initial,
+    };
+    let step = Step::new(0);
+    executor.run(&Task::LoadStage { job: JOB, work: work.clone(), source, step })?;
+    executor.run(&Task::ResetStep { job: JOB, stage, epoch: EPOCH })?;
+    Ok(())
+}
+
+/// Runs all passes of one step over loaded stages and reduces; returns the mean loss.
+pub(crate) fn passes(executor: &mut Executor, works: &[Arc<StageWork>], step: u64) -> f64 {
+    let (job, step) = (JOB, Step::new(step));
+    let micro_batches = works[0].train.micro_batches;
+    let mut loss = 0.0;
+    for micro_batch in (0..micro_batches).map(MicroBatch::new) {
+        for work in works {
+            let stage = work.graph.stage;
+            let outcome = executor.run(&Task::Forward { job, stage, step, micro_batch }).unwrap();
+            if let Outcome::Forward { loss: Some(l) } = outcome {
+                loss += l;
+            }
+        }
+    }
+    for micro_batch in (0..micro_batches).map(MicroBatch::new) {
+        for work in works.iter().rev() {
+            let stage = work.graph.stage;
+            executor.run(&Task::Backward { job, stage, step, micro_batch }).unwrap();
+        }
+    }
+    for work in works {
+        let stage = work.graph.stage;
+        executor.run(&Task::ShareGradients { job, stage, step }).unwrap();
+    }
+    for work in works {
+        let stage = work.graph.stage;
+        let mut from: Vec<StageId> =
+            work.graph.shared.iter().flat_map(|s| s.stages.clone()).filter(|s| *s != stage).collect();
+        from.sort();
+        from.dedup();
+        let task =
+            Task::ReduceGradients { job, stage, step, shared_from: from, publish: true };
+        executor.run(&task).unwrap();
+    }
+    loss / f64::from(micro_batches)
+}
+
+/// Returns a stage's reduced gradient by parameter name.
+pub(crate) fn gradients(
+    executor: &Executor,
+    work: &StageWork,
+    step: u64,
+) -> Vec<(String, Vec<f32>)> {
+    let graph = &work.graph;
+    let bytes = executor.store().bytes(&key(step, TensorName::StageGradient { stage: graph.stage }));
+    let bytes = bytes.unwrap();
+    assert_eq!(bytes.len() as u64, gradient_bytes(graph, work.train.micro_batches).count());
+    let mut rest = &to_floats(&bytes)[..];
+    let mut out = Vec::new();
+    for id in &graph.parameters {
+        let value = &graph.values[id];
+        let (head, tail) = rest.split_at(value.fact.elements());
+        out.push((value.name.clone(), head.to_vec()));
+        rest = tail;
+    }
+    out
+}

@@ -1,0 +1,241 @@
+//! The derivative of every operator against central differences, through `differentiate` and the executor.
+
+use wattle_protocol::dag::op::{Conv2d, Gelu, Op, Pool2d};
+use wattle_protocol::dag::{Dag, DagBuilder, Fact, Init};
+use wattle_protocol::ids::ValueId;
+use wattle_protocol::ids::{MicroBatch, StageId, Step};
+use wattle_protocol::swarm::io::{Outcome, Task};
+
+use super::{JOB, gradients, job, load, passes};
+use crate::exec::store::to_bytes;
+use crate::single::whole_work;
+use crate::{DeviceChoice, Executor, data};
+
+/// Half the distance between the two points of a difference: large enough that f32 rounding of the loss (some 1e-6)
+/// stays small against it, small enough for its square to be.
+const STEP: f32 = 1e-2;
+/// Share of the gradient that a difference may be off: curvature (`STEP^2`) and rounding (`1e-6 / STEP`) together.
+const RELATIVE: f64 = 6e-3;
+/// The same for gradients near zero.
+const ABSOLUTE: f64 = 3e-3;
+
+/// One operator on parameters (and, first or last, data) of these shapes.
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    op: Op,
+    parameters: Vec<Vec<usize>>,
+    /// Elements stay above zero.
+    positive: bool,
+    /// Token ids of this shape as the last operand.
+    ids: Option<Vec<usize>>,
+}
+
+fn case(name: &'static str, op: Op, shapes: &[&[usize]]) -> Case {
+    let parameters = shapes.iter().map(|s| s.to_vec()).collect();
+    Case { name, op, parameters, positive: false, ids: None }
+}
+
+fn positive(name: &'static str, op: Op, shapes: &[&[usize]]) -> Case {
+    Case { positive: true, ..case(name, op, shapes) }
+}
+
+fn with_ids(name: &'static str, op: Op, shapes: &[&[usize]], ids: &[usize]) -> Case {
+    Case { ids: Some(ids.to_vec()), ..case(name, op, shapes) }
+}
+
+fn conv(stride: usize, padding: usize, dilation: usize, groups: usize) -> Conv2d {
+    Conv2d { stride: [stride; 2], padding: [padding; 2], dilation: [dilation; 2], groups }
+}
+
+fn linear_cases() -> Vec<Case> {
+    let product = |transpose_a, transpose_b| Op::MatMul { transpose_a, transpose_b };
+    let attention = |causal| Op::Attention { causal, scale: 0.5 };
+    let qkv: [&[usize]; 3] = [&[2, 3, 4], &[2, 3, 4], &[2, 3, 4]];
+    vec![
+        case("matmul", product(false, false), &[&[2, 3, 4], &[2, 4, 2]]),
+        case("matmul ta", product(true, false), &[&[2, 4, 3], &[2, 4, 2]]),
+        case("matmul tb", product(false, true), &[&[2, 3, 4], &[2, 2, 4]]),
+        case("matmul ta tb", product(true, true), &[&[2, 4, 3], &[2, 2, 4]]),
+        case("matmul matrix", product(false, false), &[&[2, 3, 4], &[4, 2]]),
+        case("matmul matrix tb", product(false, true), &[&[2, 3, 4], &[2, 4]]),
+        case("matmul matrix ta", product(true, true), &[&[2, 4, 3], &[2, 4]]),
+        case("matmul broadcast", product(false, false), &[&[1, 3, 4], &[2, 4, 2]]),
+        case("linear", Op::Linear, &[&[2, 3, 4], &[4, 5], &[5]]),
+        case("linear without bias", Op::Linear, &[&[3, 4], &[4, 5]]),
+        with_ids("embedding", Op::Embedding, &[&[256, 2]], &[2, 3]),
+        case("attention", attention(false), &qkv),
+        case("attention causal", attention(true), &qkv),
+        case("attention heads", attention(true), &[&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3, 4]]),
+        with_ids("cross-entropy", Op::CrossEntropy, &[&[2, 3, 256]], &[2, 3]),
+    ]
+}
+
+fn image_cases() -> Vec<Case> {
+    let pool = |kernel: usize, stride: usize, padding: usize| Pool2d {
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        padding: [padding; 2],
+    };
+    let image: &[usize] = &[2, 2, 5, 4];
+    vec![
+        case("conv2d", Op::Conv2d(conv(1, 1, 1, 1)), &[image, &[3, 2, 3, 3], &[3]]),
+        case("conv2d stride", Op::Conv2d(conv(2, 1, 1, 1)), &[image, &[3, 2, 3, 3]]),
+        case("conv2d 1x1 stride", Op::Conv2d(conv(2, 0, 1, 1)), &[image, &[3, 2, 1, 1]]),
+        case("conv2d dilation", Op::Conv2d(conv(1, 2, 2, 1)), &[image, &[3, 2, 3, 3]]),
+        case("conv2d groups", Op::Conv2d(conv(1, 0, 1, 2)), &[image, &[4, 1, 3, 3], &[4]]),
+        case("max pool", Op::MaxPool2d(pool(2, 2, 0)), &[image]),
+        case("max pool padded", Op::MaxPool2d(pool(3, 2, 1)), &[image]),
+        case("average pool", Op::AvgPool2d(pool(2, 2, 0)), &[image]),
+        case("average pool padded", Op::AvgPool2d(pool(3, 2, 1)), &[image]),
+        case("batch norm", Op::BatchNorm { eps: 1e-3 }, &[image, &[2], &[2]]),
+        positive(
+            "batch norm inference",
+            Op::BatchNormInference { eps: 1e-3 },
+            &[image, &[2], &[2], &[2], &[2]],
+        ),
+    ]
+}
+
+fn element_cases() -> Vec<Case> {
+    let row: &[usize] = &[2, 3, 4];
+    vec![
+        case("layer norm", Op::LayerNorm { eps: 1e-3 }, &[row, &[4], &[4]]),
+        case("softmax", Op::Softmax { axis: 2 }, &[row]),
+        case("softmax inner", Op::Softmax { axis: 1 }, &[row]),
+        case("causal mask", Op::CausalMask { fill: 0.5 }, &[&[2, 3, 3]]),
+        case("relu", Op::Relu, &[row]),
+        case("gelu tanh", Op::Gelu(Gelu::Tanh), &[row]),
+        case("gelu erf", Op::Gelu(Gelu::Erf), &[row]),
+        case("dropout", Op::Dropout { rate: 0.3, stream: 1 }, &[row]),
+        case("add", Op::Add, &[row, row]),
+        case("add broadcast", Op::Add, &[row, &[4]]),
+        case("add both broadcast", Op::Add, &[&[2, 1, 4], &[3, 1]]),
+        case("sub broadcast", Op::Sub, &[&[3, 1], row]),
+        case("mul broadcast", Op::Mul, &[row, &[3, 1]]),
+        positive("div broadcast", Op::Div, &[row, &[4]]),
+        case("scale", Op::Scale { factor: -1.5 }, &[row]),
+        case("shift", Op::Shift { term: 2.0 }, &[row]),
+        case("exp", Op::Exp, &[row]),
+        positive("log", Op::Log, &[row]),
+        positive("sqrt", Op::Sqrt, &[row]),
+        case("tanh", Op::Tanh, &[row]),
+        case("sigmoid", Op::Sigmoid, &[row]),
+        case("sum of three", Op::AddN, &[row, row, row]),
+        case("reshape", Op::Reshape { shape: vec![4, 6] }, &[row]),
+        case("transpose", Op::Transpose { perm: vec![2, 0, 1] }, &[row]),
+        case("slice", Op::Slice { axis: 1, start: 1, end: 3 }, &[row]),
+        case("unslice", Op::Unslice { axis: 2, start: 1, len: 7 }, &[row]),
+        case("concat", Op::Concat { axis: 1 }, &[row, &[2, 1, 4]]),
+        case("expand", Op::Expand { shape: vec![2, 3, 4] }, &[&[3, 1]]),
+        case("sum to", Op::SumTo { shape: vec![3, 1] }, &[row]),
+        case("sum to scalar", Op::SumTo { shape: vec![] }, &[row]),
+        case("reduce sum", Op::ReduceSum { axes: vec![0, 2], keep: false }, &[row]),
+        case("reduce mean", Op::ReduceMean { axes: vec![1], keep: true }, &[row]),
+    ]
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = linear_cases();
+    cases.extend(image_cases());
+    cases.extend(element_cases());
+    cases
+}
+
+/// Elements that lie at least 0.06 apart and 0.03 from zero, so that no difference crosses a kink.
+fn spaced(count: usize, offset: usize, positive: bool) -> Vec<f32> {
+    let step = if count > 60 { 1.0 / 128.0 } else { 0.06 };
+    let place = |i: usize| u16::try_from((i * 37 + offset * 11) % count).unwrap();
+    let half = f32::from(u16::try_from(count).unwrap()) / 2.0;
+    (0..count)
+        .map(|i| {
+            let x = (f32::from(place(i)) - half + 0.5) * step;
+            if positive { x.abs() + 0.6 } else { x }
+        })
+        .collect()
+}
+
+impl Case {
+    /// Weighs the operator's first result with data, so that each element counts differently, and sums.
+    pub(super) fn dag(&self) -> Dag {
+        let mut b = DagBuilder::new("case");
+        let shapes = self.parameters.iter().enumerate();
+        let mut inputs: Vec<ValueId> = shapes
+            .map(|(i, s)| b.parameter(format!("p{i}"), s, Init::Normal(1.0), true))
+            .collect();
+        if let Some(shape) = &self.ids {
+            inputs.push(b.input("tokens", Fact::i32(shape)));
+        }
+        let y = b.op("y", self.op.clone(), &inputs).unwrap();
+        let shape = b.fact(y).shape.clone();
+        let count = b.fact(y).elements();
+        let flat = b.op("flat", Op::Reshape { shape: vec![count] }, &[y]).unwrap();
+        let weights = b.parameter("weights", &[count], Init::Normal(1.0), true);
+        let weighed = b.op("weighed", Op::Mul, &[flat, weights]).unwrap();
+        let loss = b.op("loss", Op::ReduceSum { axes: vec![0], keep: false }, &[weighed]).unwrap();
+        assert!(shape.len() <= 4);
+        b.output(loss);
+        b.finish().unwrap()
+    }
+
+    pub(super) fn state(&self, dag: &Dag) -> Vec<f32> {
+        let mut state = Vec::new();
+        for (at, id) in dag.parameters().enumerate() {
+            let weights = dag.value(id).name == "weights";
+            let positive = self.positive && !weights;
+            state.extend(spaced(dag.fact(id).elements(), at, positive));
+        }
+        state
+    }
+}
+
+/// Returns loss and gradient of all parameters together.
+pub(super) fn loss_and_gradient(
+    executor: &mut Executor,
+    dag: &Dag,
+    state: &[f32],
+) -> (f64, Vec<f32>) {
+    let work = whole_work(&job(dag.clone(), data::text::KJV)).unwrap();
+    load(executor, &work, Some(to_bytes(state))).unwrap();
+    let works = [work];
+    let loss = passes(executor, &works, 0);
+    let all = gradients(executor, &works[0], 0);
+    (loss, all.into_iter().flat_map(|(_, g)| g).collect())
+}
+
+fn loss(executor: &mut Executor, dag: &Dag, state: &[f32]) -> f64 {
+    let work = whole_work(&job(dag.clone(), data::text::KJV)).unwrap();
+    load(executor, &work, Some(to_bytes(state))).unwrap();
+    let (job, stage) = (JOB, StageId::new(0));
+    let (step, micro_batch) = (Step::new(0), MicroBatch::new(0));
+    match executor.run(&Task::Forward { job, stage, step, micro_batch }).unwrap() {
+        Outcome::Forward { loss: Some(loss) } => loss,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_derivative_agrees_with_central_differences() {
+    let mut executor = Executor::new(DeviceChoice::Cpu).unwrap();
+    let mut wrong = Vec::new();
+    for case in cases() {
+        let dag = case.dag();
+        let state = case.state(&dag);
+        let (_, gradient) = loss_and_gradient(&mut executor, &dag, &state);
+        assert_eq!(gradient.len(), state.len());
+        // Every element of small operands; a spread of them in tables.
+        let stride = state.len().div_ceil(160);
+        for at in (0..state.len()).step_by(stride) {
+            let mut moved = state.clone();
+            moved[at] = state[at] + STEP;
+            let above = loss(&mut executor, &dag, &moved);
+            moved[at] = state[at] - STEP;
+            let below = loss(&mut executor, &dag, &moved);
+            let difference = (above - below) / (2.0 * f64::from(STEP));
+            let want = f64::from(gradient[at]);
+            if (difference - want).abs() > ABSOLUTE + RELATIVE * want.abs() {
+                wrong.push(format!("{} element {at}: {want} but {difference}", case.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong[..wrong.len().min(30)].join("\n"));
+}
