@@ -5,6 +5,7 @@
 
 pub mod cast;
 pub mod compare;
+pub mod job;
 pub mod show;
 
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! One process of the swarm: the network, the execution thread, the loop that joins them to the decisions, and the
 //! commands. No decision of the swarm is taken in this room.
 
+pub mod cli;
 pub mod clock;
 pub mod demo;
 pub mod device;
