@@ -143,7 +143,11 @@ impl Follower {
                 Event::Job { job: of, news } if of == job => {
                     self.log.hear(&news, self.clock.now());
                 }
-                Event::Job { .. } | Event::PeerAlive(_) | Event::PeerLost(_) | Event::MayStop => {}
+                Event::Job { .. }
+                | Event::Runs { .. }
+                | Event::PeerAlive(_)
+                | Event::PeerLost(_)
+                | Event::MayStop => {}
             }
         }
         let works = self.node.works(job).await;

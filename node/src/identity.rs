@@ -4,14 +4,13 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use rand_core::{OsRng, TryRngCore as _};
 
 /// Draws a fresh identity.
 ///
 /// *Errors*: the system's source of randomness fails.
 pub fn fresh() -> anyhow::Result<[u8; 32]> {
     let mut seed = [0; 32];
-    OsRng.try_fill_bytes(&mut seed).context("while drawing a fresh identity")?;
+    getrandom::fill(&mut seed).context("while drawing a fresh identity")?;
     Ok(seed)
 }
 

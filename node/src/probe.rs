@@ -28,6 +28,8 @@ const SIDE: usize = 256;
 const LARGE: usize = 1 << 18;
 /// Share of the free memory that jobs may use unless the owner says otherwise.
 const MEMORY_SHARE: f64 = 0.5;
+/// Memory that jobs may use where the system does not say what is free.
+const MEMORY_UNKNOWN: u64 = 1 << 30;
 
 /// Measures this machine through an executor.
 pub(crate) fn hardware(executor: &mut Executor, config: &WorkerConfig) -> Hardware {
@@ -61,7 +63,9 @@ fn whole(value: f64) -> u64 {
 }
 
 fn free_memory() -> u64 {
-    let mut system = sysinfo::System::new();
+    let Ok(mut system) = sysinfo::System::new() else {
+        return MEMORY_UNKNOWN;
+    };
     system.refresh_memory();
     whole(system.available_memory() as f64 * MEMORY_SHARE)
 }

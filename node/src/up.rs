@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tokio::io::AsyncReadExt as _;
 use wattle_protocol::swarm::io::Event;
 
 use crate::driver::Node;
@@ -45,9 +44,7 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
         if !options.until_stdin_closes {
             return std::future::pending::<()>().await;
         }
-        let mut stdin = tokio::io::stdin();
-        let mut sink = [0; 64];
-        while matches!(stdin.read(&mut sink).await, Ok(n) if n > 0) {}
+        stdin_end().await;
     };
     tokio::pin!(stdin_closed);
     loop {
@@ -68,12 +65,25 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits for the end of standard input. A thread of its own reads, since such a read cannot be cancelled.
+async fn stdin_end() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let reading = std::thread::Builder::new().name("wattle-stdin".into()).spawn(move || {
+        let copied = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        // Nobody waits once the peer stops for another reason.
+        ended.send(copied.is_ok()).unwrap_or_default();
+    });
+    if reading.is_ok() {
+        end.await.unwrap_or_default();
+    }
+}
+
 fn report(event: &Event, output: &Output) {
     match event {
         Event::PeerAlive(peer) => output.progress(&format!("peer {peer} is here")),
         Event::PeerLost(peer) => output.progress(&format!("peer {peer} is gone")),
         Event::Job { job, news } => output.progress(&format!("job {job}: {news:?}")),
-        Event::Pulled { .. } | Event::MayStop => {}
+        Event::Runs { .. } | Event::Pulled { .. } | Event::MayStop => {}
     }
 }
 

@@ -212,10 +212,6 @@ impl Story<'_> {
     ///
     /// *Errors*: the report cannot be written, or the numbers disagree.
     pub fn close(&self, output: &Output) -> anyhow::Result<()> {
-        if let Some(path) = &self.options.report {
-            super::super::demo_report::write(self, path)?;
-            output.progress(&format!("The report is in {}.", path.display()));
-        }
         output.data(&self.json(), &self.table());
         let curve = self.log.loss_curve();
         let limit = if self.options.device == "cpu" { EQUAL } else { EQUAL_GPU };

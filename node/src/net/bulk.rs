@@ -250,7 +250,7 @@ async fn read(stream: &mut quinn::RecvStream, length: u64, desk: &Desk) -> io::R
     let _room = desk.budget.acquire_many(units).await.map_err(io::Error::other)?;
     let length = usize::try_from(length).map_err(io::Error::other)?;
     let mut payload = BytesMut::new();
-    while let Some(chunk) = timeout(STALL, stream.read_chunk(1 << 20)).await?? {
+    while let Some(chunk) = timeout(STALL, stream.read_chunk(1 << 20, true)).await?? {
         if payload.len() + chunk.bytes.len() > length {
             refuse(stream, MALFORMED, "longer than announced")?;
         }

@@ -1,6 +1,6 @@
 //! The libp2p loop: connections, identify, ping, Kademlia, mDNS, control frames, and tensors for peers without QUIC.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -79,7 +79,7 @@ pub(super) struct Hub {
     served: BTreeSet<usize>,
     asked: BTreeMap<OutboundRequestId, oneshot::Sender<bool>>,
     incoming: BTreeMap<(PeerId, u64), Incoming>,
-    searches: BTreeMap<kad::QueryId, JobId>,
+    searches: HashMap<kad::QueryId, JobId>,
     /// Lets answers of the driver find their way back into the loop; weak, so that the loop ends with its handles.
     orders: mpsc::WeakSender<Order>,
     addresses: Vec<String>,
@@ -162,7 +162,7 @@ impl Hub {
             served: BTreeSet::new(),
             asked: BTreeMap::new(),
             incoming: BTreeMap::new(),
-            searches: BTreeMap::new(),
+            searches: HashMap::new(),
             orders,
             addresses: Vec::new(),
             kad_name,
@@ -207,7 +207,7 @@ impl Hub {
         has("/tcp/") && (self.quic_port.is_none() || has("/quic-v1"))
     }
 
-    async fn tell(&self, event: NetEvent) {
+    async fn tell(&mut self, event: NetEvent) {
         if self.events.send(event).await.is_err() {
             tracing::debug!("nobody listens to the network");
         }
@@ -222,12 +222,8 @@ impl Hub {
             self.swarm.disconnect_peer_id(peer).unwrap_or_default();
         }
         // The closing packets leave while the loop still turns.
-        let turning = async {
-            loop {
-                self.swarm.select_next_some().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_millis(100), turning).await.unwrap_or_default();
+        let turning = async { while self.swarm.next().await.is_some() {} };
+        tokio::time::timeout(Duration::from_millis(100), turning).await.unwrap_or(());
     }
 
     async fn on_order(&mut self, order: Order) {
