@@ -19,7 +19,7 @@ use wattle_protocol::units::Instant;
 use wattle_protocol::wire::message::News;
 
 use crate::driver::PeerView;
-use crate::follow::{Follower, all_links_measured};
+use crate::follow::{Follower, missing_links, missing_peers};
 use crate::output::Output;
 use crate::runlog::End;
 use crate::swarm_options::JoinOptions;
@@ -145,7 +145,7 @@ async fn run(
 ) -> anyhow::Result<()> {
     let wanted = options.peers;
     let peers = follower
-        .wait_for_peers(GATHER, |peers| peers.len() >= wanted && all_links_measured(peers))
+        .wait_for_peers(GATHER, |peers| missing_peers(peers, wanted).or_else(|| missing_links(peers)))
         .await?;
     show::peers(&peers, cast, output);
     follower.submit(&options.spec).await?;

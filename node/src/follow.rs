@@ -53,13 +53,13 @@ impl Follower {
         self.clock
     }
 
-    /// Waits until `ready` says so of the living, measured peers, and returns them.
+    /// Waits until `missing` finds nothing wanting in the living, measured peers, and returns them.
     ///
     /// *Errors*: it takes longer than `limit`.
     pub async fn wait_for_peers(
         &mut self,
         limit: StdDuration,
-        mut ready: impl FnMut(&[PeerView]) -> bool,
+        missing: impl Fn(&[PeerView]) -> Option<String>,
     ) -> anyhow::Result<Vec<PeerView>> {
         let end = TokioInstant::now() + limit;
         let mut look = tokio::time::interval(LOOK);
@@ -75,16 +75,11 @@ impl Follower {
                 .filter(|p| p.life != Life::Lost)
                 .filter(|p| p.advert.as_ref().is_some_and(|a| a.hardware.is_some()))
                 .collect();
-            if ready(&peers) {
+            let Some(missing) = missing(&peers) else {
                 return Ok(peers);
-            }
+            };
             if TokioInstant::now() >= end {
-                bail!(
-                    "{} measured peers were found within {} s, which is not enough; \
-                     start more with `wattle up --join TICKET`",
-                    peers.len(),
-                    limit.as_secs()
-                );
+                bail!("the swarm is not ready after {} s: {missing}", limit.as_secs());
             }
         }
     }
@@ -215,12 +210,25 @@ fn read_state(work: &StageWork, bytes: &[u8]) -> anyhow::Result<Vec<(String, Ten
     Ok(tensors)
 }
 
-/// Says whether each of some peers has measured its links to all others of them.
-pub fn all_links_measured(peers: &[PeerView]) -> bool {
-    let ids: Vec<PeerId> = peers.iter().map(|p| p.peer).collect();
-    peers.iter().all(|p| {
-        p.advert.as_ref().is_some_and(|advert| {
-            ids.iter().filter(|id| **id != p.peer).all(|id| advert.links.iter().any(|l| l.peer == *id))
-        })
+/// Says what is wanting for `wanted` measured peers.
+pub fn missing_peers(peers: &[PeerView], wanted: usize) -> Option<String> {
+    (peers.len() < wanted).then(|| {
+        format!(
+            "{} measured peers of {wanted} are here; start more with `wattle up --join TICKET`",
+            peers.len()
+        )
     })
+}
+
+/// Says which links between some peers have not been measured.
+pub fn missing_links(peers: &[PeerView]) -> Option<String> {
+    let ids: Vec<PeerId> = peers.iter().map(|p| p.peer).collect();
+    let mut missing = Vec::new();
+    for (view, advert) in peers.iter().filter_map(|p| Some((p, p.advert.as_ref()?))) {
+        let unmeasured = ids
+            .iter()
+            .filter(|id| **id != view.peer && advert.links.iter().all(|l| l.peer != **id));
+        missing.extend(unmeasured.map(|id| format!("{} to {id}", view.peer)));
+    }
+    (!missing.is_empty()).then(|| format!("links not measured: {}", missing.join(", ")))
 }

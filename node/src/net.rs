@@ -46,6 +46,8 @@ const PROBE_FIRST: u64 = 256 << 10;
 const PROBE_TIME: StdDuration = StdDuration::from_millis(100);
 /// Round trips of which the shortest counts.
 const ROUND_TRIPS: usize = 4;
+/// Attempts to measure a link; a connection that has just opened may still be replaced.
+const PROBES: u32 = 5;
 /// Orders that may wait for the hub; beyond, frames are dropped, and the machines say them again.
 const ORDERS: usize = 16_384;
 /// Events that may wait for the driver.
@@ -258,7 +260,16 @@ impl Net {
             let Ok(_turn) = net.shared.probing.acquire().await else {
                 return;
             };
-            let Some((rate, round_trip)) = net.probe(peer).await else {
+            let mut found = None;
+            for attempt in 0..PROBES {
+                found = net.probe(peer).await;
+                if found.is_some() {
+                    break;
+                }
+                tokio::time::sleep(PROBE_TIME * (attempt + 1)).await;
+            }
+            let Some((rate, round_trip)) = found else {
+                tracing::warn!(%peer, "the link could not be measured");
                 return;
             };
             let event = NetEvent::LinkMeasured { peer, rate, round_trip };

@@ -9,7 +9,7 @@ use serde_json::json;
 use wattle_protocol::job::JobSpec;
 use wattle_protocol::wire::message::News;
 
-use crate::follow::Follower;
+use crate::follow::{Follower, missing_peers};
 use crate::output::Output;
 use crate::runlog::End;
 use crate::swarm_options::JoinOptions;
@@ -51,7 +51,7 @@ pub async fn train(options: TrainOptions, output: Arc<Output>) -> anyhow::Result
 
 async fn run(options: &TrainOptions, follower: &mut Follower, output: &Output) -> anyhow::Result<()> {
     let wanted = usize::from(options.spec.swarm.stages.unwrap_or(1));
-    let peers = follower.wait_for_peers(GATHER, |peers| peers.len() >= wanted).await?;
+    let peers = follower.wait_for_peers(GATHER, |peers| missing_peers(peers, wanted)).await?;
     output.progress(&format!("Found {} measured peers.", peers.len()));
     let job = follower.submit(&options.spec).await?;
     loop {

@@ -1,6 +1,7 @@
 //! The libp2p loop: connections, identify, ping, Kademlia, mDNS, control frames, and tensors for peers without QUIC.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -260,11 +261,19 @@ impl Hub {
     }
 
     fn dial(&mut self, peer: Option<PeerId>, addresses: &[String]) {
-        let addresses: Vec<Multiaddr> = addresses.iter().filter_map(|a| a.parse().ok()).collect();
+        let mut addresses: Vec<Multiaddr> =
+            addresses.iter().filter_map(|a| a.parse().ok()).collect();
+        // One after another, QUIC first: TCP is for networks that let nothing else through.
+        addresses.sort_by_key(|a| !a.iter().any(|part| part == Protocol::QuicV1));
         let id = peer.as_ref().and_then(library_id);
         let dialed = match id {
             Some(id) if self.swarm.is_connected(&id) || id == *self.swarm.local_peer_id() => return,
-            Some(id) => self.swarm.dial(DialOpts::peer_id(id).addresses(addresses).build()),
+            Some(id) => self.swarm.dial(
+                DialOpts::peer_id(id)
+                    .addresses(addresses)
+                    .override_dial_concurrency_factor(NonZeroU8::MIN)
+                    .build(),
+            ),
             None => match addresses.into_iter().next() {
                 Some(address) => self.swarm.dial(address),
                 None => return,
@@ -313,10 +322,14 @@ impl Hub {
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(list))) => {
+                let mut found: BTreeMap<PeerId, Vec<String>> = BTreeMap::new();
                 for (id, address) in list {
                     if let Some(peer) = our_id(&id) {
-                        self.dial(Some(peer), &[address.to_string()]);
+                        found.entry(peer).or_default().push(address.to_string());
                     }
+                }
+                for (peer, addresses) in found {
+                    self.dial(Some(peer), &addresses);
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Rpc(event)) => self.on_rpc(event).await,
@@ -431,6 +444,9 @@ impl Hub {
                     }
                 });
             }
+            Request::Probe(_) => {
+                self.swarm.behaviour_mut().rpc.send_response(channel, true).unwrap_or_default();
+            }
             Request::Chunk { nonce, bytes } => {
                 let good = self.on_chunk(from, nonce, &bytes).await;
                 self.swarm.behaviour_mut().rpc.send_response(channel, good).unwrap_or_default();
@@ -477,9 +493,18 @@ pub(super) async fn carry(
         let sent = orders.send(Order::Request { to, request, reply }).await.is_ok();
         sent && answer.await.unwrap_or(false)
     };
-    if kind != Kind::Bundle {
-        // A probe is a frame of the same size in pieces that the other side does not understand and drops.
-        return false;
+    if kind == Kind::Probe {
+        for part in payload {
+            if part.is_empty() && !ask(Request::Probe(Vec::new())).await {
+                return false;
+            }
+            for chunk in part.chunks(CHUNK) {
+                if !ask(Request::Probe(chunk.to_vec())).await {
+                    return false;
+                }
+            }
+        }
+        return true;
     }
     let length: u64 = payload.iter().map(|p| p.len() as u64).sum();
     let (nonce, hash) = (desk.nonce(), bulk::hash(&payload));

@@ -23,6 +23,8 @@ pub(super) enum Request {
     Offer { nonce: u64, length: u64, hash: [u8; 32], header: Vec<u8> },
     /// The next bytes of an offered bundle. The answer to the last chunk says whether the whole was right.
     Chunk { nonce: u64, bytes: Vec<u8> },
+    /// Bytes that only measure the link.
+    Probe(Vec<u8>),
 }
 
 /// Reads and writes requests.
@@ -83,6 +85,7 @@ impl request_response::Codec for Codec {
                 let nonce = read_u64(io).await?;
                 Ok(Request::Chunk { nonce, bytes: read_bytes(io, CHUNK).await? })
             }
+            3 => Ok(Request::Probe(read_bytes(io, CHUNK).await?)),
             _ => Err(bad("an unknown kind of request")),
         }
     }
@@ -120,6 +123,10 @@ impl request_response::Codec for Codec {
             Request::Chunk { nonce, bytes } => {
                 io.write_all(&[2]).await?;
                 io.write_all(&nonce.to_le_bytes()).await?;
+                write_bytes(io, &bytes).await?;
+            }
+            Request::Probe(bytes) => {
+                io.write_all(&[3]).await?;
                 write_bytes(io, &bytes).await?;
             }
         }
