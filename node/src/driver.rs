@@ -17,7 +17,7 @@ use wattle_protocol::wire::message::Message;
 
 use crate::clock::Clock;
 use crate::net::{Net, NetConfig, NetEvent};
-use crate::worker::{Done, Worker, WorkerConfig};
+use crate::worker::{Done, Forget, Worker, WorkerConfig};
 
 /// Completions that may wait for the loop.
 const COMPLETIONS: usize = 1024;
@@ -346,8 +346,10 @@ impl Driver {
                     }
                 }
                 Effect::Ship { key, to } => failed.extend(self.ship(key, to)),
-                Effect::Drop(key) => self.store.drop_key(&key),
-                Effect::DropBefore { job, epoch, step } => self.store.drop_before(job, epoch, step),
+                Effect::Drop(key) => self.forget(Forget::One(key)),
+                Effect::DropBefore { job, epoch, step } => {
+                    self.forget(Forget::Before(job, epoch, step));
+                }
                 Effect::Announce(job) => self.net.announce(job),
                 Effect::Notify(event) => {
                     if self.events.try_send(event).is_err() {
@@ -358,6 +360,13 @@ impl Driver {
         }
         for input in failed {
             self.input(input);
+        }
+    }
+
+    fn forget(&self, forget: Forget) {
+        match &self.worker {
+            Some(worker) => worker.forget(forget),
+            None => forget.act(&self.store),
         }
     }
 

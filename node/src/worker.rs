@@ -9,9 +9,9 @@ use std::time::Duration as StdDuration;
 
 use tokio::sync::mpsc;
 use wattle_models::exec::{DeviceChoice, Executor, Store};
-use wattle_protocol::ids::TaskId;
+use wattle_protocol::ids::{Epoch, JobId, Step, TaskId};
 use wattle_protocol::schedule::advert::Hardware;
-use wattle_protocol::swarm::io::{Outcome, Task, TaskError};
+use wattle_protocol::swarm::io::{Outcome, Task, TaskError, TensorKey};
 use wattle_protocol::units::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -22,7 +22,27 @@ const QUEUE: usize = 4096;
 /// What the thread is asked to do.
 enum Order {
     Run { id: TaskId, task: Box<Task> },
+    Forget(Forget),
     Stop,
+}
+
+/// Which tensors are to be freed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Forget {
+    /// One bundle.
+    One(TensorKey),
+    /// All bundles of a job below an epoch or a step.
+    Before(JobId, Epoch, Step),
+}
+
+impl Forget {
+    /// Frees them.
+    pub(crate) fn act(self, store: &Store) {
+        match self {
+            Self::One(key) => store.drop_key(&key),
+            Self::Before(job, epoch, step) => store.drop_before(job, epoch, step),
+        }
+    }
 }
 
 /// What the thread says.
@@ -78,6 +98,13 @@ impl Worker {
             .map_err(|error| TaskError::DeviceLost(format!("the execution thread is stuck: {error}")))
     }
 
+    /// Frees tensors once the tasks that were handed over before have read them.
+    pub(crate) fn forget(&self, forget: Forget) {
+        if self.orders.try_send(Order::Forget(forget)).is_err() {
+            tracing::debug!("the execution thread is stuck; tensors are kept");
+        }
+    }
+
     /// Returns the tensor store that the thread and the network share.
     pub(crate) fn store(&self) -> &Store {
         &self.store
@@ -111,11 +138,20 @@ fn serve(
             return;
         }
     };
+    let store = executor.store().clone();
     let hardware = crate::probe::hardware(&mut executor, config);
     if done.blocking_send(Done::Measured(hardware)).is_err() {
         return;
     }
-    while let Ok(Order::Run { id, task }) = queue.recv() {
+    while let Ok(order) = queue.recv() {
+        let (id, task) = match order {
+            Order::Run { id, task } => (id, task),
+            Order::Forget(forget) => {
+                forget.act(&store);
+                continue;
+            }
+            Order::Stop => return,
+        };
         let began = clock.now();
         let result = executor.run(&task);
         stretch(clock.now().since(began), config.share);

@@ -392,9 +392,10 @@ pub enum Effect {
         /// To whom; never to itself.
         to: PeerId,
     },
-    /// Free a tensor bundle of the store, if it is there.
+    /// Free a tensor bundle of the store, if it is there, once the tasks run before have read it.
     Drop(TensorKey),
-    /// Free every tensor bundle of a job below an epoch, or of the epoch below a step.
+    /// Free every tensor bundle of a job below an epoch, or of the epoch below a step, once the tasks run before have
+    /// read them.
     DropBefore {
         /// The job.
         job: JobId,
