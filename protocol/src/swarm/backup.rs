@@ -136,7 +136,10 @@ impl Backup {
     /// Lets time pass: what may have been lost is said or asked for again.
     pub(super) fn tick(&self, ctx: &mut Ctx<'_>) {
         match (self.applied, self.owner()) {
-            (None, Some(owner)) => ctx.send(owner, self.job, JobMessage::Pull { stage: self.id }),
+            (None, Some(owner)) => {
+                let body = JobMessage::Pull { stage: self.id, applied: Step::default() };
+                ctx.send(owner, self.job, body);
+            }
             _ => self.tell_gradient(ctx),
         }
     }

@@ -232,6 +232,7 @@ impl Job {
         }
         if let TensorName::StageState { stage } = key.name
             && self.pulling.contains_key(&stage)
+            && key.step == self.steps()
         {
             let roles = plan.stages.get(stage.index())?;
             let work = self.works.get(stage.index())?;
@@ -245,6 +246,7 @@ impl Job {
     /// A bundle is in the store.
     pub(super) fn on_arrived(&mut self, key: TensorKey, ctx: &mut Ctx<'_>) {
         if let TensorName::StageState { stage } = key.name
+            && key.step == self.steps()
             && self.pulling.remove(&stage).is_some()
         {
             let missing = u16::try_from(self.pulling.len()).unwrap_or(u16::MAX);
@@ -277,10 +279,11 @@ impl Job {
     }
 
     /// Somebody wants the state of a stage.
-    pub(super) fn on_pull(&self, from: PeerId, stage: StageId, ctx: &mut Ctx<'_>) {
+    pub(super) fn on_pull(&self, from: PeerId, stage: StageId, least: Step, ctx: &mut Ctx<'_>) {
         let owned = self.stages.get(&stage).map(|s| s.applied);
         let followed = self.backups.get(&stage).and_then(|b| b.applied);
-        let Some(step) = owned.or(followed) else {
+        // A decision may be under way to here yet: the one who asks will ask again.
+        let Some(step) = owned.or(followed).filter(|applied| *applied >= least) else {
             return;
         };
         let roles = self.plan.as_ref().and_then(|p| p.stages.get(stage.index()));
@@ -309,6 +312,7 @@ impl Job {
         let Some(plan) = self.plan.clone() else {
             return;
         };
+        let applied = self.steps();
         for (stage, asked) in &mut self.pulling {
             let roles = &plan.stages[stage.index()];
             let holders: Vec<PeerId> =
@@ -321,7 +325,7 @@ impl Job {
             // One holder gets ten ticks before the next one is asked.
             let holder = living[(*asked / 10) % living.len()];
             *asked += 1;
-            ctx.send(holder, self.id, JobMessage::Pull { stage: *stage });
+            ctx.send(holder, self.id, JobMessage::Pull { stage: *stage, applied });
         }
     }
 

@@ -224,7 +224,7 @@ impl Job {
                     stage.on_held(from, step, ctx);
                 }
             }
-            JobMessage::Pull { stage } => self.on_pull(from, stage, ctx),
+            JobMessage::Pull { stage, applied } => self.on_pull(from, stage, applied, ctx),
             JobMessage::News(news) => {
                 if self.election.leader == Some(from) || self.plan.is_none() {
                     self.notify(*news, ctx);

@@ -223,6 +223,8 @@ pub enum JobMessage {
     Pull {
         /// The stage.
         stage: StageId,
+        /// Updates that it must have seen.
+        applied: Step,
     },
     /// A task of a stage failed here: count me out for it.
     StageFailed {
