@@ -43,6 +43,11 @@ impl Follower {
         Ok(Self { node, events, clock: Clock::start(), job: None, steps: 0, log: RunLog::default() })
     }
 
+    /// Returns the submitted job.
+    pub fn job(&self) -> Option<JobId> {
+        self.job
+    }
+
     /// Returns the node.
     pub fn node(&self) -> &Node {
         &self.node

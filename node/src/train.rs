@@ -7,7 +7,6 @@ use std::time::Duration as StdDuration;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use wattle_protocol::job::JobSpec;
-use wattle_protocol::wire::message::News;
 
 use crate::follow::{Follower, missing_peers};
 use crate::output::Output;
@@ -57,22 +56,6 @@ async fn run(options: &TrainOptions, follower: &mut Follower, output: &Output) -
     loop {
         let news = follower.next().await?;
         crate::demo::show::news(&news, follower, output);
-        if let News::Step { commit, .. } = &news
-            && output.is_json()
-            && let Some(step) = follower.log.steps.get(&commit.step)
-        {
-            let line = json!({
-                "schema": "wattle.step.v1",
-                "job": hex(job.bytes()),
-                "step": commit.step.number(),
-                "loss": commit.loss,
-                "gradient_norm": commit.norm,
-                "seconds": step.elapsed.seconds(),
-                "bytes": step.bytes().count(),
-                "epoch": step.epoch.number(),
-            });
-            output.data(&line, "");
-        }
         match follower.log.end.clone() {
             Some(End::Finished) => break,
             Some(End::Failed(reason)) => bail!("the job failed: {reason}"),

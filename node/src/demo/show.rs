@@ -119,6 +119,11 @@ pub fn news(news: &News, follower: &Follower, output: &Output) {
             let Some(step) = follower.log.steps.get(&commit.step) else {
                 return;
             };
+            if output.is_json()
+                && let Some(job) = follower.job()
+            {
+                output.data(&crate::lines::step(job, step), "");
+            }
             let text = step_text(step);
             let every = (follower.steps() / LINES).max(1);
             if commit.step.number().is_multiple_of(every) {
