@@ -119,6 +119,74 @@ pub fn flops(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Flops {
     }
 }
 
+/// What kind of arithmetic an operator spends its time in: the kinds run at very different speeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Matrix products.
+    Products,
+    /// Convolutions.
+    Convolutions,
+    /// Element by element.
+    Elements,
+}
+
+/// Returns the kind of an operator's arithmetic.
+pub fn unit(op: &Op) -> Unit {
+    match op {
+        Op::MatMul { .. }
+        | Op::Linear
+        | Op::LinearWeightGrad
+        | Op::Attention { .. }
+        | Op::AttentionGrad { .. } => Unit::Products,
+        Op::Conv2d(_) | Op::Conv2dInputGrad { .. } | Op::Conv2dWeightGrad { .. } => {
+            Unit::Convolutions
+        }
+        Op::EmbeddingGrad { .. }
+        | Op::Softmax { .. }
+        | Op::CrossEntropy
+        | Op::CrossEntropyGrad
+        | Op::SoftmaxGrad { .. }
+        | Op::BatchNormInference { .. }
+        | Op::LayerNorm { .. }
+        | Op::BatchNorm { .. }
+        | Op::LayerNormGrad
+        | Op::BatchNormGrad { .. }
+        | Op::Gelu(_)
+        | Op::GeluGrad(_)
+        | Op::Exp
+        | Op::Log
+        | Op::Sqrt
+        | Op::Tanh
+        | Op::Sigmoid
+        | Op::Relu
+        | Op::ReluGrad
+        | Op::Scale { .. }
+        | Op::Shift { .. }
+        | Op::Add
+        | Op::Sub
+        | Op::Mul
+        | Op::Div
+        | Op::Dropout { .. }
+        | Op::AddN
+        | Op::SumTo { .. }
+        | Op::ReduceSum { .. }
+        | Op::ReduceMean { .. }
+        | Op::MaxPool2d(_)
+        | Op::AvgPool2d(_)
+        | Op::MaxPool2dGrad(_)
+        | Op::AvgPool2dGrad { .. }
+        | Op::Embedding
+        | Op::CausalMask { .. }
+        | Op::Fill { .. }
+        | Op::Reshape { .. }
+        | Op::Transpose { .. }
+        | Op::Slice { .. }
+        | Op::Unslice { .. }
+        | Op::Concat { .. }
+        | Op::Expand { .. } => Unit::Elements,
+    }
+}
+
 /// `products` multiply-adds of the head width and `weights` operations, for each pair of positions.
 fn attention(inputs: &[&Fact], causal: bool, products: u64, weights: u64) -> Flops {
     let q = inputs.first().map_or(0, |fact| elements(fact));

@@ -24,22 +24,35 @@ const DOMAIN: &[u8] = b"wattle-advert-v1\0";
 pub struct Hardware {
     /// Name of the device for people.
     pub device: String,
-    /// Achieved speed of f32 matrix products.
+    /// Achieved speed of f32 matrix products in a transformer's training.
     pub speed: Speed,
+    /// Achieved speed of f32 convolutions in a residual network's training.
+    pub conv_speed: Speed,
+    /// Achieved speed of element-wise arithmetic.
+    pub vector_speed: Speed,
     /// Achieved rate of reading and writing in element-wise operators.
     pub touch_rate: Rate,
     /// Time that an operator takes however small it is.
     pub overhead: Duration,
     /// Memory that a job may use.
     pub memory: Bytes,
+    /// Which machine this is part of, for peers that share one; 0 where that is not said.
+    pub host: u64,
+    /// Threads that the machine runs at once, in thousandths.
+    pub host_capacity: u32,
+    /// Threads that this peer keeps busy when it computes, in thousandths.
+    pub demand: u32,
 }
 
 impl Hardware {
     /// Predicts how long some arithmetic takes here.
     ///
-    /// Our rule: a roofline with three measured coefficients (arithmetic, memory traffic, launches).
+    /// Our rule: a sum of measured coefficients (arithmetic by kind, memory traffic, launches), no overlap assumed.
     pub fn time(&self, load: Load) -> Duration {
-        load.flops / self.speed + load.bytes / self.touch_rate + self.overhead * load.launches
+        load.products / self.speed
+            + load.convolutions / self.conv_speed
+            + load.elements / self.vector_speed
+            + load.bytes / self.touch_rate + self.overhead * load.launches
     }
 }
 
@@ -136,9 +149,14 @@ fn signed_bytes(advert: &Advert) -> Vec<u8> {
             bytes.push(1);
             push_text(&mut bytes, &hardware.device);
             bytes.extend_from_slice(&hardware.speed.flops_per_second().to_le_bytes());
+            bytes.extend_from_slice(&hardware.conv_speed.flops_per_second().to_le_bytes());
+            bytes.extend_from_slice(&hardware.vector_speed.flops_per_second().to_le_bytes());
             bytes.extend_from_slice(&hardware.touch_rate.bytes_per_second().to_le_bytes());
             bytes.extend_from_slice(&hardware.overhead.micros().to_le_bytes());
             bytes.extend_from_slice(&hardware.memory.count().to_le_bytes());
+            bytes.extend_from_slice(&hardware.host.to_le_bytes());
+            bytes.extend_from_slice(&hardware.host_capacity.to_le_bytes());
+            bytes.extend_from_slice(&hardware.demand.to_le_bytes());
         }
     }
     bytes.extend_from_slice(&(advert.links.len() as u64).to_le_bytes());
@@ -167,9 +185,14 @@ mod tests {
             hardware: Some(Hardware {
                 device: "cpu".into(),
                 speed: Speed::from_flops_per_second(1),
+                conv_speed: Speed::from_flops_per_second(1),
+                vector_speed: Speed::from_flops_per_second(1),
                 touch_rate: Rate::from_mbit(1.0),
                 overhead: Duration::from_micros(2),
                 memory: Bytes::new(4),
+                host: 0,
+                host_capacity: 0,
+                demand: 0,
             }),
             links: vec![],
         }

@@ -3,13 +3,14 @@
 //! Each device runs its passes in order, each directed link carries one tensor after another. The same model
 //! as papers.md 1.7 for identical jobs on a line, but for any edges between stages. Pure; ties break on ids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::advert::{Advert, Hardware};
 use super::links::Links;
 use super::load::Load;
 use super::pipeline::{Pass, in_flight, passes};
 use super::{Prediction, StagePlan};
+use crate::dag::bundle::{gradient_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
 use crate::ids::PeerId;
@@ -42,9 +43,7 @@ pub fn program_load(stage: &StageGraph, nodes: &[Node]) -> Load {
                 ids.iter().filter_map(|id| stage.values.get(id)).map(|v| &v.fact).collect()
             };
             let (inputs, outputs) = (facts(&node.inputs), facts(&node.outputs));
-            let bytes = inputs.iter().chain(&outputs).map(|f| f.bytes()).sum();
-            let flops = crate::dag::cost::flops(&node.op, &inputs, &outputs);
-            Load { flops, bytes, launches: 1 }
+            Load::of_op(&node.op, &inputs, &outputs)
         })
         .sum()
 }
@@ -84,9 +83,10 @@ pub fn memory(spec: &JobSpec, stage: &StageGraph, stages: usize) -> Bytes {
 fn update_load(stage: &StageGraph, passes_over: u64) -> Load {
     let bytes = parameter_bytes(stage);
     Load {
-        flops: Flops::new(bytes.count() / 4 * passes_over),
+        elements: Flops::new(bytes.count() / 4 * passes_over),
         bytes: bytes * passes_over,
         launches: passes_over * stage.parameters.len() as u64,
+        ..Load::default()
     }
 }
 
@@ -124,7 +124,33 @@ impl Placement<'_> {
     }
 
     fn time(&self, peer: PeerId, load: Load) -> Duration {
-        self.hardware(peer).map_or(Duration::MAX, |h| h.time(load))
+        let Some(hardware) = self.hardware(peer) else {
+            return Duration::MAX;
+        };
+        let (demand, capacity) = self.crowd(hardware);
+        let alone = hardware.time(load);
+        if demand <= capacity {
+            return alone;
+        }
+        Duration::from_micros(alone.micros().saturating_mul(demand) / capacity)
+    }
+
+    /// Returns what all owners on a peer's machine ask of it and what it has, in thousandths of threads.
+    ///
+    /// Our rule: peers of one machine that ask for more than it has share it in proportion, for the whole step. A
+    /// pipeline's stages are not all busy all the time, so this is on the careful side.
+    fn crowd(&self, hardware: &Hardware) -> (u64, u64) {
+        if hardware.host == 0 || hardware.host_capacity == 0 {
+            return (0, 1);
+        }
+        let owners: BTreeSet<PeerId> = self.stages.iter().map(|s| s.owner).collect();
+        let demand = owners
+            .iter()
+            .filter_map(|p| self.hardware(*p))
+            .filter(|h| h.host == hardware.host)
+            .map(|h| u64::from(h.demand))
+            .sum();
+        (demand, u64::from(hardware.host_capacity))
     }
 
     /// Predicts one step.
@@ -247,7 +273,7 @@ impl Placement<'_> {
         let mut decided = Instant::default();
         let mut after = Duration::ZERO;
         for ((stage, plan), line) in self.cut.stages.iter().zip(self.stages).zip(lines) {
-            let size = parameter_bytes(stage);
+            let size = gradient_bytes(stage, self.spec.train.micro_batches);
             let stored = plan
                 .backups
                 .iter()
@@ -259,9 +285,27 @@ impl Placement<'_> {
                 .unwrap_or_default();
             let (_, report) = self.links.transfer(plan.owner, self.leader, Bytes::ZERO);
             let reduce = self.time(plan.owner, update_load(stage, 1));
-            decided = decided.max(line.ended + reduce + stored + report);
+            let whole = self.shared(stage, plan.owner, lines).max(line.ended);
+            decided = decided.max(whole + reduce + stored + report);
             after = after.max(report + self.time(plan.owner, update_load(stage, 6)));
         }
         decided.since(drained) + after
+    }
+
+    /// Returns when the other stages' parts of shared parameters are all here.
+    fn shared(&self, stage: &StageGraph, owner: PeerId, lines: &[Line]) -> Instant {
+        let mut whole = Instant::default();
+        let sharers: BTreeSet<_> =
+            stage.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
+        for other in sharers.into_iter().filter(|s| *s != stage.stage) {
+            let (Some(plan), Some(line)) = (self.stages.get(other.index()), lines.get(other.index()))
+            else {
+                continue;
+            };
+            let size = shared_bytes(stage, other, stage.stage);
+            let (busy, travel) = self.links.transfer(plan.owner, owner, size);
+            whole = whole.max(line.ended + busy + travel);
+        }
+        whole
     }
 }

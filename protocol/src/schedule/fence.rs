@@ -352,11 +352,7 @@ impl Profile {
             return None;
         }
         let (before, after) = (self.work[start], self.work[end]);
-        Some(hardware.time(Load {
-            flops: crate::units::Flops::new(after.flops.count() - before.flops.count()),
-            bytes: Bytes::new(after.bytes.count() - before.bytes.count()),
-            launches: after.launches - before.launches,
-        }))
+        Some(hardware.time(after - before))
     }
 }
 

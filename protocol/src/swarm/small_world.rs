@@ -121,9 +121,14 @@ impl World {
                 let hardware = Hardware {
                     device: "test".into(),
                     speed: Speed::from_flops_per_second(1_000_000_000),
+                    conv_speed: Speed::from_flops_per_second(1_000_000_000),
+                    vector_speed: Speed::from_flops_per_second(1_000_000_000),
                     touch_rate: Rate::from_mbit(8000.0),
                     overhead: Duration::from_micros(3),
                     memory: Bytes::new(1 << 30),
+                    host: 0,
+                    host_capacity: 0,
+                    demand: 0,
                 };
                 world.later(id, Duration::ZERO, Happening::Input(Input::Measured(hardware)));
             }

@@ -54,9 +54,14 @@ fn adverts(speeds: &[u32], mbit: &[u32], memory: u64) -> Vec<Advert> {
             hardware: Some(Hardware {
                 device: "test".into(),
                 speed: Speed::from_flops_per_second(u64::from(speeds[a]) * 1_000_000),
+                conv_speed: Speed::from_flops_per_second(u64::from(speeds[a]) * 1_000_000),
+                vector_speed: Speed::from_flops_per_second(u64::from(speeds[a]) * 1_000_000),
                 touch_rate: Rate::from_mbit(80_000.0),
                 overhead: Duration::from_micros(1),
                 memory: Bytes::new(memory),
+                host: 0,
+                host_capacity: 0,
+                demand: 0,
             }),
             links: (0..count)
                 .filter(|b| *b != a)
