@@ -6,6 +6,7 @@
 pub mod cast;
 pub mod compare;
 pub mod job;
+pub mod page;
 pub mod show;
 
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
 use anyhow::{Context as _, bail};
-use wattle_protocol::ids::{PeerId, StageId, Step};
+use wattle_protocol::ids::{Epoch, PeerId, StageId, Step};
 use wattle_protocol::job::JobSpec;
 use wattle_protocol::units::Instant;
 use wattle_protocol::wire::message::News;
@@ -84,7 +85,9 @@ pub struct Fault {
     pub step: Step,
     /// When.
     pub at: Instant,
-    /// When the next step was committed.
+    /// Version of the plan in force then.
+    pub epoch: Epoch,
+    /// When the first step under a later plan was committed.
     pub recovered: Option<Instant>,
 }
 
@@ -155,9 +158,8 @@ async fn run(
             .log
             .steps
             .values()
-            .filter(|s| s.commit.step >= fault.step)
-            .map(|s| s.heard)
-            .find(|heard| *heard > fault.at);
+            .find(|s| s.epoch > fault.epoch && s.heard > fault.at)
+            .map(|s| s.heard);
     }
     let learnt = follower.pull(PULL).await?;
     let comparison = if options.reference {
@@ -216,7 +218,8 @@ async fn train(
             show::stage_list(&stages),
             if leader { ", leader" } else { "" },
         ));
-        fault = Some(Fault { peer, stages, leader, step, at, recovered: None });
+        let epoch = follower.log.plan().map(|p| p.plan.epoch).unwrap_or_default();
+        fault = Some(Fault { peer, stages, leader, step, at, epoch, recovered: None });
     }
 }
 

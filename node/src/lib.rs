@@ -12,6 +12,7 @@ pub mod lines;
 pub mod net;
 pub mod output;
 pub mod probe;
+pub mod report;
 pub mod runlog;
 pub mod swarm_options;
 pub mod train;

@@ -32,7 +32,7 @@ pub fn spec(model: &str, steps: Option<u64>, stages: u16) -> anyhow::Result<JobS
                 eps: 1e-8,
                 weight_decay: 0.1,
             },
-            learning_rate: LearningRate { peak, floor: peak / 10.0, warmup: (steps / 20).max(1) },
+            learning_rate: LearningRate { peak, floor: peak / 10.0, warmup: (steps / 8).max(1) },
             clip_norm: Some(1.0),
             seed: 1,
         },

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
+use anyhow::Context as _;
 use serde_json::json;
 use wattle_protocol::ids::{PeerId, StageId};
 use wattle_protocol::schedule::Plan;
-use wattle_protocol::units::Bytes;
 use wattle_protocol::wire::message::News;
 
 use super::cast::{Cast, Role};
@@ -217,6 +217,11 @@ impl Story<'_> {
     ///
     /// *Errors*: the report cannot be written, or the numbers disagree.
     pub fn close(&self, output: &Output) -> anyhow::Result<()> {
+        if let Some(path) = &self.options.report {
+            std::fs::write(path, crate::report::render(&super::page::page(self)))
+                .with_context(|| format!("while writing the report {}", path.display()))?;
+            output.progress(&format!("The report is in {}.", path.display()));
+        }
         output.data(&self.json(), &self.table());
         let curve = self.log.loss_curve();
         let limit = if self.options.device == "cpu" { EQUAL } else { EQUAL_GPU };
@@ -276,8 +281,15 @@ impl Story<'_> {
     }
 
     fn table(&self) -> String {
+        let rows = self.rows();
+        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Returns the closing table: names and values.
+    pub fn rows(&self) -> Vec<(&'static str, String)> {
         let curve = self.log.loss_curve();
-        let mut rows: Vec<(&str, String)> = vec![("steps", curve.len().to_string())];
+        let mut rows: Vec<(&'static str, String)> = vec![("steps", curve.len().to_string())];
         let loss = |x: Option<&f64>| x.map_or("-".into(), |l| format!("{l:.4}"));
         rows.push(("first loss", loss(curve.first())));
         rows.push(("last loss", loss(curve.last())));
@@ -310,12 +322,6 @@ impl Story<'_> {
         if let Some(c) = &self.comparison {
             rows.push(("one process, all cores", format!("{:.1} ms a step", c.step_seconds * 1e3)));
         }
-        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect::<Vec<_>>().join("\n")
-    }
-
-    /// Bytes from one peer to another.
-    pub fn link_bytes(&self, from: PeerId, to: PeerId) -> Bytes {
-        self.log.shipped.get(&(from, to)).copied().unwrap_or_default()
+        rows
     }
 }
