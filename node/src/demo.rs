@@ -127,7 +127,8 @@ pub async fn demo(options: DemoOptions, output: Arc<Output>) -> anyhow::Result<(
     };
     follower.leave().await;
     cast.stop().await;
-    if ran.is_ok() {
+    // Who asks for logs wants to read them.
+    if ran.is_ok() && std::env::var_os("WATTLE_LOG").is_none() {
         std::fs::remove_dir_all(&folder).unwrap_or_default();
     } else {
         output.progress(&format!("The peers' logs are in {}.", folder.display()));

@@ -12,7 +12,7 @@ use super::backup::Backup;
 use super::elect::Election;
 use super::io::{Effect, Event, StageWork, StateSource, Task, TensorKey, TensorName};
 use super::lead::Lead;
-use super::stage::Stage;
+use super::stage::{Phase, Stage};
 use super::tasks::Purpose;
 use crate::dag::bundle::state_bytes;
 use crate::ids::{Epoch, JobId, PeerId, StageId, Step, Term};
@@ -51,6 +51,8 @@ pub(super) struct Job {
     pub(super) pulling: BTreeMap<StageId, usize>,
     /// Steps that the people here have been told of.
     told: Step,
+    /// The last plan that they have been told of.
+    told_epoch: Epoch,
     pub(super) over: bool,
 }
 
@@ -70,6 +72,7 @@ impl Job {
             lead: None,
             pulling: BTreeMap::new(),
             told: Step::default(),
+            told_epoch: Epoch::default(),
             over: false,
         }
     }
@@ -218,7 +221,9 @@ impl Job {
         });
         let steps = self.steps();
         for stage in self.stages.values_mut() {
-            if stage.applied == commit.step.next() && stage.applied < steps {
+            // A decision may be heard twice: a step in work must not begin again.
+            let due = stage.applied == commit.step.next() && stage.applied < steps;
+            if due && stage.phase == Phase::Idle {
                 stage.begin(ctx);
             }
         }
@@ -338,7 +343,11 @@ impl Job {
                 }
                 self.told = commit.step.next();
             }
-            News::Adopted { base, restart, .. } => {
+            News::Adopted { plan, base, restart, .. } => {
+                if plan.epoch <= self.told_epoch {
+                    return;
+                }
+                self.told_epoch = plan.epoch;
                 if *restart {
                     self.told = Step::default();
                 }

@@ -32,7 +32,7 @@ const REPEAT: Duration = Duration::from_millis(500);
 const PLACING_MAX: Duration = Duration::from_millis(120_000);
 /// Pause after a repair before a missing backup is worth another one.
 const SETTLE: Duration = Duration::from_millis(5_000);
-/// Failed tasks after which a job is given up: a deterministic fault would fail for ever.
+/// Failed tasks without a step between them after which a job is given up: a deterministic fault would fail for ever.
 const FAILURES_MAX: u32 = 6;
 
 /// What a stage has reported of a step.
@@ -524,6 +524,7 @@ impl Job {
         let commit = Commit { step, scale, loss, norm };
         let elapsed = ctx.now.since(lead.decided);
         lead.decided = ctx.now;
+        lead.failures = 0;
         let stages = ready.into_iter().map(|(id, r)| (id, r.owner, r.stats)).collect();
         let epoch = plan.epoch;
         self.tell(News::Step { commit, epoch, elapsed, stages }, ctx);

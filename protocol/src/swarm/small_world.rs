@@ -41,6 +41,10 @@ struct World {
     epochs: usize,
     trace: Vec<String>,
     pulled: usize,
+    /// Every message is heard twice.
+    doubles: bool,
+    /// Passes begun since the last reset: nothing is to be computed twice.
+    begun: BTreeSet<(PeerId, StageId, Step, u32, bool)>,
 }
 
 fn chain(layers: usize) -> Dag {
@@ -110,6 +114,8 @@ impl World {
             epochs: 0,
             trace: Vec::new(),
             pulled: 0,
+            doubles: false,
+            begun: BTreeSet::new(),
             peers,
         };
         let ids: Vec<PeerId> = world.peers.keys().copied().collect();
@@ -159,6 +165,9 @@ impl World {
                     let bytes = crate::wire::frame::encode(&*message).unwrap();
                     let message: Box<Message> = Box::new(crate::wire::frame::decode(&bytes).unwrap());
                     let input = Input::Received { from: me, message };
+                    if self.doubles {
+                        self.later(to, LATENCY * 3, Happening::Input(input.clone()));
+                    }
                     self.later(to, LATENCY, Happening::Input(input));
                 }
                 Effect::SetTimer { timer, at } => {
@@ -170,6 +179,7 @@ impl World {
                     self.timers.insert((me, timer), (self.now + after, self.sequence));
                 }
                 Effect::Run { id, task } => {
+                    self.note(me, &task);
                     let outcome = match &task {
                         Task::Forward { step, micro_batch, stage, .. } => {
                             let graph = &self.peers[&me].works(task_job(&task)).to_vec();
@@ -201,6 +211,19 @@ impl World {
                 | Effect::Announce(_) => {}
             }
         }
+    }
+
+    fn note(&mut self, me: PeerId, task: &Task) {
+        let (stage, step, micro_batch, back) = match task {
+            Task::Forward { stage, step, micro_batch, .. } => (*stage, *step, *micro_batch, false),
+            Task::Backward { stage, step, micro_batch, .. } => (*stage, *step, *micro_batch, true),
+            Task::ResetStep { stage, .. } => {
+                return self.begun.retain(|(peer, of, ..)| (*peer, *of) != (me, *stage));
+            }
+            _ => return,
+        };
+        let fresh = self.begun.insert((me, stage, step, micro_batch.index(), back));
+        assert!(fresh, "stage {stage} computes micro-batch {micro_batch:?} of step {step} twice");
     }
 
     fn hear(&mut self, event: Event) {
@@ -326,6 +349,18 @@ fn a_job_runs_to_its_end_and_its_state_can_be_pulled() {
     let to = world.submitter;
     world.later(to, Duration::ZERO, Happening::Input(Input::Command(Command::Pull(job))));
     assert!(world.run_until(LIMIT, |w| w.pulled == 3));
+}
+
+#[test]
+fn messages_that_are_heard_twice_change_nothing() {
+    let expected = undisturbed(12);
+    let mut world = World::new(4);
+    world.doubles = true;
+    world.submit(spec(3, 12));
+    assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
+    assert_eq!(world.epochs, 1);
+    let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
+    assert_eq!(losses, expected);
 }
 
 /// Goal: no kill loses a step or changes a loss. Method: kill owners, leader or submitter at many moments.
