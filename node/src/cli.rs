@@ -1,16 +1,27 @@
 //! The command line: what each command is called, what it takes, and how it ends.
 
+mod inspect;
+mod look;
+mod plan;
+mod probe;
+mod table;
+
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use wattle_protocol::job::JobSpec;
 
 use crate::demo::{DemoOptions, Interrupted, Victim};
+use crate::jobfile::Problems;
+use crate::jobfile::LENGTH_MAX;
 use crate::output::Output;
 use crate::swarm_options::{ComputeOptions, JoinOptions, NETWORK};
+use crate::train::TrainOptions;
 use crate::up::UpOptions;
 
 /// Weaves many ordinary GPUs into one machine that trains and runs neural networks.
@@ -33,6 +44,29 @@ enum Command {
     Demo(DemoArgs),
     /// Run this machine's peer until Ctrl-C.
     Up(UpArgs),
+    /// Train a job file on a swarm and follow it to its end.
+    Train(TrainArgs),
+    /// Show who takes part in a swarm, as measured.
+    Peers(look::LookArgs),
+    /// Show which jobs a swarm works on.
+    Status(look::LookArgs),
+    /// Measure this machine.
+    Probe(probe::ProbeArgs),
+    /// Show what a network consists of and costs.
+    Inspect(inspect::InspectArgs),
+    /// Show where a job would be placed and how fast it would run.
+    Plan(plan::PlanArgs),
+}
+
+#[derive(Debug, Args)]
+struct TrainArgs {
+    /// The job file.
+    job: PathBuf,
+    #[command(flatten)]
+    join: JoinArgs,
+    /// Where the learnt parameters go, as safetensors.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -187,6 +221,11 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => ExitCode::from(130),
+        Err(error) if error.is::<Problems>() => {
+            output.progress(&format!("Error: {error:#}"));
+            // EX_DATAERR of sysexits.h: the input was wrong, not the program.
+            ExitCode::from(65)
+        }
         Err(error) => {
             output.progress(&format!("Error: {error:#}"));
             ExitCode::FAILURE
@@ -220,7 +259,32 @@ async fn run(command: Command, output: Arc<Output>) -> anyhow::Result<()> {
             };
             crate::up::up(options, output).await
         }
+        Command::Train(args) => {
+            let spec = read_job(&args.job)?;
+            let options = TrainOptions { join: args.join.options(), spec, save: args.save };
+            crate::train::train(options, output).await
+        }
+        Command::Peers(args) => look::peers(args, &output).await,
+        Command::Status(args) => look::status(args, &output).await,
+        Command::Probe(args) => tokio::task::spawn_blocking(move || probe::run(&args, &output)).await?,
+        Command::Inspect(args) => inspect::run(&args, &output),
+        Command::Plan(args) => plan::run(args, &output).await,
     }
+}
+
+/// Reads a job file; nothing is started from one with a mistake.
+fn read_job(path: &Path) -> anyhow::Result<JobSpec> {
+    let length = std::fs::metadata(path)
+        .with_context(|| format!("while opening the job file {}", path.display()))?
+        .len();
+    anyhow::ensure!(
+        length <= LENGTH_MAX as u64,
+        "{} has {length} bytes; a job file has at most {LENGTH_MAX}",
+        path.display()
+    );
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("while reading the job file {}", path.display()))?;
+    Ok(crate::jobfile::parse(&text)?)
 }
 
 fn demo_options(args: DemoArgs) -> anyhow::Result<DemoOptions> {

@@ -39,6 +39,13 @@ impl Output {
         written.and_then(|()| out.flush()).unwrap_or_default();
     }
 
+    /// Writes text for people; nothing where data are JSON Lines.
+    pub fn text(&self, text: &str) {
+        if !self.json {
+            self.data(&Value::Null, text);
+        }
+    }
+
     /// Writes a line of progress.
     pub fn progress(&self, text: &str) {
         self.wipe();

@@ -143,7 +143,8 @@ pub fn news(news: &News, follower: &Follower, output: &Output) {
     }
 }
 
-fn plan_text(plan: &Plan, leader: PeerId, base: u64, restart: bool) -> String {
+/// Writes a plan as a person reads it.
+pub fn plan_text(plan: &Plan, leader: PeerId, base: u64, restart: bool) -> String {
     let mut text = format!(
         "Plan of epoch {} (leader {leader}), from step {base}{}: predicted {} a step, {:.0} % bubble",
         plan.epoch.number(),

@@ -1,0 +1,198 @@
+//! `wattle peers`, `wattle status`: looking at a swarm from outside, as a peer that only watches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration as StdDuration;
+
+use clap::Args;
+use serde_json::json;
+use tokio::time::Instant as TokioInstant;
+use wattle_protocol::ids::{JobId, PeerId};
+use wattle_protocol::swarm::Life;
+use wattle_protocol::swarm::io::{Command, Event};
+use wattle_protocol::wire::message::JobBrief;
+
+use super::JoinArgs;
+use super::table::Table;
+use crate::driver::{Node, PeerView};
+use crate::output::Output;
+use crate::up::hex;
+
+/// How long answers are waited for once everybody known has been asked.
+const ANSWERS: StdDuration = StdDuration::from_millis(1500);
+/// Adverts have settled when nothing new was heard for so long.
+const SETTLED: StdDuration = StdDuration::from_millis(1500);
+const LOOK: StdDuration = StdDuration::from_millis(100);
+
+/// Arguments of `wattle peers` and `wattle status`.
+#[derive(Debug, Args)]
+pub(super) struct LookArgs {
+    #[command(flatten)]
+    join: JoinArgs,
+    /// Longest time to look for peers, in seconds.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    wait: u64,
+}
+
+/// Prints who takes part in the swarm.
+///
+/// *Errors*: nobody is found.
+pub(super) async fn peers(args: LookArgs, output: &Output) -> anyhow::Result<()> {
+    let limit = StdDuration::from_secs(args.wait);
+    let (node, _events) = Node::start(args.join.options().node(None)?).await?;
+    let found = settle(&node, limit).await;
+    node.stop().await;
+    anyhow::ensure!(
+        !found.is_empty(),
+        "no peer was found within {} s; pass --join TICKET, or start one with `wattle up`",
+        args.wait
+    );
+    let mut table = Table::new(&["peer", "state", "device", "matrix products", "memory", "links"]);
+    for view in &found {
+        if output.is_json() {
+            output.data(&peer_line(view), "");
+        }
+        table.row(peer_row(view));
+    }
+    output.text(&table.to_string());
+    Ok(())
+}
+
+/// Waits until the adverts of the peers do not change any more.
+pub(super) async fn settle(node: &Node, limit: StdDuration) -> Vec<PeerView> {
+    let end = TokioInstant::now() + limit;
+    let mut changed = TokioInstant::now();
+    let mut known = BTreeMap::new();
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        look.tick().await;
+        let views: Vec<PeerView> =
+            node.peers().await.into_iter().filter(|v| v.peer != node.id()).collect();
+        let versions: BTreeMap<PeerId, Option<u64>> =
+            views.iter().map(|v| (v.peer, v.advert.as_ref().map(|a| a.sequence))).collect();
+        if versions != known {
+            known = versions;
+            changed = TokioInstant::now();
+        }
+        let measured = views.iter().any(|v| v.advert.as_ref().is_some_and(|a| a.hardware.is_some()));
+        let now = TokioInstant::now();
+        if now >= end || (measured && now.duration_since(changed) >= SETTLED) {
+            return views;
+        }
+    }
+}
+
+fn life(view: &PeerView) -> &'static str {
+    match view.life {
+        Life::Alive => "alive",
+        Life::Suspect => "suspect",
+        Life::Lost => "lost",
+    }
+}
+
+fn peer_line(view: &PeerView) -> serde_json::Value {
+    let hardware = view.advert.as_ref().and_then(|a| a.hardware.as_ref());
+    let links = view.advert.iter().flat_map(|a| &a.links);
+    json!({
+        "schema": "wattle.peer.v1",
+        "peer": hex(view.peer.bytes()),
+        "state": life(view),
+        "device": hardware.map(|h| h.device.as_str()),
+        "flops_per_second": hardware.map(|h| h.speed.flops_per_second()),
+        "conv_flops_per_second": hardware.map(|h| h.conv_speed.flops_per_second()),
+        "vector_flops_per_second": hardware.map(|h| h.vector_speed.flops_per_second()),
+        "touch_bytes_per_second": hardware.map(|h| h.touch_rate.bytes_per_second()),
+        "memory_bytes": hardware.map(|h| h.memory.count()),
+        "addresses": view.advert.as_ref().map(|a| a.addresses.clone()).unwrap_or_default(),
+        "links": links.map(|l| json!({
+            "to": hex(l.peer.bytes()),
+            "bytes_per_second": l.rate.bytes_per_second(),
+            "round_trip_seconds": l.round_trip.seconds(),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn peer_row(view: &PeerView) -> Vec<String> {
+    let hardware = view.advert.as_ref().and_then(|a| a.hardware.as_ref());
+    let links: Vec<String> = view
+        .advert
+        .iter()
+        .flat_map(|a| &a.links)
+        .map(|l| format!("{} {} {}", l.peer, l.rate, l.round_trip))
+        .collect();
+    vec![
+        view.peer.to_string(),
+        life(view).into(),
+        hardware.map_or("watches only".into(), |h| h.device.clone()),
+        hardware.map_or("-".into(), |h| h.speed.to_string()),
+        hardware.map_or("-".into(), |h| h.memory.to_string()),
+        links.join(", "),
+    ]
+}
+
+/// Prints which jobs run.
+///
+/// *Errors*: nobody is found.
+pub(super) async fn status(args: LookArgs, output: &Output) -> anyhow::Result<()> {
+    let limit = StdDuration::from_secs(args.wait);
+    let (node, mut events) = Node::start(args.join.options().node(None)?).await?;
+    let found = settle(&node, limit).await;
+    node.command(Command::AskRuns).await;
+    let end = TokioInstant::now() + ANSWERS;
+    let mut jobs: BTreeMap<JobId, JobBrief> = BTreeMap::new();
+    let mut heard = BTreeSet::new();
+    while heard.len() < found.len()
+        && let Ok(Some(event)) = tokio::time::timeout_at(end, events.recv()).await
+    {
+        if let Event::Runs { from, briefs } = event {
+            heard.insert(from);
+            for brief in briefs {
+                // Whoever knows the most of a job tells of it.
+                let known = jobs.entry(brief.job).or_insert_with(|| brief.clone());
+                if (brief.epoch, brief.done) > (known.epoch, known.done) {
+                    *known = brief;
+                }
+            }
+        }
+    }
+    node.stop().await;
+    anyhow::ensure!(
+        !heard.is_empty(),
+        "no peer answered within {} s; pass --join TICKET, or start one with `wattle up`",
+        args.wait
+    );
+    let mut table = Table::new(&["job", "name", "steps", "loss", "epoch", "leader", "stages"]);
+    for brief in jobs.values() {
+        if output.is_json() {
+            output.data(&job_line(brief), "");
+        }
+        table.row(vec![
+            brief.job.to_string(),
+            brief.name.clone(),
+            format!("{} of {}", brief.done, brief.steps),
+            brief.loss.map_or("-".into(), |l| format!("{l:.4}")),
+            brief.epoch.number().to_string(),
+            brief.leader.map_or("-".into(), |l| l.to_string()),
+            brief.owners.iter().map(ToString::to_string).collect::<Vec<_>>().join(" -> "),
+        ]);
+    }
+    if table.is_empty() {
+        output.progress(&format!("{} peers answered; no job runs.", heard.len()));
+    } else {
+        output.text(&table.to_string());
+    }
+    Ok(())
+}
+
+fn job_line(brief: &JobBrief) -> serde_json::Value {
+    json!({
+        "schema": "wattle.job.v1",
+        "job": hex(brief.job.bytes()),
+        "name": brief.name,
+        "steps_done": brief.done.number(),
+        "steps": brief.steps.number(),
+        "loss": brief.loss,
+        "epoch": brief.epoch.number(),
+        "leader": brief.leader.map(|l| hex(l.bytes())),
+        "owners": brief.owners.iter().map(|o| hex(o.bytes())).collect::<Vec<_>>(),
+    })
+}

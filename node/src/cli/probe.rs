@@ -1,0 +1,81 @@
+//! `wattle probe`: what this machine can do, as its advert would say it, and the raw figures behind it.
+
+use clap::Args;
+use serde_json::json;
+use wattle_models::Executor;
+use wattle_models::bench::{Measurements, measure};
+use wattle_protocol::schedule::advert::Hardware;
+
+use super::DeviceArg;
+use super::table::Table;
+use crate::output::Output;
+use crate::worker::WorkerConfig;
+
+/// Arguments of `wattle probe`.
+#[derive(Debug, Args)]
+pub(super) struct ProbeArgs {
+    /// What is measured.
+    #[arg(long, value_enum, default_value = "auto")]
+    device: DeviceArg,
+}
+
+/// Runs the command.
+///
+/// *Errors*: there is no such device, or it does not compute in single precision.
+pub(super) fn run(args: &ProbeArgs, output: &Output) -> anyhow::Result<()> {
+    let device = crate::device::choice(args.device.name())?;
+    let mut executor = Executor::new(device)?;
+    output.progress(&format!("Measuring {}, a few seconds.", executor.device_name()));
+    let raw = measure(&executor).map_err(|error| anyhow::anyhow!("the device does not work: {error:?}"))?;
+    let config = WorkerConfig { device, share: 1.0, memory: None };
+    let trained = crate::probe::hardware(&mut executor, &config);
+    output.data(&line(&raw, &trained), &text(&raw, &trained));
+    Ok(())
+}
+
+fn line(raw: &Measurements, trained: &Hardware) -> serde_json::Value {
+    json!({
+        "schema": "wattle.probe.v1",
+        "device": raw.device,
+        "matmul_f32_flops_per_second": raw.matmul_f32,
+        "matmul_f16_flops_per_second": raw.matmul_f16,
+        "matmul_bf16_flops_per_second": raw.matmul_bf16,
+        "conv_f32_flops_per_second": raw.conv_f32,
+        "touch_bytes_per_second": raw.touch,
+        "upload_bytes_per_second": raw.upload,
+        "download_bytes_per_second": raw.download,
+        "overhead_seconds": raw.overhead.as_secs_f64(),
+        "memory_bytes": raw.memory,
+        "free_memory_bytes": raw.free_memory,
+        "advert": {
+            "products_flops_per_second": trained.speed.flops_per_second(),
+            "convolutions_flops_per_second": trained.conv_speed.flops_per_second(),
+            "elements_flops_per_second": trained.vector_speed.flops_per_second(),
+            "touch_bytes_per_second": trained.touch_rate.bytes_per_second(),
+            "overhead_seconds": trained.overhead.seconds(),
+            "memory_bytes": trained.memory.count(),
+        },
+    })
+}
+
+fn text(raw: &Measurements, trained: &Hardware) -> String {
+    let giga = |value: f64| format!("{:.2} G", value / 1e9);
+    let other = |value: Option<f64>| value.map_or("does not run".into(), |v| giga(v) + "FLOP/s");
+    let mut table = Table::new(&[raw.device.as_str(), "alone", "in training (advertised)"]);
+    let mut row = |name: &str, alone: String, advertised: String| {
+        table.row(vec![name.into(), alone, advertised]);
+    };
+    row("matrix products, f32", giga(raw.matmul_f32) + "FLOP/s", trained.speed.to_string());
+    row("matrix products, f16", other(raw.matmul_f16), String::new());
+    row("matrix products, bf16", other(raw.matmul_bf16), String::new());
+    row("convolutions, f32", giga(raw.conv_f32) + "FLOP/s", trained.conv_speed.to_string());
+    row("element-wise arithmetic", String::new(), trained.vector_speed.to_string());
+    let touch = trained.touch_rate.bytes_per_second() as f64;
+    row("reading and writing", giga(raw.touch) + "B/s", giga(touch) + "B/s");
+    row("host to device", giga(raw.upload) + "B/s", String::new());
+    row("device to host", giga(raw.download) + "B/s", String::new());
+    let overhead = format!("{:.1} us", raw.overhead.as_secs_f64() * 1e6);
+    row("an operator, however small", overhead, trained.overhead.to_string());
+    row("memory (free)", giga(raw.free_memory as f64) + "B", trained.memory.to_string());
+    table.to_string()
+}

@@ -1,0 +1,246 @@
+//! Job files: TOML to a `JobSpec`, with every mistake reported at once.
+//!
+//! Nothing starts from a file with a mistake. [`table`] walks the file and notes what it does not understand; this
+//! file says which keys there are, what they may hold, and what fits together. See `docs/reference/job-file.md`.
+
+mod table;
+
+use std::fmt;
+
+use wattle_models::{data, zoo};
+use wattle_protocol::dag::{Dag, Fact};
+use wattle_protocol::job::{
+    DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, STAGES_MAX,
+    SwarmSpec, TrainSpec,
+};
+
+use table::Keys;
+
+/// Most bytes of a job file.
+pub const LENGTH_MAX: usize = 1 << 20;
+/// Most optimizer steps of a job.
+const STEPS_MAX: u64 = 100_000_000;
+/// Most samples in a micro-batch.
+const MICRO_BATCH_MAX: u64 = 65_536;
+/// Most copies of a stage's state.
+const BACKUPS_MAX: u64 = 8;
+
+/// A mistake in a job file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Which key, as a path; empty for the file as a whole.
+    pub key: String,
+    /// What stands there.
+    pub value: String,
+    /// What is wrong and what to write instead.
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.key.is_empty(), self.value.is_empty()) {
+            (true, _) => write!(f, "{}", self.remedy),
+            (false, true) => write!(f, "{}: {}", self.key, self.remedy),
+            (false, false) => write!(f, "{} = {}: {}", self.key, self.value, self.remedy),
+        }
+    }
+}
+
+/// All mistakes of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} {} in the job file; nothing was started:", if count == 1 { "mistake" } else { "mistakes" })?;
+        for problem in &self.0 {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Reads a job file.
+///
+/// *Errors*: every mistake that it has.
+pub fn parse(text: &str) -> Result<JobSpec, Problems> {
+    let mut keys = Keys::of(text)?;
+    let model = keys.section("model");
+    let name = keys.text(&model, "name", None);
+    let micro_batch = keys.whole(&model, "micro_batch", (1, MICRO_BATCH_MAX), None);
+    let dag = name.as_deref().and_then(|name| network(&mut keys, name, micro_batch));
+    let entry = name.as_deref().and_then(zoo::find);
+
+    let section = keys.section("data");
+    let source = keys.text(&section, "source", Some(entry.map_or("", |e| e.data)));
+    let data_seed = keys.whole(&section, "seed", (0, i64::MAX.unsigned_abs()), Some(1));
+    check_source(&mut keys, source.as_deref(), dag.as_ref());
+
+    let train = train(&mut keys);
+    let swarm = swarm(&mut keys, dag.as_ref());
+    let title = keys.text("", "name", Some(name.as_deref().unwrap_or("job")));
+    keys.unknown();
+    keys.finish()?;
+    let missing = || Problems(vec![Problem {
+        key: String::new(),
+        value: String::new(),
+        remedy: "the file lacks a part that is not named above".into(),
+    }]);
+    Ok(JobSpec {
+        name: title.unwrap_or_default(),
+        dag: dag.ok_or_else(missing)?,
+        data: DataSpec { source: source.ok_or_else(missing)?, seed: data_seed.ok_or_else(missing)? },
+        train: train.ok_or_else(missing)?,
+        swarm: swarm.ok_or_else(missing)?,
+    })
+}
+
+fn network(keys: &mut Keys, name: &str, micro_batch: Option<u64>) -> Option<Dag> {
+    let micro_batch = micro_batch.and_then(|n| usize::try_from(n).ok());
+    match zoo::by_name(name, micro_batch) {
+        Some(Ok(dag)) => Some(dag),
+        Some(Err(error)) => {
+            let remedy = format!("the network cannot be built: {error}");
+            keys.wrong("model.micro_batch", &micro_batch.unwrap_or(0).to_string(), &remedy);
+            None
+        }
+        None => {
+            let names = zoo::names();
+            let near = table::nearest(name, names.iter().copied());
+            let hint = near.map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
+            let remedy = format!("there is no such network{hint} There are {}", names.join(", "));
+            keys.wrong("model.name", &format!("\"{name}\""), &remedy);
+            None
+        }
+    }
+}
+
+/// Notes a source that does not exist, or that cannot fill the network's inputs.
+fn check_source(keys: &mut Keys, source: Option<&str>, dag: Option<&Dag>) {
+    let Some(source) = source.filter(|s| !s.is_empty()) else {
+        return;
+    };
+    let shown = format!("\"{source}\"");
+    let names = data::names();
+    if !names.contains(&source) {
+        let remedy = format!("there is no such source; there are {}", names.join(", "));
+        return keys.wrong("data.source", &shown, &remedy);
+    }
+    let Some(dag) = dag else {
+        return;
+    };
+    let spec = DataSpec { source: source.into(), seed: 0 };
+    let place = data::Place { step: 0, micro_batch: 0, micro_batches: 1 };
+    for id in dag.inputs() {
+        let value = dag.value(id);
+        let one = one_sample(&value.fact);
+        if data::batch(&spec, place, &value.name, &one).is_err() {
+            let remedy = format!(
+                "it has nothing for the input {} of {} ({:?} {:?}); take a source that suits the network, or leave the key out",
+                value.name,
+                dag.name(),
+                value.fact.dtype,
+                value.fact.shape
+            );
+            return keys.wrong("data.source", &shown, &remedy);
+        }
+    }
+}
+
+/// The fact of a single sample, so that checking costs little however large the micro-batch is.
+fn one_sample(fact: &Fact) -> Fact {
+    let mut one = fact.clone();
+    if let Some(first) = one.shape.first_mut() {
+        *first = 1;
+    }
+    one
+}
+
+fn train(keys: &mut Keys) -> Option<TrainSpec> {
+    let at = keys.section("train");
+    let steps = keys.whole(&at, "steps", (1, STEPS_MAX), Some(100));
+    let micro_batches = keys.whole(&at, "micro_batches", (1, u64::from(MICRO_BATCHES_MAX)), Some(8));
+    let seed = keys.whole(&at, "seed", (0, i64::MAX.unsigned_abs()), Some(1));
+    let clip_norm = keys.optional_number(&at, "clip_norm", (f64::MIN_POSITIVE, 1e9));
+    let optimizer = optimizer(keys);
+    let at = keys.section("train.learning_rate");
+    let peak = keys.number(&at, "peak", (0.0, 1e3), Some(1e-3));
+    let floor = keys.number(&at, "floor", (0.0, 1e3), Some(peak.unwrap_or(0.0) / 10.0));
+    let warmup = keys.whole(&at, "warmup", (0, STEPS_MAX), Some(steps.unwrap_or(0) / 20));
+    if let (Some(peak), Some(floor)) = (peak, floor)
+        && floor > peak
+    {
+        let remedy = format!("the floor lies above the peak ({peak}); write at most {peak}");
+        keys.wrong("train.learning_rate.floor", &floor.to_string(), &remedy);
+    }
+    if let (Some(steps), Some(warmup)) = (steps, warmup)
+        && warmup > steps
+    {
+        let remedy = format!("the warm-up is longer than the {steps} steps of the job");
+        keys.wrong("train.learning_rate.warmup", &warmup.to_string(), &remedy);
+    }
+    Some(TrainSpec {
+        steps: steps?,
+        micro_batches: u32::try_from(micro_batches?).ok()?,
+        optimizer: optimizer?,
+        learning_rate: LearningRate { peak: single(peak?), floor: single(floor?), warmup: warmup? },
+        clip_norm: clip_norm.map(single),
+        seed: seed?,
+    })
+}
+
+fn optimizer(keys: &mut Keys) -> Option<Optimizer> {
+    let at = keys.section("train.optimizer");
+    let kind = keys.choice(&at, "kind", &["adamw", "sgd"], "adamw")?;
+    let part = (0.0, 0.999_999_9);
+    if kind == "sgd" {
+        let momentum = keys.number(&at, "momentum", part, Some(0.9));
+        let weight_decay = keys.number(&at, "weight_decay", (0.0, 10.0), Some(0.0));
+        let (momentum, weight_decay) = (single(momentum?), single(weight_decay?));
+        return Some(Optimizer::Sgd { momentum, weight_decay });
+    }
+    let beta1 = keys.number(&at, "beta1", part, Some(0.9));
+    let beta2 = keys.number(&at, "beta2", part, Some(0.95));
+    let eps = keys.number(&at, "eps", (f64::MIN_POSITIVE, 1.0), Some(1e-8));
+    let weight_decay = keys.number(&at, "weight_decay", (0.0, 10.0), Some(0.1));
+    Some(Optimizer::AdamW {
+        beta1: single(beta1?),
+        beta2: single(beta2?),
+        eps: single(eps?),
+        weight_decay: single(weight_decay?),
+    })
+}
+
+fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
+    let at = keys.section("swarm");
+    let stages = keys.whole_or(&at, "stages", "auto", (1, u64::from(STAGES_MAX)));
+    if let (Some(Some(stages)), Some(dag)) = (stages, dag)
+        && stages > dag.nodes().len() as u64
+    {
+        let remedy = format!("the network has only {} operators to share out", dag.nodes().len());
+        keys.wrong("swarm.stages", &stages.to_string(), &remedy);
+    }
+    let order = keys.choice(&at, "order", &["1f1b", "gpipe"], "1f1b");
+    let recompute = keys.flag(&at, "recompute", false);
+    let backups = keys.whole(&at, "backups", (0, BACKUPS_MAX), Some(1));
+    Some(SwarmSpec {
+        stages: match stages? {
+            Some(stages) => Some(u16::try_from(stages).ok()?),
+            None => None,
+        },
+        order: if order? == "gpipe" { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB },
+        recompute: recompute?,
+        backups: u8::try_from(backups?).ok()?,
+    })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "settings are stored in single precision")]
+fn single(value: f64) -> f32 {
+    value as f32
+}
+
+#[cfg(test)]
+mod tests;
