@@ -1,7 +1,7 @@
 //! One peer's whole behaviour: [`Peer::handle`] routes inputs to small machines and composes nothing else.
 //!
 //! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `job` (one job at one member)
-//! with `stage`, `backup`, `elect` and `lead`, `join` (checking a proposal), `tasks`.
+//! with `stage`, `backup`, `elect` and `lead`, `join` (checking a proposal), `tell` (news in order), `tasks`.
 
 mod backup;
 mod elect;
@@ -15,6 +15,7 @@ mod membership;
 mod small_world;
 mod stage;
 mod tasks;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

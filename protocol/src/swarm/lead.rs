@@ -297,15 +297,12 @@ impl Job {
     }
 
     /// Tells the submitter who of the plan in force is gone.
-    pub(super) fn tell_losses(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn tell_losses(&mut self, gone: &[PeerId], ctx: &mut Ctx<'_>) {
         let Some(plan) = self.plan.clone() else {
             return;
         };
         let step = self.last.map(|l| l.step.next()).unwrap_or_default();
-        for peer in &plan.council {
-            if *peer == ctx.me || *peer == self.submitter || ctx.membership.is_living(*peer) {
-                continue;
-            }
+        for peer in gone {
             let stages = plan.stage_ids().filter(|s| plan.owner(*s) == Some(*peer)).collect();
             self.tell(News::Lost { peer: *peer, stages, step }, ctx);
         }
@@ -316,9 +313,15 @@ impl Job {
         let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
             return;
         };
-        let gone = |p: &PeerId| *p != ctx.me && !ctx.membership.is_living(*p);
-        if needed(&plan).iter().any(gone) {
-            self.tell_losses(ctx);
+        // A peer that came back within moments lives, but knows nothing of the job: it grants no lease.
+        let answers = |p: &PeerId| {
+            let since = lead.granted.get(p).copied().unwrap_or_default().max(lead.settled);
+            ctx.now.since(since) < ctx.config.lease + ctx.config.suspect_after
+        };
+        let gone = |p: &&PeerId| **p != ctx.me && !(ctx.membership.is_living(**p) && answers(p));
+        let gone: Vec<PeerId> = needed(&plan).iter().filter(gone).copied().collect();
+        if !gone.is_empty() {
+            self.tell_losses(&gone, ctx);
             return self.inquire(ctx);
         }
         if ctx.now.since(lead.settled) < SETTLE {
