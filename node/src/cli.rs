@@ -4,6 +4,7 @@ mod inspect;
 mod look;
 mod plan;
 mod probe;
+mod sim;
 mod table;
 
 
@@ -56,6 +57,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show where a job would be placed and how fast it would run.
     Plan(plan::PlanArgs),
+    /// Run a swarm in the simulator.
+    Sim(sim::SimArgs),
 }
 
 #[derive(Debug, Args)]
@@ -269,6 +272,7 @@ async fn run(command: Command, output: Arc<Output>) -> anyhow::Result<()> {
         Command::Probe(args) => tokio::task::spawn_blocking(move || probe::run(&args, &output)).await?,
         Command::Inspect(args) => inspect::run(&args, &output),
         Command::Plan(args) => plan::run(args, &output).await,
+        Command::Sim(args) => tokio::task::spawn_blocking(move || sim::run(args, &output)).await?,
     }
 }
 

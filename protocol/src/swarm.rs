@@ -46,7 +46,7 @@ use tasks::{Purpose, Tasks};
 /// Most jobs that a peer takes part in at once.
 const JOBS_MAX: usize = 16;
 /// A submitter asks another peer when the first has not placed its job after this.
-const SUBMIT_AGAIN: Duration = Duration::from_millis(5_000);
+const SUBMIT_AGAIN: Duration = Duration::from_millis(2_000);
 
 /// Times and limits of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -510,7 +510,11 @@ impl Peer {
             })
             .collect();
         able.sort();
-        self.submissions.retain(|id, _| self.jobs.get(id).is_none_or(|j| j.plan.is_none()));
+        let me = self.me;
+        self.submissions.retain(|id, _| {
+            let plan = self.jobs.get(id).and_then(|j| j.plan.as_ref());
+            plan.is_none_or(|p| p.submitter != me)
+        });
         let mut own = Vec::new();
         for submission in self.submissions.values_mut() {
             let due = submission.asked.is_none_or(|at| now.since(at) >= SUBMIT_AGAIN);
@@ -552,9 +556,11 @@ impl Peer {
                 return;
             }
         };
-        if self.jobs.get(&id).is_some_and(|j| j.plan.is_some() || j.election.term >= term)
-            || self.jobs.len() >= JOBS_MAX
-        {
+        if self.jobs.get(&id).is_some_and(|j| j.plan.is_some()) {
+            return self.with_job(id, now, out, |job, ctx| job.on_claim(from, ctx));
+        }
+        let known = self.jobs.get(&id).is_some_and(|j| j.election.term >= term);
+        if known || self.jobs.len() >= JOBS_MAX {
             return;
         }
         let mut job = Job::new(id, Arc::new(*spec), from, Election::new(term, Some(self.me), now));

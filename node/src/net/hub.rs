@@ -33,6 +33,8 @@ const STREAMS: u32 = 256;
 const INCOMING_MAX: usize = 64;
 /// A request that is not answered by then has failed.
 const REQUEST: Duration = Duration::from_secs(30);
+/// Longest time that a closing node waits for its last frames to be heard.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Time to find out the first addresses that this machine listens at.
 const LISTEN: Duration = Duration::from_secs(5);
 
@@ -79,6 +81,8 @@ pub(super) struct Hub {
     events: mpsc::Sender<NetEvent>,
     served: BTreeSet<usize>,
     asked: BTreeMap<OutboundRequestId, oneshot::Sender<bool>>,
+    /// Frames that are on their way.
+    sent: BTreeSet<OutboundRequestId>,
     incoming: BTreeMap<(PeerId, u64), Incoming>,
     searches: HashMap<kad::QueryId, JobId>,
     /// Lets answers of the driver find their way back into the loop; weak, so that the loop ends with its handles.
@@ -162,6 +166,7 @@ impl Hub {
             events,
             served: BTreeSet::new(),
             asked: BTreeMap::new(),
+            sent: BTreeSet::new(),
             incoming: BTreeMap::new(),
             searches: HashMap::new(),
             orders,
@@ -215,6 +220,14 @@ impl Hub {
     }
 
     async fn stop(&mut self) {
+        // What was said last, such as a goodbye, is heard before the connections close.
+        let heard = async {
+            while !self.sent.is_empty() {
+                let event = self.swarm.select_next_some().await;
+                self.on_event(event).await;
+            }
+        };
+        tokio::time::timeout(LAST_WORDS, heard).await.unwrap_or_default();
         let peers: Vec<libp2p::PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             for connection in self.connections.all(&peer) {
@@ -231,7 +244,9 @@ impl Hub {
         match order {
             Order::Frame { to, bytes } => {
                 if let Some(id) = library_id(&to) {
-                    self.swarm.behaviour_mut().rpc.send_request(&id, Request::Frame(bytes));
+                    let rpc = &mut self.swarm.behaviour_mut().rpc;
+                    let request = rpc.send_request(&id, Request::Frame(bytes));
+                    self.sent.insert(request);
                 }
             }
             Order::Dial { peer, addresses } => self.dial(peer, &addresses),
@@ -401,6 +416,7 @@ impl Hub {
                     }
                 }
                 request_response::Message::Response { request_id, response } => {
+                    self.sent.remove(&request_id);
                     if let Some(reply) = self.asked.remove(&request_id) {
                         reply.send(response).unwrap_or_default();
                     }
@@ -408,6 +424,7 @@ impl Hub {
             },
             request_response::Event::OutboundFailure { request_id, error, peer, .. } => {
                 tracing::debug!(%peer, %error, "a request failed");
+                self.sent.remove(&request_id);
                 // Dropping the reply tells the one who waits.
                 drop(self.asked.remove(&request_id));
             }

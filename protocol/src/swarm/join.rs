@@ -66,8 +66,11 @@ impl Peer {
                 self.on_propose(from, id, proposed, now, out);
             }
             JobMessage::Release => {
-                let submitter = self.jobs.get(&id).is_some_and(|j| j.submitter == from);
-                if submitter {
+                let entitled = self
+                    .jobs
+                    .get(&id)
+                    .is_some_and(|j| j.submitter == from || j.election.leader == Some(from));
+                if entitled {
                     self.with_job(id, now, out, |job, ctx| job.unload(|_| true, ctx));
                     self.jobs.remove(&id);
                 }

@@ -32,6 +32,8 @@ const REPEAT: Duration = Duration::from_millis(500);
 const PLACING_MAX: Duration = Duration::from_millis(120_000);
 /// Pause after a repair before a missing backup is worth another one.
 const SETTLE: Duration = Duration::from_millis(5_000);
+/// How long a finished job's state is kept for a submitter that is gone.
+const KEEP: Duration = Duration::from_millis(600_000);
 /// Failed tasks without a step between them after which a job is given up: a deterministic fault would fail for ever.
 const FAILURES_MAX: u32 = 6;
 
@@ -119,7 +121,7 @@ impl Job {
             return;
         };
         match &lead.phase {
-            Phase::Done => return,
+            Phase::Done => return self.forget(ctx),
             Phase::Placing if self.plan.is_none() => return self.found(ctx),
             Phase::Placing
             | Phase::Inquiring { .. }
@@ -147,6 +149,21 @@ impl Job {
             }
             Phase::Running { .. } => self.watch(ctx),
             Phase::Placing | Phase::Done => {}
+        }
+    }
+
+    /// Lets a finished job go that nobody has asked for in a long time.
+    fn forget(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(lead) = &self.lead else {
+            return;
+        };
+        let alone = self.submitter != ctx.me && !ctx.membership.is_living(self.submitter);
+        if !alone || ctx.now.since(lead.decided) < KEEP {
+            return;
+        }
+        let council = self.plan.as_ref().map(|p| p.council.clone()).unwrap_or_default();
+        for peer in council {
+            ctx.send(peer, self.id, JobMessage::Release);
         }
     }
 
@@ -256,6 +273,26 @@ impl Job {
         let term = lead.term;
         for peer in plan.council.clone() {
             ctx.send(peer, self.id, JobMessage::Inquire { term });
+        }
+    }
+
+    /// Somebody hands in a job that runs already: where its submitter is gone, the job is theirs from the next plan on.
+    pub(super) fn on_claim(&mut self, from: PeerId, ctx: &mut Ctx<'_>) {
+        let Some(lead) = &self.lead else {
+            return;
+        };
+        // A submitter that is back after a restart has lost its plan; one that is merely impatient has not.
+        let abandoned = match from == self.submitter {
+            true => ctx.now.since(lead.settled) >= SETTLE,
+            false => !ctx.membership.is_living(self.submitter) && self.submitter != ctx.me,
+        };
+        let idle = match lead.phase {
+            Phase::Running { .. } | Phase::Done => true,
+            Phase::Placing | Phase::Inquiring { .. } | Phase::Proposing { .. } => false,
+        };
+        if abandoned && idle {
+            self.submitter = from;
+            self.inquire(ctx);
         }
     }
 

@@ -363,6 +363,38 @@ fn messages_that_are_heard_twice_change_nothing() {
     assert_eq!(losses, expected);
 }
 
+/// Goal: a job outlives its submitter, and whoever hands it in again gets what it learnt. Method: kill the submitter at
+/// many moments, hand the same job in at another peer, pull.
+#[test]
+fn a_job_without_a_submitter_goes_on_and_can_be_claimed() {
+    let expected = undisturbed(12);
+    for moment in 0..30u64 {
+        let mut world = World::new(4);
+        world.submit(spec(3, 12));
+        assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+        let pause = Duration::from_micros(moment * 17_300);
+        let until = world.now + pause;
+        world.run_until(pause, |w| w.now >= until);
+        let plan = world.plan.clone().unwrap();
+        world.kill(world.submitter);
+        let claimer = *world.peers.keys().nth(usize::try_from(moment % 5).unwrap()).unwrap();
+        if claimer == world.submitter {
+            continue;
+        }
+        world.submitter = claimer;
+        world.finished = false;
+        world.submit(spec(3, 12));
+        assert!(world.run_until(LIMIT, |w| w.finished), "moment {moment}: {:?}", world.trace);
+        let pull = Input::Command(Command::Pull(plan.job));
+        world.later(claimer, Duration::ZERO, Happening::Input(pull));
+        assert!(world.run_until(LIMIT, |w| w.pulled == 3), "moment {moment}: {:?}", world.trace);
+        for (step, loss) in &world.losses {
+            let index = usize::try_from(step.number()).unwrap();
+            assert_eq!(loss.to_bits(), expected[index], "moment {moment}, step {step}");
+        }
+    }
+}
+
 /// Goal: no kill loses a step or changes a loss. Method: kill owners, leader or submitter at many moments.
 #[test]
 fn killing_any_member_at_any_moment_changes_no_loss() {

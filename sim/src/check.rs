@@ -1,0 +1,134 @@
+//! What must never happen in a simulated swarm, noted as it happens.
+//!
+//! Safety: in one epoch a stage has one owner at work; a pass of a micro-batch is not computed twice without a reset; a
+//! step that is decided twice has equal losses; whoever holds a stage after the same number of updates holds the same
+//! state. Liveness is the scenario's time limit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wattle_protocol::ids::{Epoch, JobId, StageId, Step};
+use wattle_protocol::swarm::io::{StateSource, Task};
+
+use crate::device::place;
+
+/// Most violations that are kept; the first is what matters.
+const VIOLATIONS_MAX: usize = 20;
+
+/// Notes of one world.
+#[derive(Debug, Default)]
+pub struct Check {
+    owners: BTreeMap<(JobId, Epoch, StageId), usize>,
+    epochs: BTreeMap<(usize, JobId, StageId), Epoch>,
+    passes: BTreeSet<(usize, JobId, StageId, Step, u32, bool)>,
+    losses: BTreeMap<(JobId, Step), u64>,
+    states: BTreeMap<(JobId, StageId, Step), [u8; 32]>,
+    /// Updates that each holder's state of a stage has seen.
+    applied: BTreeMap<(usize, JobId, StageId), Step>,
+    violations: Vec<String>,
+}
+
+impl Check {
+    fn violated(&mut self, what: String) {
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(what);
+        }
+    }
+
+    /// A peer begins a task.
+    pub fn begins(&mut self, peer: usize, task: &Task) {
+        let (job, stage) = place(task);
+        let (step, micro_batch, back) = match task {
+            Task::Forward { step, micro_batch, .. } => (*step, micro_batch.index(), false),
+            Task::Backward { step, micro_batch, .. } => (*step, micro_batch.index(), true),
+            Task::ResetStep { epoch, .. } => {
+                self.epochs.insert((peer, job, stage), *epoch);
+                self.passes.retain(|p| (p.0, p.1, p.2) != (peer, job, stage));
+                return;
+            }
+            // Only a job that begins anew loads initial state after an update.
+            Task::LoadStage { source: StateSource::Initial, .. } => {
+                let is_late = |(of, at, applied): &(JobId, StageId, Step)| {
+                    *of == job && *at == stage && *applied > Step::default()
+                };
+                if self.states.keys().any(is_late) {
+                    self.restarted(job);
+                }
+                return;
+            }
+            _ => return,
+        };
+        if !self.passes.insert((peer, job, stage, step, micro_batch, back)) {
+            self.violated(format!("peer {peer} computes micro-batch {micro_batch} of step {step} at {stage} twice"));
+        }
+        let epoch = self.epochs.get(&(peer, job, stage)).copied().unwrap_or_default();
+        let owner = *self.owners.entry((job, epoch, stage)).or_insert(peer);
+        if owner != peer {
+            self.violated(format!("in epoch {epoch:?} stage {stage} has two owners: peers {owner} and {peer}"));
+        }
+    }
+
+    /// A peer has finished a task; `state` is the stage's fingerprint after it.
+    pub fn ended(&mut self, peer: usize, task: &Task, state: Option<[u8; 32]>) {
+        let (job, stage) = place(task);
+        let applied = match task {
+            Task::LoadStage { step, .. } => *step,
+            Task::OptimizerStep { step, .. } => step.next(),
+            _ => return,
+        };
+        self.applied.insert((peer, job, stage), applied);
+        let Some(state) = state else {
+            return;
+        };
+        let known = *self.states.entry((job, stage, applied)).or_insert(state);
+        if known != state {
+            self.violated(format!("peer {peer} holds another state of stage {stage} after {applied} updates"));
+        }
+    }
+
+    /// A job begins anew from its seed, perhaps with other cuts: what was is compared no more.
+    fn restarted(&mut self, job: JobId) {
+        self.losses.retain(|(of, _), _| *of != job);
+        self.states.retain(|(of, ..), _| *of != job);
+    }
+
+    /// A submitter hears of a decided step.
+    pub fn decided(&mut self, job: JobId, step: Step, loss: f64) {
+        let known = *self.losses.entry((job, step)).or_insert(loss.to_bits());
+        if known != loss.to_bits() {
+            let before = f64::from_bits(known);
+            self.violated(format!("step {step} was decided with loss {before} and then with {loss}"));
+        }
+    }
+
+    /// Returns what was violated.
+    pub fn finish(self) -> Vec<String> {
+        self.violations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wattle_protocol::ids::MicroBatch;
+
+    use super::*;
+
+    fn forward(step: u64) -> Task {
+        let (job, stage) = (JobId::new([1; 16]), StageId::new(0));
+        Task::Forward { job, stage, step: Step::new(step), micro_batch: MicroBatch::new(0) }
+    }
+
+    #[test]
+    fn two_owners_doubled_passes_and_changed_losses_are_noted() {
+        let mut check = Check::default();
+        check.begins(0, &forward(0));
+        check.begins(0, &forward(1));
+        assert!(check.violations.is_empty());
+        check.begins(0, &forward(1));
+        check.begins(1, &forward(2));
+        let job = JobId::new([1; 16]);
+        check.decided(job, Step::new(3), 1.0);
+        check.decided(job, Step::new(3), 1.0);
+        check.decided(job, Step::new(3), 1.5);
+        assert_eq!(check.finish().len(), 3);
+    }
+}

@@ -1,0 +1,355 @@
+//! What is simulated, as a TOML file: peers, links, one job, faults.
+//!
+//! ```toml
+//! limit_seconds = 120
+//! arithmetic = "symbolic"        # or "numeric"
+//! [[peers]]
+//! count = 4
+//! gflops = 50.0
+//! [link]
+//! mbit = 200.0
+//! latency_ms = 2
+//! jitter_ms = 1
+//! [job]
+//! model = "gpt2-nano"
+//! steps = 20
+//! stages = 3
+//! [[faults]]
+//! at_ms = 3000                   # or after_step = 7, or neither: a random moment
+//! kill = "stage 1"               # or "leader", "submitter", "peer 2", "random"
+//! rejoin_after_ms = 4000
+//! ```
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use wattle_protocol::job::{
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+};
+use wattle_protocol::schedule::advert::Hardware;
+use wattle_protocol::units::{Bytes, Duration, Rate, Speed};
+
+use crate::network::LinkSpec;
+
+/// Most peers of a scenario.
+const PEERS_MAX: usize = 2000;
+
+/// Why a scenario cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// The file is no scenario.
+    #[error("the scenario cannot be read: {0}")]
+    Toml(#[from] toml::de::Error),
+    /// A value is impossible; all of them are listed.
+    #[error("the scenario has mistakes:\n  {}", .0.join("\n  "))]
+    Values(Vec<String>),
+}
+
+/// What tasks compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arithmetic {
+    /// Fingerprints.
+    #[default]
+    Symbolic,
+    /// Real numbers.
+    Numeric,
+}
+
+/// Some peers of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeersSpec {
+    /// How many.
+    #[serde(default = "one")]
+    pub count: usize,
+    /// Speed of matrix products.
+    pub gflops: f64,
+    /// Memory for jobs.
+    #[serde(default = "memory")]
+    pub memory_mib: u64,
+}
+
+/// Links.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinksSpec {
+    /// Throughput.
+    pub mbit: f64,
+    /// One-way latency.
+    pub latency_ms: f64,
+    /// Most that is added to a message's latency.
+    #[serde(default)]
+    pub jitter_ms: f64,
+}
+
+/// A link that differs from the others, in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairSpec {
+    /// The two peers.
+    pub between: [usize; 2],
+    /// Throughput.
+    pub mbit: f64,
+    /// One-way latency.
+    pub latency_ms: f64,
+}
+
+/// The job.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobPart {
+    /// A network of the zoo.
+    pub model: String,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Micro-batches a step.
+    #[serde(default = "four")]
+    pub micro_batches: u32,
+    /// Stages; none: as many as the prediction is best with.
+    #[serde(default)]
+    pub stages: Option<u16>,
+    /// Copies of each stage's state.
+    #[serde(default = "single")]
+    pub backups: u8,
+    /// Whether to run GPipe's order instead of 1F1B.
+    #[serde(default)]
+    pub gpipe: bool,
+    /// Whether to recompute activations.
+    #[serde(default)]
+    pub recompute: bool,
+}
+
+/// A fault.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultPart {
+    /// Milliseconds after the first plan.
+    #[serde(default)]
+    pub at_ms: Option<u64>,
+    /// After this step was decided.
+    #[serde(default)]
+    pub after_step: Option<u64>,
+    /// Whom to kill.
+    pub kill: String,
+    /// When it comes back, with nothing but its identity.
+    #[serde(default)]
+    pub rejoin_after_ms: Option<u64>,
+}
+
+/// Whom a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// The owner of a stage.
+    Stage(u16),
+    /// Who leads the job.
+    Leader,
+    /// Who submitted it.
+    Submitter,
+    /// A peer by number.
+    Peer(usize),
+    /// Any peer but the submitter.
+    Random,
+}
+
+impl FromStr for Victim {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let wrong = || {
+            format!("\"{text}\" names nobody; write \"stage N\", \"peer N\", \"leader\", \"submitter\" or \"random\"")
+        };
+        match words.as_slice() {
+            ["leader"] => Ok(Self::Leader),
+            ["submitter"] => Ok(Self::Submitter),
+            ["random"] => Ok(Self::Random),
+            ["stage", n] => n.parse().map(Self::Stage).map_err(|_| wrong()),
+            ["peer", n] => n.parse().map(Self::Peer).map_err(|_| wrong()),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// A scenario.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Virtual time after which the job must be done.
+    #[serde(default = "limit")]
+    pub limit_seconds: u64,
+    /// What tasks compute.
+    #[serde(default)]
+    pub arithmetic: Arithmetic,
+    /// Peers that compute.
+    pub peers: Vec<PeersSpec>,
+    /// Links between all pairs.
+    pub link: LinksSpec,
+    /// Links that differ.
+    #[serde(default)]
+    pub pairs: Vec<PairSpec>,
+    /// The job.
+    pub job: JobPart,
+    /// What goes wrong.
+    #[serde(default)]
+    pub faults: Vec<FaultPart>,
+}
+
+fn one() -> usize {
+    1
+}
+fn single() -> u8 {
+    1
+}
+fn four() -> u32 {
+    4
+}
+fn memory() -> u64 {
+    4096
+}
+fn limit() -> u64 {
+    300
+}
+
+impl Scenario {
+    /// Reads a scenario and checks all its values.
+    ///
+    /// *Errors*: [`ScenarioError`].
+    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self = toml::from_str(text)?;
+        let mut wrong = Vec::new();
+        let count = scenario.peer_count();
+        if !(1..=PEERS_MAX).contains(&count) {
+            wrong.push(format!("there are {count} peers; 1 to {PEERS_MAX} are possible"));
+        }
+        for (place, kind) in scenario.peers.iter().enumerate() {
+            if !(kind.gflops > 0.0 && kind.gflops < 1e9) {
+                wrong.push(format!("peers {place}: gflops = {} is no speed; write a number above 0", kind.gflops));
+            }
+        }
+        let links = std::iter::once(("link".to_owned(), scenario.link.mbit, scenario.link.latency_ms));
+        let pairs = scenario.pairs.iter().enumerate();
+        let pairs = pairs.map(|(n, p)| (format!("pairs {n}"), p.mbit, p.latency_ms));
+        for (name, mbit, latency) in links.chain(pairs) {
+            if !(mbit > 0.0 && mbit < 1e9) {
+                wrong.push(format!("{name}: mbit = {mbit} is no rate; write a number above 0"));
+            }
+            if !(0.0..1e6).contains(&latency) {
+                wrong.push(format!("{name}: latency_ms = {latency} is no latency; write 0 or more"));
+            }
+        }
+        if scenario.pairs.iter().any(|p| p.between.iter().any(|n| *n >= count)) {
+            wrong.push(format!("pairs name peers 0 to {}", count.saturating_sub(1)));
+        }
+        for (place, fault) in scenario.faults.iter().enumerate() {
+            if let Err(error) = fault.kill.parse::<Victim>() {
+                wrong.push(format!("faults {place}: {error}"));
+            }
+        }
+        if let Err(error) = scenario.spec() {
+            wrong.push(error);
+        }
+        if wrong.is_empty() { Ok(scenario) } else { Err(ScenarioError::Values(wrong)) }
+    }
+
+    /// Returns how many peers compute.
+    pub fn peer_count(&self) -> usize {
+        self.peers.iter().map(|p| p.count).sum()
+    }
+
+    /// Returns the hardware of each computing peer.
+    pub fn hardware(&self) -> Vec<Hardware> {
+        let kinds = self.peers.iter().flat_map(|kind| std::iter::repeat_n(kind, kind.count));
+        kinds
+            .map(|kind| {
+                let speed = |part: f64| Speed::from_flops_per_second(whole(kind.gflops * 1e9 * part));
+                Hardware {
+                    device: "simulated".into(),
+                    speed: speed(1.0),
+                    conv_speed: speed(0.5),
+                    vector_speed: speed(0.1),
+                    // About what machines have: a byte for every other operation.
+                    touch_rate: Rate::from_bytes_per_second(whole(kind.gflops * 5e8)),
+                    overhead: Duration::from_micros(2),
+                    memory: Bytes::new(kind.memory_mib << 20),
+                    host: 0,
+                    host_capacity: 0,
+                    demand: 0,
+                }
+            })
+            .collect()
+    }
+
+    /// Returns the properties of all links and of those that differ.
+    pub fn links(&self) -> (LinkSpec, BTreeMap<(usize, usize), LinkSpec>) {
+        let link = |mbit: f64, latency_ms: f64| LinkSpec {
+            rate: Rate::from_mbit(mbit),
+            latency: Duration::from_seconds(latency_ms / 1e3),
+            jitter: Duration::from_seconds(self.link.jitter_ms.max(0.0) / 1e3),
+        };
+        let mut special = BTreeMap::new();
+        for pair in &self.pairs {
+            let [a, b] = pair.between;
+            special.insert((a, b), link(pair.mbit, pair.latency_ms));
+            special.insert((b, a), link(pair.mbit, pair.latency_ms));
+        }
+        (link(self.link.mbit, self.link.latency_ms), special)
+    }
+
+    /// Returns the job.
+    ///
+    /// *Errors*: there is no such network.
+    pub fn spec(&self) -> Result<JobSpec, String> {
+        let job = &self.job;
+        let entry = wattle_models::zoo::find(&job.model)
+            .ok_or_else(|| format!("job: there is no network \"{}\"", job.model))?;
+        let dag = wattle_models::zoo::by_name(&job.model, None)
+            .ok_or_else(|| format!("job: there is no network \"{}\"", job.model))?
+            .map_err(|error| format!("job: {error}"))?;
+        let order = if job.gpipe { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB };
+        let (stages, recompute, backups) = (job.stages, job.recompute, job.backups);
+        Ok(JobSpec {
+            name: format!("simulated {}", job.model),
+            dag,
+            data: DataSpec { source: entry.data.into(), seed: 1 },
+            train: TrainSpec {
+                steps: job.steps,
+                micro_batches: job.micro_batches,
+                optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 },
+                learning_rate: LearningRate { peak: 1e-3, floor: 1e-4, warmup: 5 },
+                clip_norm: Some(1.0),
+                seed: 1,
+            },
+            swarm: SwarmSpec { stages, order, recompute, backups },
+        })
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float to integer cast saturates, which is what is wanted"
+)]
+fn whole(value: f64) -> u64 {
+    value.round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[[peers]]\ncount = 3\ngflops = 10.0\n[link]\nmbit = 100.0\nlatency_ms = 1.0\n[job]\nmodel = \"gpt2-nano\"\nsteps = 3\n";
+
+    #[test]
+    fn a_scenario_is_read_and_all_its_mistakes_are_listed() {
+        assert_eq!(Scenario::parse(GOOD).unwrap().peer_count(), 3);
+        let bad = GOOD.replace("10.0", "-1.0").replace("100.0", "0.0").replace("nano", "huge")
+            + "[[faults]]\nkill = \"everyone\"\n";
+        let error = Scenario::parse(&bad).unwrap_err().to_string();
+        for part in ["gflops = -1", "mbit = 0", "gpt2-huge", "everyone"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(Scenario::parse("[[peers]]\nspeed = 1\n").is_err());
+    }
+}

@@ -1,0 +1,473 @@
+//! The world: one virtual clock, one heap of happenings, and peers driven exactly as the node drives them.
+//!
+//! A killed peer falls silent; what is under way from or to it is lost. One that rejoins has its identity and nothing
+//! else. Ties in time break on the order in which things were set going, so a seed means one run.
+
+mod faults;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+use wattle_protocol::ids::{JobId, PeerId, StageId, Step, TaskId};
+use wattle_protocol::job::JobSpec;
+use wattle_protocol::schedule::Plan;
+use wattle_protocol::schedule::advert::Hardware;
+use wattle_protocol::swarm::io::{
+    Admission, Command, Effect, Event, Input, Outbox, StageWork, Task, TensorKey, Timer,
+};
+use wattle_protocol::swarm::{Config, Peer};
+use wattle_protocol::units::{Bytes, Duration, Instant};
+use wattle_protocol::wire::frame::{decode, encode};
+use wattle_protocol::wire::message::{Message, News};
+
+use crate::check::Check;
+use crate::device::numeric::Numeric;
+use crate::device::symbolic::Symbolic;
+use crate::device::{self, Device};
+use crate::network::Network;
+use crate::scenario::{Arithmetic, Scenario};
+use crate::trace::Trace;
+
+/// When the job is submitted: adverts need a few rounds of gossip first.
+const SUBMIT: Duration = Duration::from_millis(3_000);
+/// How long a shipment to a dead peer takes to fail.
+const SILENCE: Duration = Duration::from_millis(3_000);
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Whether all steps were done in time.
+    pub finished: bool,
+    /// Why the job failed, if it did.
+    pub failed: Option<String>,
+    /// Loss of each step, as the submitter heard it.
+    pub losses: BTreeMap<u64, f64>,
+    /// Number of plans.
+    pub plans: usize,
+    /// How often the job began anew from its seed.
+    pub restarts: usize,
+    /// Virtual seconds from the first plan to the end.
+    pub seconds: f64,
+    /// Predicted step time of the first plan in seconds.
+    pub predicted_step: f64,
+    /// Peers killed, with the step in work.
+    pub kills: Vec<(usize, u64)>,
+    /// Seconds from each kill to the next decided step.
+    pub recoveries: Vec<f64>,
+    /// Bytes of tensors that crossed each link.
+    pub bytes: BTreeMap<(usize, usize), u64>,
+    /// Happenings.
+    pub events: u64,
+    /// Hash of the trace.
+    pub trace: String,
+    /// The trace's lines, where they were kept.
+    pub lines: Vec<String>,
+    /// What was violated.
+    pub violations: Vec<String>,
+}
+
+enum Happening {
+    Input(Input),
+    Offer { from: usize, sender: u32, key: TensorKey },
+    Arrive { from: usize, sender: u32, key: TensorKey, bundle: bytes::Bytes, size: Bytes },
+    TaskEnds,
+    Rejoin,
+    Kill(usize),
+}
+
+struct Node {
+    peer: Peer,
+    device: Box<dyn Device>,
+    alive: bool,
+    /// Grows with each death, so that what was meant for the former life is dropped.
+    life: u32,
+    hardware: Option<Hardware>,
+    queue: VecDeque<Order>,
+    /// When the task in work began.
+    busy: Option<Instant>,
+    works: BTreeMap<(JobId, StageId), Arc<StageWork>>,
+    timers: BTreeMap<Timer, u64>,
+}
+
+/// What a device does in order: tasks, and forgetting what the tasks before have read.
+enum Order {
+    Task(TaskId, Task),
+    Forget(TensorKey),
+    ForgetBefore(JobId, wattle_protocol::ids::Epoch, Step),
+}
+
+struct World<'a> {
+    scenario: &'a Scenario,
+    spec: JobSpec,
+    seed: u64,
+    now: Instant,
+    sequence: u64,
+    queue: BTreeMap<(Instant, u64), (usize, u32, Happening)>,
+    nodes: Vec<Node>,
+    places: BTreeMap<PeerId, usize>,
+    network: Network,
+    rng: ChaCha8Rng,
+    check: Check,
+    trace: Trace,
+    plan: Option<(Plan, PeerId)>,
+    started: Option<Instant>,
+    waiting: Vec<(Instant, u64)>,
+    outcome: Outcome,
+}
+
+/// Runs a scenario.
+///
+/// *Errors*: the network is unknown, or there is no device for real arithmetic.
+pub fn run(scenario: &Scenario, seed: u64, keep_trace: bool) -> Result<Outcome, String> {
+    let mut world = World::new(scenario, seed, keep_trace)?;
+    let end = Instant::default() + SUBMIT + Duration::from_millis(scenario.limit_seconds * 1000);
+    while world.now < end && !world.is_over() && world.step() {}
+    Ok(world.finish())
+}
+
+fn identity(place: usize) -> [u8; 32] {
+    *blake3::hash(format!("simulated peer {place}").as_bytes()).as_bytes()
+}
+
+impl<'a> World<'a> {
+    fn new(scenario: &'a Scenario, seed: u64, keep_trace: bool) -> Result<Self, String> {
+        let (default, special) = scenario.links();
+        let jitter = ChaCha8Rng::seed_from_u64(seed ^ 0x6a69_7474_6572);
+        let mut world = Self {
+            scenario,
+            spec: scenario.spec()?,
+            seed,
+            now: Instant::default(),
+            sequence: 0,
+            queue: BTreeMap::new(),
+            nodes: Vec::new(),
+            places: BTreeMap::new(),
+            network: Network::new(default, special, jitter),
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            check: Check::default(),
+            trace: Trace::new(keep_trace),
+            plan: None,
+            started: None,
+            waiting: Vec::new(),
+            outcome: Outcome::default(),
+        };
+        // The last peer only submits.
+        let hardware = scenario.hardware().into_iter().map(Some).chain([None]);
+        for (place, hardware) in hardware.enumerate() {
+            let node = world.node(place, hardware)?;
+            world.places.insert(node.peer.id(), place);
+            world.nodes.push(node);
+        }
+        for place in 0..world.nodes.len() {
+            world.arrive(place, |_| true);
+        }
+        let submit = Input::Command(Command::Submit(Box::new(world.spec.clone())));
+        world.later(world.submitter(), SUBMIT, Happening::Input(submit));
+        Ok(world)
+    }
+
+    fn node(&self, place: usize, hardware: Option<Hardware>) -> Result<Node, String> {
+        let config = Config { seed: self.seed.wrapping_add(place as u64), ..Config::default() };
+        let device: Box<dyn Device> = match self.scenario.arithmetic {
+            Arithmetic::Symbolic => Box::new(Symbolic::default()),
+            Arithmetic::Numeric => Box::new(Numeric::new().map_err(|e| e.to_string())?),
+        };
+        Ok(Node {
+            peer: Peer::new(&identity(place), config),
+            device,
+            alive: true,
+            life: 0,
+            hardware,
+            queue: VecDeque::new(),
+            busy: None,
+            works: BTreeMap::new(),
+            timers: BTreeMap::new(),
+        })
+    }
+
+    fn submitter(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
+    fn is_over(&self) -> bool {
+        self.outcome.finished || self.outcome.failed.is_some()
+    }
+
+    /// Starts a peer and connects it with those that `others` names.
+    fn arrive(&mut self, place: usize, others: impl Fn(usize) -> bool) {
+        let mut out = Outbox::new();
+        let now = self.now;
+        self.nodes[place].peer.start(now, &mut out);
+        self.perform(place, &mut out);
+        if let Some(hardware) = self.nodes[place].hardware.clone() {
+            self.later(place, Duration::ZERO, Happening::Input(Input::Measured(hardware)));
+        }
+        for other in (0..self.nodes.len()).filter(|o| *o != place && others(*o)) {
+            let link = self.network.link(place, other);
+            let peer = self.nodes[other].peer.id();
+            self.later(place, link.latency, Happening::Input(Input::PeerFound(peer)));
+            let (rate, round_trip) = (link.rate, link.latency * 2);
+            let measured = Input::LinkMeasured { peer, rate, round_trip };
+            self.later(place, link.latency * 4, Happening::Input(measured));
+        }
+    }
+
+    fn later(&mut self, to: usize, after: Duration, happening: Happening) {
+        let life = self.nodes.get(to).map_or(0, |n| n.life);
+        self.queue.insert((self.now + after, self.sequence), (to, life, happening));
+        self.sequence += 1;
+    }
+
+    /// Lets the next thing happen. Returns whether anything is left.
+    fn step(&mut self) -> bool {
+        let Some(((at, sequence), (to, life, happening))) = self.queue.pop_first() else {
+            return false;
+        };
+        self.now = at;
+        self.outcome.events += 1;
+        if matches!(happening, Happening::Rejoin) {
+            self.rejoin(to);
+            return true;
+        }
+        if let Happening::Kill(fault) = happening {
+            self.kill(fault);
+            return true;
+        }
+        let node = &self.nodes[to];
+        if !node.alive || node.life != life {
+            if let Happening::Offer { from, key, .. } = happening {
+                self.refused(from, key, to, SILENCE);
+            }
+            return true;
+        }
+        match happening {
+            Happening::Input(Input::TimerFired(timer)) => {
+                if self.nodes[to].timers.get(&timer) == Some(&sequence) {
+                    self.nodes[to].timers.remove(&timer);
+                    self.input(to, Input::TimerFired(timer));
+                }
+            }
+            Happening::Input(input) => self.input(to, input),
+            Happening::Offer { from, sender, key } => self.offer(to, from, sender, key),
+            Happening::Arrive { from, sender, key, bundle, size } => {
+                if self.nodes[from].life == sender {
+                    let peer = self.nodes[from].peer.id();
+                    self.nodes[to].device.put(key, bundle);
+                    *self.outcome.bytes.entry((from, to)).or_default() += size.count();
+                    let me = self.nodes[to].peer.id();
+                    let shipped = Input::Shipped { key, to: me, size, delivered: true };
+                    let back = self.network.link(to, from).latency;
+                    self.later(from, back, Happening::Input(shipped));
+                    self.input(to, Input::TensorArrived { key, from: peer, size });
+                }
+            }
+            Happening::TaskEnds => self.task_ends(to),
+            Happening::Rejoin | Happening::Kill(_) => {}
+        }
+        true
+    }
+
+    fn refused(&mut self, from: usize, key: TensorKey, to: usize, after: Duration) {
+        let to = self.nodes[to].peer.id();
+        let shipped = Input::Shipped { key, to, size: Bytes::ZERO, delivered: false };
+        self.later(from, after, Happening::Input(shipped));
+    }
+
+    fn offer(&mut self, to: usize, from: usize, sender: u32, key: TensorKey) {
+        let peer = self.nodes[from].peer.id();
+        let back = self.network.link(to, from).latency;
+        let bundle = self.nodes[from].device.bundle(&key).filter(|_| self.nodes[from].life == sender);
+        match (self.nodes[to].peer.admit(peer, &key), bundle) {
+            (Admission::Take(size), Some(bundle)) => {
+                let arrives = self.network.book(from, to, size, self.now);
+                let happening = Happening::Arrive { from, sender, key, bundle, size };
+                self.later(to, arrives.since(self.now), happening);
+            }
+            (Admission::Take(_) | Admission::Refuse, _) => self.refused(from, key, to, back),
+        }
+    }
+
+    fn input(&mut self, to: usize, input: Input) {
+        let line = match &input {
+            Input::Received { from, message } => {
+                format!("peer {to} hears {}: {}", self.places.get(from).copied().unwrap_or(usize::MAX), message.name())
+            }
+            Input::TensorArrived { key, .. } => format!("peer {to} gets {key:?}"),
+            Input::TimerFired(timer) => format!("peer {to} wakes {timer:?}"),
+            Input::TaskDone { task, .. } => format!("peer {to} has done {task:?}"),
+            Input::TaskFailed { task, error } => format!("peer {to} has failed {task:?}: {error:?}"),
+            Input::Shipped { key, delivered, .. } => format!("peer {to} shipped {key:?}: {delivered}"),
+            Input::PeerFound(_)
+            | Input::PeerLost(_)
+            | Input::Measured(_)
+            | Input::Listening(_)
+            | Input::LinkMeasured { .. }
+            | Input::Command(_) => format!("peer {to}: its surroundings"),
+        };
+        self.trace.line(self.now, &line);
+        let mut out = Outbox::new();
+        let now = self.now;
+        self.nodes[to].peer.handle(now, input, &mut out);
+        self.perform(to, &mut out);
+    }
+
+    fn perform(&mut self, me: usize, out: &mut Outbox) {
+        let effects: Vec<Effect> = out.drain().collect();
+        for effect in effects {
+            match effect {
+                Effect::Send { to, message } => self.send(me, to, &message),
+                Effect::SetTimer { timer, at } => {
+                    let after = at.since(self.now);
+                    self.nodes[me].timers.insert(timer, self.sequence);
+                    self.later(me, after, Happening::Input(Input::TimerFired(timer)));
+                }
+                Effect::Run { id, task } => self.order(me, Order::Task(id, task)),
+                Effect::Ship { key, to } => {
+                    let sender = self.nodes[me].life;
+                    if let Some(&to) = self.places.get(&to) {
+                        let latency = self.network.link(me, to).latency;
+                        self.later(to, latency, Happening::Offer { from: me, sender, key });
+                    }
+                }
+                Effect::Drop(key) => self.order(me, Order::Forget(key)),
+                Effect::DropBefore { job, epoch, step } => {
+                    self.order(me, Order::ForgetBefore(job, epoch, step));
+                }
+                Effect::Notify(event) => {
+                    if me == self.submitter() {
+                        self.hear(event);
+                    }
+                }
+                // Everybody is connected with everybody who lives.
+                Effect::Dial { .. } | Effect::Announce(_) => {}
+            }
+        }
+    }
+
+    fn send(&mut self, me: usize, to: PeerId, message: &Message) {
+        let Some(&to) = self.places.get(&to) else {
+            return;
+        };
+        // Every message crosses the wire format, as it does between processes.
+        let copy = encode(message).ok().and_then(|bytes| decode::<Message>(&bytes).ok());
+        match copy {
+            Some(message) => {
+                let after = self.network.travel(me, to);
+                let from = self.nodes[me].peer.id();
+                let input = Input::Received { from, message: Box::new(message) };
+                self.later(to, after, Happening::Input(input));
+            }
+            None => self.trace.line(self.now, &format!("peer {me} wrote an unreadable message")),
+        }
+    }
+
+    fn order(&mut self, me: usize, order: Order) {
+        self.nodes[me].queue.push_back(order);
+        if self.nodes[me].busy.is_none() {
+            self.next_task(me);
+        }
+    }
+
+    /// Forgets what may be forgotten, and begins the next task.
+    fn next_task(&mut self, me: usize) {
+        let node = &mut self.nodes[me];
+        loop {
+            match node.queue.front() {
+                Some(Order::Forget(key)) => node.device.forget(&{ *key }),
+                Some(Order::ForgetBefore(job, epoch, step)) => {
+                    let (job, epoch, step) = (*job, *epoch, *step);
+                    node.device.forget_before(job, epoch, step);
+                }
+                Some(Order::Task(_, task)) => {
+                    let place = device::place(task);
+                    if let Task::LoadStage { work, .. } = task {
+                        node.works.insert(place, work.clone());
+                    }
+                    let work = node.works.get(&place).map(Arc::as_ref);
+                    let takes = node
+                        .hardware
+                        .as_ref()
+                        .map_or(Duration::ZERO, |h| device::duration(h, work, task));
+                    self.check.begins(me, task);
+                    node.busy = Some(self.now);
+                    return self.later(me, takes, Happening::TaskEnds);
+                }
+                None => return,
+            }
+            node.queue.pop_front();
+        }
+    }
+
+    fn task_ends(&mut self, me: usize) {
+        let node = &mut self.nodes[me];
+        let Some(Order::Task(id, task)) = node.queue.pop_front() else {
+            return;
+        };
+        let began = node.busy.take().unwrap_or_default();
+        let input = match node.device.run(&task) {
+            Ok(outcome) => {
+                let (job, stage) = device::place(&task);
+                let changes = matches!(task, Task::LoadStage { .. } | Task::OptimizerStep { .. });
+                let state = changes.then(|| node.device.fingerprint(job, stage)).flatten();
+                self.check.ended(me, &task, state);
+                Input::TaskDone { task: id, outcome, began, ended: self.now }
+            }
+            Err(error) => Input::TaskFailed { task: id, error },
+        };
+        self.next_task(me);
+        self.input(me, input);
+    }
+
+    /// The submitter hears something.
+    fn hear(&mut self, event: Event) {
+        let Event::Job { job, news } = event else {
+            return;
+        };
+        match *news {
+            News::Waiting { .. } | News::Lost { .. } => {}
+            News::Adopted { plan, leader, restart, .. } => {
+                self.outcome.plans += 1;
+                self.outcome.restarts += usize::from(restart);
+                if restart {
+                    self.outcome.losses.clear();
+                }
+                self.trace.line(self.now, &format!("plan of epoch {:?}", plan.epoch));
+                if self.started.is_none() {
+                    self.started = Some(self.now);
+                    self.outcome.predicted_step = plan.prediction.step.seconds();
+                    self.set_faults();
+                }
+                self.plan = Some((*plan, leader));
+            }
+            News::Step { commit, .. } => {
+                self.check.decided(job, commit.step, commit.loss);
+                self.outcome.losses.insert(commit.step.number(), commit.loss);
+                self.trace.line(self.now, &format!("step {} loss {:x}", commit.step, commit.loss.to_bits()));
+                let now = self.now;
+                let done = commit.step.number();
+                self.waiting.retain(|(killed, step)| {
+                    // The step in work may have been decided before the kill was noticed.
+                    let recovered = done > *step;
+                    if recovered {
+                        self.outcome.recoveries.push(now.since(*killed).seconds());
+                    }
+                    !recovered
+                });
+                self.faults_after(done);
+            }
+            News::Finished { .. } => self.outcome.finished = true,
+            News::Failed { reason } => self.outcome.failed = Some(reason),
+        }
+    }
+
+    fn finish(mut self) -> Outcome {
+        self.outcome.seconds = self.started.map_or(0.0, |s| self.now.since(s).seconds());
+        let (hash, _, lines) = self.trace.finish();
+        self.outcome.trace = hash;
+        self.outcome.lines = lines;
+        self.outcome.violations = self.check.finish();
+        self.outcome
+    }
+}

@@ -1,0 +1,115 @@
+//! Simulated swarms by seed: what must hold whatever is killed and whenever. A failure names scenario and seed; replay
+//! it with `wattle sim run`.
+
+use std::collections::BTreeMap;
+
+use wattle_models::DeviceChoice;
+use wattle_sim::{Outcome, Scenario, run};
+
+/// Seeds of each kind of fault; every seed is a run of its own.
+const SEEDS: u64 = 60;
+
+fn scenario(steps: u64, faults: &str) -> Scenario {
+    let text = format!(
+        "limit_seconds = 200\n[[peers]]\ncount = 5\ngflops = 40.0\n[link]\nmbit = 200.0\nlatency_ms = 2.0\njitter_ms = 4.0\n\
+         [job]\nmodel = \"resnet-tiny\"\nsteps = {steps}\nstages = 3\n{faults}"
+    );
+    Scenario::parse(&text).unwrap()
+}
+
+fn fault(kill: &str) -> String {
+    format!("[[faults]]\nkill = \"{kill}\"\n")
+}
+
+fn sound(scenario: &Scenario, seed: u64) -> Outcome {
+    let outcome = run(scenario, seed, false).unwrap();
+    assert!(
+        outcome.finished && outcome.violations.is_empty(),
+        "seed {seed} of {:?}: {:?}, {} of {} steps in {:.1} s, {} plans, violations {:?}",
+        scenario.faults,
+        outcome.failed,
+        outcome.losses.len(),
+        scenario.job.steps,
+        outcome.seconds,
+        outcome.plans,
+        outcome.violations
+    );
+    outcome
+}
+
+fn bits(losses: &BTreeMap<u64, f64>) -> Vec<u64> {
+    losses.values().map(|l| l.to_bits()).collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+    let scenario = scenario(10, &fault("random"));
+    let (one, two) = (run(&scenario, 7, true).unwrap(), run(&scenario, 7, true).unwrap());
+    assert_eq!(one, two);
+    assert!(one.lines.len() > 1000);
+    assert_ne!(one.trace, run(&scenario, 8, false).unwrap().trace);
+}
+
+/// Goal: no single kill changes a loss or loses a step. Method: fingerprints in place of numbers, a random moment a seed.
+#[test]
+fn no_single_kill_changes_what_is_learnt() {
+    let calm = sound(&scenario(24, ""), 0);
+    assert_eq!((calm.plans, calm.losses.len()), (1, 24));
+    for who in ["stage 0", "stage 1", "stage 2", "leader", "random"] {
+        let scenario = scenario(24, &fault(who));
+        for seed in 0..SEEDS {
+            let outcome = sound(&scenario, seed);
+            assert_eq!(outcome.kills.len(), 1, "seed {seed}");
+            assert_eq!(outcome.restarts, 0, "seed {seed} of {who} began anew");
+            assert_eq!(bits(&outcome.losses), bits(&calm.losses), "seed {seed} of {who}");
+        }
+    }
+}
+
+/// Goal: whatever dies and comes back, the job ends. Method: several random kills, some of them rejoin.
+#[test]
+fn a_swarm_that_keeps_losing_peers_still_ends() {
+    let faults = (0..4)
+        .map(|_| "[[faults]]\nkill = \"random\"\nrejoin_after_ms = 1500\n")
+        .collect::<String>();
+    let scenario = scenario(24, &faults);
+    for seed in 0..SEEDS {
+        let outcome = sound(&scenario, seed);
+        assert_eq!(outcome.losses.len(), 24, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_owner_that_comes_back_does_not_disturb() {
+    let calm = sound(&scenario(40, ""), 0);
+    let faults = "[[faults]]\nafter_step = 5\nkill = \"stage 1\"\nrejoin_after_ms = 2500\n";
+    for seed in 0..10 {
+        let outcome = sound(&scenario(40, faults), seed);
+        assert_eq!(bits(&outcome.losses), bits(&calm.losses), "seed {seed}");
+    }
+}
+
+/// Goal: the simulator computes what the product computes. Method: real numbers, with and without a kill, against one
+/// process; equal to the bit.
+#[test]
+fn real_numbers_in_the_simulator_equal_one_process() {
+    let text = include_str!("../scenarios/calm.toml");
+    let calm = Scenario::parse(text).unwrap();
+    let killed = Scenario::parse(&format!("{text}\n[[faults]]\nafter_step = 3\nkill = \"stage 1\"\n")).unwrap();
+    let mut alone = Vec::new();
+    wattle_models::run_single(&calm.spec().unwrap(), DeviceChoice::Cpu, |_, loss| {
+        alone.push(loss.to_bits());
+    })
+    .unwrap();
+    assert_eq!(alone.len(), 8);
+    assert_eq!(bits(&sound(&calm, 1).losses), alone);
+    let killed = sound(&killed, 1);
+    assert_eq!((bits(&killed.losses), killed.plans), (alone, 2));
+}
+
+#[test]
+fn the_shipped_scenarios_run() {
+    for text in [include_str!("../scenarios/calm.toml"), include_str!("../scenarios/churn.toml")] {
+        sound(&Scenario::parse(text).unwrap(), 3);
+    }
+}
