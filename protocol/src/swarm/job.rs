@@ -14,12 +14,13 @@ use super::io::{Effect, Event, StageWork, StateSource, Task, TensorKey, TensorNa
 use super::lead::Lead;
 use super::stage::{Phase, Stage};
 use super::tasks::Purpose;
+use super::tell::Teller;
 use crate::dag::bundle::state_bytes;
 use crate::ids::{Epoch, JobId, PeerId, StageId, Step, Term};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::units::Bytes;
-use crate::wire::message::{Commit, Holding, JobMessage, News};
+use crate::wire::message::{Commit, Holding, JobMessage};
 
 /// A plan that this peer has accepted and that is not in force.
 #[derive(Debug)]
@@ -49,10 +50,8 @@ pub(super) struct Job {
     pub(super) lead: Option<Lead>,
     /// Stages whose state is awaited here, with how often it was asked for (submitter only).
     pub(super) pulling: BTreeMap<StageId, usize>,
-    /// Steps that the people here have been told of.
-    told: Step,
-    /// The last plan that they have been told of.
-    told_epoch: Epoch,
+    /// What the people here have been told.
+    pub(super) teller: Teller,
     pub(super) over: bool,
 }
 
@@ -71,8 +70,7 @@ impl Job {
             election,
             lead: None,
             pulling: BTreeMap::new(),
-            told: Step::default(),
-            told_epoch: Epoch::default(),
+            teller: Teller::default(),
             over: false,
         }
     }
@@ -112,6 +110,7 @@ impl Job {
         if proposal.restart {
             self.unload(|_| true, ctx);
             self.last = None;
+            self.teller.restart(epoch);
         } else if let Some(last) = proposal.last {
             self.commit(last, ctx);
         }
@@ -202,6 +201,9 @@ impl Job {
     pub(super) fn commit(&mut self, commit: Commit, ctx: &mut Ctx<'_>) {
         if self.last.is_none_or(|l| l.step < commit.step) {
             self.last = Some(commit);
+            if self.submitter == ctx.me {
+                self.teller.decided(commit, ctx.now);
+            }
         }
         for stage in self.stages.values_mut() {
             stage.commit(commit, ctx);
@@ -332,48 +334,5 @@ impl Job {
             *asked += 1;
             ctx.send(holder, self.id, JobMessage::Pull { stage: *stage, applied });
         }
-    }
-
-    /// Tells the people at this machine.
-    pub(super) fn notify(&mut self, news: News, ctx: &mut Ctx<'_>) {
-        match &news {
-            News::Step { commit, .. } => {
-                if commit.step < self.told {
-                    return;
-                }
-                self.told = commit.step.next();
-            }
-            News::Adopted { plan, base, restart, .. } => {
-                if plan.epoch <= self.told_epoch {
-                    return;
-                }
-                self.told_epoch = plan.epoch;
-                if *restart {
-                    self.told = Step::default();
-                }
-                // The leader may have died between a decision and its news.
-                if let Some(last) = self.last
-                    && last.step >= self.told
-                    && last.step.next() == *base
-                {
-                    self.told = last.step.next();
-                    let news = News::Step {
-                        commit: last,
-                        epoch: self.epoch(),
-                        elapsed: crate::units::Duration::ZERO,
-                        stages: Vec::new(),
-                    };
-                    ctx.out.push(Effect::Notify(Event::Job { job: self.id, news: Box::new(news) }));
-                }
-            }
-            News::Finished { .. } | News::Failed { .. } => {
-                if self.over {
-                    return;
-                }
-                self.over = true;
-            }
-            News::Waiting { .. } | News::Lost { .. } => {}
-        }
-        ctx.out.push(Effect::Notify(Event::Job { job: self.id, news: Box::new(news) }));
     }
 }
