@@ -80,6 +80,8 @@ pub(super) struct Lead {
     epoch: Epoch,
     /// When each member's last granted lease was asked for.
     granted: BTreeMap<PeerId, Instant>,
+    /// The same for leases that were granted under the plan in force.
+    current: BTreeMap<PeerId, Instant>,
     began: Instant,
     /// When the last step was decided, or the plan adopted.
     decided: Instant,
@@ -105,6 +107,7 @@ impl Lead {
             phase,
             epoch,
             granted: BTreeMap::new(),
+            current: BTreeMap::new(),
             began: now,
             decided: now,
             settled: now,
@@ -121,7 +124,11 @@ impl Job {
             return;
         };
         match &lead.phase {
-            Phase::Done => return self.forget(ctx),
+            Phase::Done => {
+                // The lease goes on: whoever holds the state must not look for another leader.
+                self.renew(ctx);
+                return self.forget(ctx);
+            }
             Phase::Placing if self.plan.is_none() => return self.found(ctx),
             Phase::Placing
             | Phase::Inquiring { .. }
@@ -202,6 +209,9 @@ impl Job {
             return;
         }
         lead.granted.insert(from, sent);
+        if epoch == in_force {
+            lead.current.insert(from, sent);
+        }
         if epoch < in_force && matches!(lead.phase, Phase::Running { .. } | Phase::Done) {
             // The member missed the adoption; it keeps the proposal.
             ctx.send(from, self.id, JobMessage::Adopt { term, epoch: in_force });
@@ -303,7 +313,7 @@ impl Job {
         };
         let step = self.last.map(|l| l.step.next()).unwrap_or_default();
         for peer in &plan.council {
-            if *peer == ctx.me || *peer == self.submitter || ctx.membership.is_living(*peer) {
+            if *peer == self.submitter || !self.is_gone(*peer, ctx) {
                 continue;
             }
             let stages = plan.stage_ids().filter(|s| plan.owner(*s) == Some(*peer)).collect();
@@ -311,13 +321,26 @@ impl Job {
         }
     }
 
+    /// Says whether a member cannot be counted on: lost, or alive without the plan in force.
+    ///
+    /// A peer that restarts is back before anybody misses it, but remembers nothing: it grants no lease.
+    fn is_gone(&self, peer: PeerId, ctx: &Ctx<'_>) -> bool {
+        if peer == ctx.me {
+            return false;
+        }
+        let silent = self.lead.as_ref().is_some_and(|lead| {
+            let granted = lead.current.get(&peer).copied().unwrap_or_default();
+            ctx.now.since(granted.max(lead.settled)) >= ctx.config.lost_after
+        });
+        silent || !ctx.membership.is_living(peer)
+    }
+
     /// Looks for lost participants, and for peers that could fill a gap among the backups.
     fn watch(&mut self, ctx: &mut Ctx<'_>) {
         let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
             return;
         };
-        let gone = |p: &PeerId| *p != ctx.me && !ctx.membership.is_living(*p);
-        if needed(&plan).iter().any(gone) {
+        if needed(&plan).iter().any(|p| self.is_gone(*p, ctx)) {
             self.tell_losses(ctx);
             return self.inquire(ctx);
         }
@@ -368,7 +391,7 @@ impl Job {
         let Phase::Inquiring { reports, since } = &lead.phase else {
             return;
         };
-        let living = |p: &&PeerId| **p == ctx.me || ctx.membership.is_living(**p);
+        let living = |p: &&PeerId| !self.is_gone(**p, ctx);
         let all = plan.council.iter().filter(living).all(|p| reports.contains_key(p));
         let majority = plan.council.iter().filter(|p| reports.contains_key(p)).count()
             >= plan.majority();
