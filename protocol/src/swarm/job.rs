@@ -99,9 +99,14 @@ impl Job {
         owned.chain(followed).collect()
     }
 
-    /// Puts the accepted proposal of this epoch in force.
-    pub(super) fn adopt(&mut self, epoch: Epoch, ctx: &mut Ctx<'_>) {
-        if self.proposal.as_ref().is_none_or(|p| p.plan.epoch != epoch) {
+    /// Returns the highest version of a plan that this peer has adopted or accepted: the next one must be higher.
+    pub(super) fn epoch_seen(&self) -> Epoch {
+        self.proposal.as_ref().map(|p| p.plan.epoch).unwrap_or_default().max(self.epoch())
+    }
+
+    /// Puts the accepted proposal of this reign and epoch in force; one of an earlier reign may be another plan.
+    pub(super) fn adopt(&mut self, term: Term, epoch: Epoch, ctx: &mut Ctx<'_>) {
+        if self.proposal.as_ref().is_none_or(|p| p.plan.epoch != epoch || p.term != term) {
             return;
         }
         let Some(proposal) = self.proposal.take() else {

@@ -47,7 +47,13 @@ struct Ready {
 }
 
 /// What a member has reported of itself.
-type Report = (Vec<Holding>, Option<Commit>);
+#[derive(Debug)]
+pub(super) struct Report {
+    /// Highest version of a plan that it has adopted or accepted.
+    pub(super) epoch: Epoch,
+    pub(super) holdings: Vec<Holding>,
+    pub(super) last: Option<Commit>,
+}
 
 #[derive(Debug)]
 enum Phase {
@@ -367,8 +373,7 @@ impl Job {
         &mut self,
         from: PeerId,
         term: Term,
-        holdings: Vec<Holding>,
-        last: Option<Commit>,
+        report: Report,
         ctx: &mut Ctx<'_>,
     ) {
         let Some(lead) = &mut self.lead else {
@@ -378,7 +383,7 @@ impl Job {
             return;
         };
         if lead.term == term {
-            reports.insert(from, (holdings, last));
+            reports.insert(from, report);
             self.conclude(ctx);
         }
     }
@@ -399,7 +404,9 @@ impl Job {
             return;
         }
         let (base, last, holders) = standing(&plan, reports);
-        let epoch = lead.epoch.max(plan.epoch).next();
+        // Whatever was ever adopted, a majority had accepted: one of these reports knows of it.
+        let seen = reports.values().map(|r| r.epoch).max().unwrap_or_default();
+        let epoch = lead.epoch.max(plan.epoch).max(seen).next();
         let evidence = living_adverts(ctx);
         let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
         let request = Request {
@@ -626,11 +633,11 @@ fn standing(
     plan: &Plan,
     reports: &BTreeMap<PeerId, Report>,
 ) -> (Step, Option<Commit>, Vec<Vec<PeerId>>) {
-    let holdings = || reports.iter().flat_map(|(p, (h, _))| h.iter().map(move |h| (*p, *h)));
+    let holdings = || reports.iter().flat_map(|(p, r)| r.holdings.iter().map(move |h| (*p, *h)));
     let base = holdings().map(|(_, h)| h.applied).max().unwrap_or_default();
     let last = reports
         .values()
-        .filter_map(|(_, last)| *last)
+        .filter_map(|r| r.last)
         .find(|commit| commit.step.next() == base);
     let can_reach = |h: &Holding| {
         h.applied == base || (h.applied.next() == base && h.next_gradient && last.is_some())
