@@ -1,7 +1,8 @@
 //! One peer's whole behaviour: [`Peer::handle`] routes inputs to small machines and composes nothing else.
 //!
 //! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `job` (one job at one member)
-//! with `stage`, `backup`, `elect` and `lead`, `join` (checking a proposal), `tell` (news in order), `tasks`.
+//! with `stage`, `backup`, `elect` and `lead`, `join` (checking a proposal),
+//! `tell` (news for people), `tasks`.
 
 mod backup;
 mod elect;
@@ -387,6 +388,7 @@ impl Peer {
                     job.ask(ctx);
                     job.elect_tick(ctx);
                     job.lead_tick(ctx);
+                    job.tell_tick(ctx);
                 });
             }
         }

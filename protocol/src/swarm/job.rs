@@ -14,7 +14,7 @@ use super::io::{Effect, Event, StageWork, StateSource, Task, TensorKey, TensorNa
 use super::lead::Lead;
 use super::stage::{Phase, Stage};
 use super::tasks::Purpose;
-use super::tell::Told;
+use super::tell::Teller;
 use crate::dag::bundle::state_bytes;
 use crate::ids::{Epoch, JobId, PeerId, StageId, Step, Term};
 use crate::job::JobSpec;
@@ -51,7 +51,8 @@ pub(super) struct Job {
     /// Stages whose state is awaited here, with how often it was asked for (submitter only).
     pub(super) pulling: BTreeMap<StageId, usize>,
     /// What the people here have been told.
-    pub(super) told: Told,
+    pub(super) teller: Teller,
+    pub(super) over: bool,
 }
 
 impl Job {
@@ -69,7 +70,8 @@ impl Job {
             election,
             lead: None,
             pulling: BTreeMap::new(),
-            told: Told::default(),
+            teller: Teller::default(),
+            over: false,
         }
     }
 
@@ -97,9 +99,14 @@ impl Job {
         owned.chain(followed).collect()
     }
 
-    /// Puts the accepted proposal of this epoch in force.
-    pub(super) fn adopt(&mut self, epoch: Epoch, ctx: &mut Ctx<'_>) {
-        if self.proposal.as_ref().is_none_or(|p| p.plan.epoch != epoch) {
+    /// Returns the highest version of a plan that this peer has adopted or accepted: the next one must be higher.
+    pub(super) fn epoch_seen(&self) -> Epoch {
+        self.proposal.as_ref().map(|p| p.plan.epoch).unwrap_or_default().max(self.epoch())
+    }
+
+    /// Puts the accepted proposal of this reign and epoch in force; one of an earlier reign may be another plan.
+    pub(super) fn adopt(&mut self, term: Term, epoch: Epoch, ctx: &mut Ctx<'_>) {
+        if self.proposal.as_ref().is_none_or(|p| p.plan.epoch != epoch || p.term != term) {
             return;
         }
         let Some(proposal) = self.proposal.take() else {
@@ -108,6 +115,7 @@ impl Job {
         if proposal.restart {
             self.unload(|_| true, ctx);
             self.last = None;
+            self.teller.restart(epoch);
         } else if let Some(last) = proposal.last {
             self.commit(last, ctx);
         }
@@ -198,6 +206,9 @@ impl Job {
     pub(super) fn commit(&mut self, commit: Commit, ctx: &mut Ctx<'_>) {
         if self.last.is_none_or(|l| l.step < commit.step) {
             self.last = Some(commit);
+            if self.submitter == ctx.me {
+                self.teller.decided(commit, ctx.now);
+            }
         }
         for stage in self.stages.values_mut() {
             stage.commit(commit, ctx);

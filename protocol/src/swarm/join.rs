@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::elect::Election;
 use super::io::{Outbox, StageWork, Timer};
 use super::job::{Job, Proposal};
+use super::lead::Report;
 use super::{Ctx, JOBS_MAX, Peer};
 use crate::ids::{Epoch, JobId, PeerId, Step, Term};
 use crate::job::{JobSpec, MICRO_BATCHES_MAX, STAGES_MAX};
@@ -112,12 +113,14 @@ impl Peer {
             if from != ctx.me {
                 job.lead = None;
             }
-            if epoch <= job.epoch() || job.proposal.as_ref().is_some_and(|p| p.plan.epoch >= epoch && p.term >= term)
-            {
-                // Known already: the answer may have been lost.
-                if epoch >= job.epoch() {
-                    ctx.send(from, id, JobMessage::Accept { term, epoch });
-                }
+            let accepted = job.proposal.as_ref().filter(|p| p.term == term).map(|p| &p.plan);
+            let known = [accepted, job.plan.as_ref()].into_iter().flatten();
+            if known.into_iter().any(|plan| **plan == *proposed.plan) {
+                // The answer may have been lost.
+                return ctx.send(from, id, JobMessage::Accept { term, epoch });
+            }
+            let newest = accepted.map(|plan| plan.epoch).unwrap_or_default().max(job.epoch());
+            if epoch <= newest {
                 return;
             }
             match job.check(from, proposed, ctx.me) {
@@ -197,12 +200,12 @@ impl Job {
             JobMessage::Inquire { term } => {
                 if self.election.follow(from, term, ctx.now) {
                     let (holdings, last) = (self.holdings(), self.last);
-                    let epoch = self.epoch();
+                    let epoch = self.epoch_seen();
                     ctx.send(from, self.id, JobMessage::Report { term, epoch, holdings, last });
                 }
             }
-            JobMessage::Report { term, holdings, last, .. } => {
-                self.on_report(from, term, holdings, last, ctx);
+            JobMessage::Report { term, epoch, holdings, last } => {
+                self.on_report(from, term, Report { epoch, holdings, last }, ctx);
             }
             JobMessage::Accept { term, epoch } => self.on_accept(from, term, epoch, ctx),
             JobMessage::Refuse { reason, .. } | JobMessage::StageFailed { reason, .. } => {
@@ -211,7 +214,7 @@ impl Job {
             JobMessage::Adopt { term, epoch } => {
                 if self.election.follow(from, term, ctx.now) {
                     ctx.leader = Some(from);
-                    self.adopt(epoch, ctx);
+                    self.adopt(term, epoch, ctx);
                 }
             }
             ready @ JobMessage::StepReady { .. } => self.on_ready(from, ready, ctx),
@@ -246,9 +249,7 @@ impl Job {
             self.lead = None;
         }
         // The plan in force may have been adopted while this member was away.
-        if self.proposal.as_ref().is_some_and(|p| p.plan.epoch == epoch) {
-            self.adopt(epoch, ctx);
-        }
+        self.adopt(term, epoch, ctx);
         let epoch = self.epoch();
         ctx.send(from, self.id, JobMessage::LeaseGranted { term, epoch, sent });
     }

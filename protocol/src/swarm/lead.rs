@@ -47,7 +47,13 @@ struct Ready {
 }
 
 /// What a member has reported of itself.
-type Report = (Vec<Holding>, Option<Commit>);
+#[derive(Debug)]
+pub(super) struct Report {
+    /// Highest version of a plan that it has adopted or accepted.
+    pub(super) epoch: Epoch,
+    pub(super) holdings: Vec<Holding>,
+    pub(super) last: Option<Commit>,
+}
 
 #[derive(Debug)]
 enum Phase {
@@ -80,6 +86,8 @@ pub(super) struct Lead {
     epoch: Epoch,
     /// When each member's last granted lease was asked for.
     granted: BTreeMap<PeerId, Instant>,
+    /// The same for leases that were granted under the plan in force.
+    current: BTreeMap<PeerId, Instant>,
     began: Instant,
     /// When the last step was decided, or the plan adopted.
     decided: Instant,
@@ -105,6 +113,7 @@ impl Lead {
             phase,
             epoch,
             granted: BTreeMap::new(),
+            current: BTreeMap::new(),
             began: now,
             decided: now,
             settled: now,
@@ -121,7 +130,11 @@ impl Job {
             return;
         };
         match &lead.phase {
-            Phase::Done => return self.forget(ctx),
+            Phase::Done => {
+                // The lease goes on: whoever holds the state must not look for another leader.
+                self.renew(ctx);
+                return self.forget(ctx);
+            }
             Phase::Placing if self.plan.is_none() => return self.found(ctx),
             Phase::Placing
             | Phase::Inquiring { .. }
@@ -202,6 +215,9 @@ impl Job {
             return;
         }
         lead.granted.insert(from, sent);
+        if epoch == in_force {
+            lead.current.insert(from, sent);
+        }
         if epoch < in_force && matches!(lead.phase, Phase::Running { .. } | Phase::Done) {
             // The member missed the adoption; it keeps the proposal.
             ctx.send(from, self.id, JobMessage::Adopt { term, epoch: in_force });
@@ -302,10 +318,27 @@ impl Job {
             return;
         };
         let step = self.last.map(|l| l.step.next()).unwrap_or_default();
-        for peer in gone {
+        for peer in &plan.council {
+            if *peer == self.submitter || !self.is_gone(*peer, ctx) {
+                continue;
+            }
             let stages = plan.stage_ids().filter(|s| plan.owner(*s) == Some(*peer)).collect();
             self.tell(News::Lost { peer: *peer, stages, step }, ctx);
         }
+    }
+
+    /// Says whether a member cannot be counted on: lost, or alive without the plan in force.
+    ///
+    /// A peer that restarts is back before anybody misses it, but remembers nothing: it grants no lease.
+    fn is_gone(&self, peer: PeerId, ctx: &Ctx<'_>) -> bool {
+        if peer == ctx.me {
+            return false;
+        }
+        let silent = self.lead.as_ref().is_some_and(|lead| {
+            let granted = lead.current.get(&peer).copied().unwrap_or_default();
+            ctx.now.since(granted.max(lead.settled)) >= ctx.config.lost_after
+        });
+        silent || !ctx.membership.is_living(peer)
     }
 
     /// Looks for lost participants, and for peers that could fill a gap among the backups.
@@ -313,15 +346,8 @@ impl Job {
         let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
             return;
         };
-        // A peer that came back within moments lives, but knows nothing of the job: it grants no lease.
-        let answers = |p: &PeerId| {
-            let since = lead.granted.get(p).copied().unwrap_or_default().max(lead.settled);
-            ctx.now.since(since) < ctx.config.lease + ctx.config.suspect_after
-        };
-        let gone = |p: &&PeerId| **p != ctx.me && !(ctx.membership.is_living(**p) && answers(p));
-        let gone: Vec<PeerId> = needed(&plan).iter().filter(gone).copied().collect();
-        if !gone.is_empty() {
-            self.tell_losses(&gone, ctx);
+        if needed(&plan).iter().any(|p| self.is_gone(*p, ctx)) {
+            self.tell_losses(ctx);
             return self.inquire(ctx);
         }
         if ctx.now.since(lead.settled) < SETTLE {
@@ -347,8 +373,7 @@ impl Job {
         &mut self,
         from: PeerId,
         term: Term,
-        holdings: Vec<Holding>,
-        last: Option<Commit>,
+        report: Report,
         ctx: &mut Ctx<'_>,
     ) {
         let Some(lead) = &mut self.lead else {
@@ -358,7 +383,7 @@ impl Job {
             return;
         };
         if lead.term == term {
-            reports.insert(from, (holdings, last));
+            reports.insert(from, report);
             self.conclude(ctx);
         }
     }
@@ -371,7 +396,7 @@ impl Job {
         let Phase::Inquiring { reports, since } = &lead.phase else {
             return;
         };
-        let living = |p: &&PeerId| **p == ctx.me || ctx.membership.is_living(**p);
+        let living = |p: &&PeerId| !self.is_gone(**p, ctx);
         let all = plan.council.iter().filter(living).all(|p| reports.contains_key(p));
         let majority = plan.council.iter().filter(|p| reports.contains_key(p)).count()
             >= plan.majority();
@@ -379,7 +404,9 @@ impl Job {
             return;
         }
         let (base, last, holders) = standing(&plan, reports);
-        let epoch = lead.epoch.max(plan.epoch).next();
+        // Whatever was ever adopted, a majority had accepted: one of these reports knows of it.
+        let seen = reports.values().map(|r| r.epoch).max().unwrap_or_default();
+        let epoch = lead.epoch.max(plan.epoch).max(seen).next();
         let evidence = living_adverts(ctx);
         let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
         let request = Request {
@@ -606,11 +633,11 @@ fn standing(
     plan: &Plan,
     reports: &BTreeMap<PeerId, Report>,
 ) -> (Step, Option<Commit>, Vec<Vec<PeerId>>) {
-    let holdings = || reports.iter().flat_map(|(p, (h, _))| h.iter().map(move |h| (*p, *h)));
+    let holdings = || reports.iter().flat_map(|(p, r)| r.holdings.iter().map(move |h| (*p, *h)));
     let base = holdings().map(|(_, h)| h.applied).max().unwrap_or_default();
     let last = reports
         .values()
-        .filter_map(|(_, last)| *last)
+        .filter_map(|r| r.last)
         .find(|commit| commit.step.next() == base);
     let can_reach = |h: &Holding| {
         h.applied == base || (h.applied.next() == base && h.next_gradient && last.is_some())
