@@ -119,3 +119,20 @@ fn the_shipped_scenarios_run() {
         sound(&Scenario::parse(text).unwrap(), 3);
     }
 }
+
+/// Goal: a leader that dies in the middle of a repair leaves no two plans of one epoch. Method: long delays, an owner's
+/// death, the leader's at every tenth of a second around the repair.
+#[test]
+fn a_leader_may_die_in_the_middle_of_a_repair() {
+    for at in (2_000..4_200).step_by(100) {
+        let text = format!(
+            "limit_seconds = 60\n[[peers]]\ncount = 6\ngflops = 40.0\n[link]\nmbit = 200.0\nlatency_ms = 10.0\njitter_ms = 120.0\n\
+             [job]\nmodel = \"resnet-tiny\"\nsteps = 24\nstages = 3\n\
+             [[faults]]\nat_ms = 300\nkill = \"stage 1\"\n[[faults]]\nat_ms = {at}\nkill = \"leader\"\n"
+        );
+        let scenario = Scenario::parse(&text).unwrap();
+        for seed in 0..2 {
+            sound(&scenario, seed);
+        }
+    }
+}

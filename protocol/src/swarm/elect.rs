@@ -65,7 +65,7 @@ impl Job {
         let Some(plan) = self.plan.clone() else {
             return;
         };
-        if self.told.is_over() || self.lead.is_some() || self.leader_lives(ctx) {
+        if self.over || self.lead.is_some() || self.leader_lives(ctx) {
             self.election.stands_at = None;
             return;
         }
@@ -147,10 +147,7 @@ impl Job {
         self.election.heard = ctx.now;
         self.election.stands_at = None;
         self.lead = Some(Lead::elected(self.election.term, plan.epoch, ctx.now));
-        let council = self.plan.as_ref().map(|p| p.council.clone()).unwrap_or_default();
-        let lost = |p: &PeerId| *p != self.submitter && *p != ctx.me && !ctx.membership.is_living(*p);
-        let gone: Vec<PeerId> = council.into_iter().filter(lost).collect();
-        self.tell_losses(&gone, ctx);
+        self.tell_losses(ctx);
         self.inquire(ctx);
     }
 }

@@ -313,7 +313,7 @@ impl Job {
     }
 
     /// Tells the submitter who of the plan in force is gone.
-    pub(super) fn tell_losses(&mut self, gone: &[PeerId], ctx: &mut Ctx<'_>) {
+    pub(super) fn tell_losses(&mut self, ctx: &mut Ctx<'_>) {
         let Some(plan) = self.plan.clone() else {
             return;
         };
