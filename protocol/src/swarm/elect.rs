@@ -119,6 +119,14 @@ impl Job {
             self.election.stands_at = None;
             self.lead = None;
         }
+        if member && !granted && self.lead.is_some() && term > self.election.term {
+            // A member of a later reign cannot follow this one: as in Raft (section 5.1), the earlier reign ends.
+            tracing::info!(job = %self.id, term = term.number(), "steps down for a member of a later term");
+            self.lead = None;
+            self.election.leader = None;
+            self.election.term = term;
+            self.election.voted = None;
+        }
         ctx.send(from, self.id, JobMessage::Vote { term, granted });
     }
 
