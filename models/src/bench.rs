@@ -113,7 +113,8 @@ fn cast(tensor: F, dtype: FloatDType) -> burn_backend::tensor::FloatTensor<Dispa
 
 #[expect(clippy::cast_precision_loss, reason = "a count of operations, to be divided by a time")]
 fn matmul(device: &Device<Dispatch>, size: usize, dtype: FloatDType) -> Result<f64, TaskError> {
-    let make = || -> F { Float(cast(Float::new(values(size * size), &[size, size], device), dtype)) };
+    let make =
+        || -> F { Float(cast(Float::new(values(size * size), &[size, size], device), dtype)) };
     let (a, b) = (make(), make());
     let time = best(|| wait(a.clone().matmul(b.clone())))?;
     Ok(2.0 * (size * size * size) as f64 / time)
@@ -129,10 +130,15 @@ fn other(device: &Device<Dispatch>, size: usize, dtype: FloatDType) -> Option<f6
 #[expect(clippy::cast_precision_loss, reason = "a count of operations, to be divided by a time")]
 fn conv(device: &Device<Dispatch>) -> Result<f64, TaskError> {
     let (batch, channels, side) = (2, 32, 28);
-    let x: F = Float::new(values(batch * channels * side * side), &[batch, channels, side, side], device);
+    let x: F =
+        Float::new(values(batch * channels * side * side), &[batch, channels, side, side], device);
     let w: F = Float::new(values(channels * channels * 9), &[channels, channels, 3, 3], device);
-    let shape =
-        wattle_protocol::dag::op::Conv2d { stride: [1; 2], padding: [1; 2], dilation: [1; 2], groups: 1 };
+    let shape = wattle_protocol::dag::op::Conv2d {
+        stride: [1; 2],
+        padding: [1; 2],
+        dilation: [1; 2],
+        groups: 1,
+    };
     let work = || wait(crate::exec::kernel::conv::conv2d(x.clone(), w.clone(), None, &shape));
     let time = best(work)?;
     Ok(2.0 * (batch * side * side * channels * channels * 9) as f64 / time)

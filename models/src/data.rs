@@ -64,7 +64,12 @@ pub fn names() -> Vec<&'static str> {
 /// Draws one input of one micro-batch.
 ///
 /// *Errors*: [`DataError`] if the source or its input is unknown.
-pub fn batch(spec: &DataSpec, place: Place, input: &str, fact: &Fact) -> Result<Elements, DataError> {
+pub fn batch(
+    spec: &DataSpec,
+    place: Place,
+    input: &str,
+    fact: &Fact,
+) -> Result<Elements, DataError> {
     let unknown = || DataError::Input {
         source_name: spec.source.clone(),
         input: input.into(),
@@ -72,14 +77,18 @@ pub fn batch(spec: &DataSpec, place: Place, input: &str, fact: &Fact) -> Result<
     };
     match (spec.source.as_str(), input, fact.dtype, fact.shape.as_slice()) {
         (text::KJV, "tokens", Dtype::I32, &[rows, length]) => {
-            text::windows(spec.seed, place, [rows, length], 0).map(Elements::Ints).ok_or_else(unknown)
+            text::windows(spec.seed, place, [rows, length], 0)
+                .map(Elements::Ints)
+                .ok_or_else(unknown)
         }
         (text::KJV, "targets", Dtype::I32, &[rows, length]) => {
-            text::windows(spec.seed, place, [rows, length], 1).map(Elements::Ints).ok_or_else(unknown)
+            text::windows(spec.seed, place, [rows, length], 1)
+                .map(Elements::Ints)
+                .ok_or_else(unknown)
         }
-        (images::DIGITS, "images", Dtype::F32, &[rows, channels, height, width]) => Ok(
-            Elements::Floats(images::pixels(spec.seed, place, rows, [channels, height, width])),
-        ),
+        (images::DIGITS, "images", Dtype::F32, &[rows, channels, height, width]) => {
+            Ok(Elements::Floats(images::pixels(spec.seed, place, rows, [channels, height, width])))
+        }
         (images::DIGITS, "labels", Dtype::I32, &[rows]) => {
             Ok(Elements::Ints(images::labels(spec.seed, place, rows)))
         }
@@ -103,7 +112,8 @@ fn noise(seed: u64, place: Place, input: &str, fact: &Fact) -> Vec<f32> {
 
 /// Unpacks a file that is part of the program.
 fn unpack(packed: &[u8]) -> Vec<u8> {
-    miniz_oxide::inflate::decompress_to_vec_zlib(packed).expect("the packed file is part of the program")
+    miniz_oxide::inflate::decompress_to_vec_zlib(packed)
+        .expect("the packed file is part of the program")
 }
 
 #[cfg(test)]
@@ -121,10 +131,12 @@ mod tests {
     #[test]
     fn targets_are_the_tokens_one_place_on() {
         let fact = Fact::i32(&[3, 50]);
-        let Ok(Elements::Ints(tokens)) = batch(&spec(text::KJV), place(5, 2), "tokens", &fact) else {
+        let Ok(Elements::Ints(tokens)) = batch(&spec(text::KJV), place(5, 2), "tokens", &fact)
+        else {
             panic!("tokens are integers");
         };
-        let Ok(Elements::Ints(targets)) = batch(&spec(text::KJV), place(5, 2), "targets", &fact) else {
+        let Ok(Elements::Ints(targets)) = batch(&spec(text::KJV), place(5, 2), "targets", &fact)
+        else {
             panic!("targets are integers");
         };
         for row in 0..3 {
@@ -180,6 +192,8 @@ mod tests {
         assert!(error.to_string().contains("text:kjv"), "{error}");
         let error = batch(&spec(text::KJV), place(0, 0), "labels", &fact).unwrap_err();
         assert!(error.to_string().contains("labels"), "{error}");
-        assert!(batch(&spec(text::KJV), place(0, 0), "tokens", &Fact::i32(&[1, 5_000_000])).is_err());
+        assert!(
+            batch(&spec(text::KJV), place(0, 0), "tokens", &Fact::i32(&[1, 5_000_000])).is_err()
+        );
     }
 }

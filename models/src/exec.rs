@@ -18,7 +18,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use burn::backend::Dispatch;
 use burn_backend::tensor::Device;
 use wattle_protocol::ids::{JobId, StageId};
-use wattle_protocol::swarm::io::{GradientSource, Outcome, StateSource, Task, TaskError, TensorKey};
+use wattle_protocol::swarm::io::{
+    GradientSource, Outcome, StateSource, Task, TaskError, TensorKey,
+};
 
 pub use device::{DeviceChoice, DeviceError};
 pub use store::Store;

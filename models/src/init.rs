@@ -41,9 +41,7 @@ fn unit(key: u64, counter: u64) -> f64 {
 
 #[expect(clippy::cast_possible_truncation, reason = "parameters are f32")]
 fn uniform(key: u64, bound: f32, count: usize) -> Vec<f32> {
-    (0..count as u64)
-        .map(|i| ((unit(key, i) * 2.0 - 1.0) * f64::from(bound)) as f32)
-        .collect()
+    (0..count as u64).map(|i| ((unit(key, i) * 2.0 - 1.0) * f64::from(bound)) as f32).collect()
 }
 
 /// Normal draws by the Box-Muller transform, two from each pair of uniform ones.

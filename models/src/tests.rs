@@ -97,12 +97,16 @@ pub(crate) fn passes(executor: &mut Executor, works: &[Arc<StageWork>], step: u6
     }
     for work in works {
         let stage = work.graph.stage;
-        let mut from: Vec<StageId> =
-            work.graph.shared.iter().flat_map(|s| s.stages.clone()).filter(|s| *s != stage).collect();
+        let mut from: Vec<StageId> = work
+            .graph
+            .shared
+            .iter()
+            .flat_map(|s| s.stages.clone())
+            .filter(|s| *s != stage)
+            .collect();
         from.sort();
         from.dedup();
-        let task =
-            Task::ReduceGradients { job, stage, step, shared_from: from, publish: true };
+        let task = Task::ReduceGradients { job, stage, step, shared_from: from, publish: true };
         executor.run(&task).unwrap();
     }
     loss / f64::from(micro_batches)
@@ -115,7 +119,8 @@ pub(crate) fn gradients(
     step: u64,
 ) -> Vec<(String, Vec<f32>)> {
     let graph = &work.graph;
-    let bytes = executor.store().bytes(&key(step, TensorName::StageGradient { stage: graph.stage }));
+    let bytes =
+        executor.store().bytes(&key(step, TensorName::StageGradient { stage: graph.stage }));
     let bytes = bytes.unwrap();
     assert_eq!(bytes.len() as u64, gradient_bytes(graph, work.train.micro_batches).count());
     let mut rest = &to_floats(&bytes)[..];

@@ -72,7 +72,11 @@ mod tests {
     #[test]
     fn a_checkpoint_survives_the_way_through_a_file() {
         let tensors = vec![
-            ("a.weight".to_string(), vec![2, 3], vec![0.5, -1.0, 2.0, f32::MIN_POSITIVE, -0.0, 7.0]),
+            (
+                "a.weight".to_string(),
+                vec![2, 3],
+                vec![0.5, -1.0, 2.0, f32::MIN_POSITIVE, -0.0, 7.0],
+            ),
             ("b".to_string(), vec![], vec![3.25]),
         ];
         let folder = std::env::temp_dir().join(format!("wattle-weights-{}", std::process::id()));

@@ -7,7 +7,6 @@ mod probe;
 mod sim;
 mod table;
 
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,8 +17,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use wattle_protocol::job::JobSpec;
 
 use crate::demo::{DemoOptions, Interrupted, Victim};
-use crate::jobfile::Problems;
 use crate::jobfile::LENGTH_MAX;
+use crate::jobfile::Problems;
 use crate::output::Output;
 use crate::swarm_options::{ComputeOptions, JoinOptions, NETWORK};
 use crate::train::TrainOptions;
@@ -269,7 +268,9 @@ async fn run(command: Command, output: Arc<Output>) -> anyhow::Result<()> {
         }
         Command::Peers(args) => look::peers(args, &output).await,
         Command::Status(args) => look::status(args, &output).await,
-        Command::Probe(args) => tokio::task::spawn_blocking(move || probe::run(&args, &output)).await?,
+        Command::Probe(args) => {
+            tokio::task::spawn_blocking(move || probe::run(&args, &output)).await?
+        }
         Command::Inspect(args) => inspect::run(&args, &output),
         Command::Plan(args) => plan::run(args, &output).await,
         Command::Sim(args) => tokio::task::spawn_blocking(move || sim::run(args, &output)).await?,

@@ -149,7 +149,9 @@ async fn run(
 ) -> anyhow::Result<()> {
     let wanted = options.peers;
     let peers = follower
-        .wait_for_peers(GATHER, |peers| missing_peers(peers, wanted).or_else(|| missing_links(peers)))
+        .wait_for_peers(GATHER, |peers| {
+            missing_peers(peers, wanted).or_else(|| missing_links(peers))
+        })
         .await?;
     show::peers(&peers, cast, output);
     follower.submit(&options.spec).await?;
@@ -167,7 +169,8 @@ async fn run(
         output.progress("Running the same job in one process to compare.");
         let spec = options.spec.clone();
         let device = options.device.clone();
-        let compared = tokio::task::spawn_blocking(move || Comparison::run(&spec, &device, &learnt));
+        let compared =
+            tokio::task::spawn_blocking(move || Comparison::run(&spec, &device, &learnt));
         Some(compared.await.context("while running the reference")??)
     } else {
         None

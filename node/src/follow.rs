@@ -40,7 +40,14 @@ impl Follower {
     /// *Errors*: what the network says.
     pub async fn join(options: &JoinOptions) -> anyhow::Result<Self> {
         let (node, events) = Node::start(options.node(None)?).await?;
-        Ok(Self { node, events, clock: Clock::start(), job: None, steps: 0, log: RunLog::default() })
+        Ok(Self {
+            node,
+            events,
+            clock: Clock::start(),
+            job: None,
+            steps: 0,
+            log: RunLog::default(),
+        })
     }
 
     /// Returns the submitted job.
@@ -191,12 +198,15 @@ pub struct Tensor {
 fn read_state(work: &StageWork, bytes: &[u8]) -> anyhow::Result<Vec<(String, Tensor)>> {
     let graph = &work.graph;
     let mut tensors = Vec::new();
-    let mut take = |ids: &[wattle_protocol::ids::ValueId], mut at: usize| -> anyhow::Result<usize> {
+    let mut take = |ids: &[wattle_protocol::ids::ValueId],
+                    mut at: usize|
+     -> anyhow::Result<usize> {
         for id in ids {
             let value = graph.values.get(id).context("a value that the stage does not have")?;
             debug_assert_eq!(value.fact.dtype, Dtype::F32, "state is f32");
             let length = value.fact.elements() * 4;
-            let part = bytes.get(at..at + length).context("the state is shorter than it should be")?;
+            let part =
+                bytes.get(at..at + length).context("the state is shorter than it should be")?;
             let data = part.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
             let tensor = Tensor { shape: value.fact.shape.clone(), data: data.collect() };
             tensors.push((value.name.clone(), tensor));

@@ -50,7 +50,6 @@ pub fn write_private(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }
-    let mut out =
-        options.open(file).with_context(|| format!("while making {}", file.display()))?;
+    let mut out = options.open(file).with_context(|| format!("while making {}", file.display()))?;
     out.write_all(bytes).with_context(|| format!("while writing {}", file.display()))
 }

@@ -53,7 +53,11 @@ pub struct Problems(pub Vec<Problem>);
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.0.len();
-        write!(f, "{count} {} in the job file; nothing was started:", if count == 1 { "mistake" } else { "mistakes" })?;
+        write!(
+            f,
+            "{count} {} in the job file; nothing was started:",
+            if count == 1 { "mistake" } else { "mistakes" }
+        )?;
         for problem in &self.0 {
             write!(f, "\n  {problem}")?;
         }
@@ -84,15 +88,20 @@ pub fn parse(text: &str) -> Result<JobSpec, Problems> {
     let title = keys.text("", "name", Some(name.as_deref().unwrap_or("job")));
     keys.unknown();
     keys.finish()?;
-    let missing = || Problems(vec![Problem {
-        key: String::new(),
-        value: String::new(),
-        remedy: "the file lacks a part that is not named above".into(),
-    }]);
+    let missing = || {
+        Problems(vec![Problem {
+            key: String::new(),
+            value: String::new(),
+            remedy: "the file lacks a part that is not named above".into(),
+        }])
+    };
     Ok(JobSpec {
         name: title.unwrap_or_default(),
         dag: dag.ok_or_else(missing)?,
-        data: DataSpec { source: source.ok_or_else(missing)?, seed: data_seed.ok_or_else(missing)? },
+        data: DataSpec {
+            source: source.ok_or_else(missing)?,
+            seed: data_seed.ok_or_else(missing)?,
+        },
         train: train.ok_or_else(missing)?,
         swarm: swarm.ok_or_else(missing)?,
     })
@@ -162,7 +171,8 @@ fn one_sample(fact: &Fact) -> Fact {
 fn train(keys: &mut Keys) -> Option<TrainSpec> {
     let at = keys.section("train");
     let steps = keys.whole(&at, "steps", (1, STEPS_MAX), Some(100));
-    let micro_batches = keys.whole(&at, "micro_batches", (1, u64::from(MICRO_BATCHES_MAX)), Some(8));
+    let micro_batches =
+        keys.whole(&at, "micro_batches", (1, u64::from(MICRO_BATCHES_MAX)), Some(8));
     let seed = keys.whole(&at, "seed", (0, i64::MAX.unsigned_abs()), Some(1));
     let clip_norm = keys.optional_number(&at, "clip_norm", (f64::MIN_POSITIVE, 1e9));
     let optimizer = optimizer(keys);

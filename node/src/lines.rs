@@ -45,7 +45,12 @@ fn spans(stats: &StageStats, origin: Instant) -> Vec<Value> {
         .iter()
         .map(|span| {
             let micro_batch = span.micro_batch.map(|m| m.index());
-            json!([kind(span.kind), micro_batch, since(span.began, origin), since(span.ended, origin)])
+            json!([
+                kind(span.kind),
+                micro_batch,
+                since(span.began, origin),
+                since(span.ended, origin)
+            ])
         })
         .collect()
 }

@@ -86,9 +86,8 @@ pub(crate) fn hardware(executor: &mut Executor, config: &WorkerConfig) -> Hardwa
 
 /// Returns what a peer has that gets only a share of the machine's time.
 fn at_share(whole_machine: Hardware, share: f64) -> Hardware {
-    let less = |speed: Speed| {
-        Speed::from_flops_per_second(whole(speed.flops_per_second() as f64 * share))
-    };
+    let less =
+        |speed: Speed| Speed::from_flops_per_second(whole(speed.flops_per_second() as f64 * share));
     let touch = whole_machine.touch_rate.bytes_per_second() as f64 * share;
     Hardware {
         speed: less(whole_machine.speed),

@@ -80,7 +80,9 @@ fn write_page(out: &mut String, report: &Report) -> fmt::Result {
         writeln!(out, "<div><dt>{}</dt><dd>{}</dd></div>", Escaped(name), Escaped(value))?;
     }
     out.push_str("</dl>\n");
-    section(out, "Loss", "Mean loss of each step, in nats.", |out| curve::draw(out, &report.curve))?;
+    section(out, "Loss", "Mean loss of each step, in nats.", |out| {
+        curve::draw(out, &report.curve)
+    })?;
     section(
         out,
         "The swarm",
@@ -114,7 +116,12 @@ fn section(
 fn table(out: &mut String, rows: &[(String, String)]) -> fmt::Result {
     out.push_str("<table>\n");
     for (name, value) in rows {
-        writeln!(out, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", Escaped(name), Escaped(value))?;
+        writeln!(
+            out,
+            "<tr><th scope=\"row\">{}</th><td>{}</td></tr>",
+            Escaped(name),
+            Escaped(value)
+        )?;
     }
     out.push_str("</table>\n");
     Ok(())

@@ -72,9 +72,8 @@ impl JoinOptions {
             .tickets
             .iter()
             .map(|text| {
-                let ticket: Ticket = text
-                    .parse()
-                    .with_context(|| format!("while reading the ticket \"{text}\""))?;
+                let ticket: Ticket =
+                    text.parse().with_context(|| format!("while reading the ticket \"{text}\""))?;
                 Ok((ticket.peer, ticket.addresses))
             })
             .collect::<anyhow::Result<Vec<(PeerId, Vec<String>)>>>()?;
@@ -89,11 +88,8 @@ impl JoinOptions {
         };
         let mut seed = [0; 8];
         seed.copy_from_slice(&blake3::hash(&identity).as_bytes()[..8]);
-        let worker = compute.map(|c| WorkerSettings {
-            device: c.device,
-            share: c.share,
-            memory: c.memory,
-        });
+        let worker =
+            compute.map(|c| WorkerSettings { device: c.device, share: c.share, memory: c.memory });
         Ok(NodeConfig {
             net: NetConfig {
                 identity,

@@ -48,7 +48,11 @@ pub async fn train(options: TrainOptions, output: Arc<Output>) -> anyhow::Result
     ran
 }
 
-async fn run(options: &TrainOptions, follower: &mut Follower, output: &Output) -> anyhow::Result<()> {
+async fn run(
+    options: &TrainOptions,
+    follower: &mut Follower,
+    output: &Output,
+) -> anyhow::Result<()> {
     let wanted = usize::from(options.spec.swarm.stages.unwrap_or(1));
     let peers = follower.wait_for_peers(GATHER, |peers| missing_peers(peers, wanted)).await?;
     output.progress(&format!("Found {} measured peers.", peers.len()));

@@ -93,9 +93,9 @@ impl Worker {
     /// Hands over a task. A full queue means a task that never ends; the task is refused.
     pub(crate) fn run(&self, id: TaskId, task: Task) -> Result<(), TaskError> {
         let order = Order::Run { id, task: Box::new(task) };
-        self.orders
-            .try_send(order)
-            .map_err(|error| TaskError::DeviceLost(format!("the execution thread is stuck: {error}")))
+        self.orders.try_send(order).map_err(|error| {
+            TaskError::DeviceLost(format!("the execution thread is stuck: {error}"))
+        })
     }
 
     /// Frees tensors once the tasks that were handed over before have read them.

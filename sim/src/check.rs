@@ -58,12 +58,16 @@ impl Check {
             _ => return,
         };
         if !self.passes.insert((peer, job, stage, step, micro_batch, back)) {
-            self.violated(format!("peer {peer} computes micro-batch {micro_batch} of step {step} at {stage} twice"));
+            self.violated(format!(
+                "peer {peer} computes micro-batch {micro_batch} of step {step} at {stage} twice"
+            ));
         }
         let epoch = self.epochs.get(&(peer, job, stage)).copied().unwrap_or_default();
         let owner = *self.owners.entry((job, epoch, stage)).or_insert(peer);
         if owner != peer {
-            self.violated(format!("in epoch {epoch:?} stage {stage} has two owners: peers {owner} and {peer}"));
+            self.violated(format!(
+                "in epoch {epoch:?} stage {stage} has two owners: peers {owner} and {peer}"
+            ));
         }
     }
 
@@ -81,7 +85,9 @@ impl Check {
         };
         let known = *self.states.entry((job, stage, applied)).or_insert(state);
         if known != state {
-            self.violated(format!("peer {peer} holds another state of stage {stage} after {applied} updates"));
+            self.violated(format!(
+                "peer {peer} holds another state of stage {stage} after {applied} updates"
+            ));
         }
     }
 
@@ -96,7 +102,9 @@ impl Check {
         let known = *self.losses.entry((job, step)).or_insert(loss.to_bits());
         if known != loss.to_bits() {
             let before = f64::from_bits(known);
-            self.violated(format!("step {step} was decided with loss {before} and then with {loss}"));
+            self.violated(format!(
+                "step {step} was decided with loss {before} and then with {loss}"
+            ));
         }
     }
 

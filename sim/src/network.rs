@@ -28,7 +28,11 @@ pub struct Network {
 
 impl Network {
     /// Makes a network; the generator draws the jitter.
-    pub fn new(default: LinkSpec, special: BTreeMap<(usize, usize), LinkSpec>, rng: ChaCha8Rng) -> Self {
+    pub fn new(
+        default: LinkSpec,
+        special: BTreeMap<(usize, usize), LinkSpec>,
+        rng: ChaCha8Rng,
+    ) -> Self {
         Self { default, special, free: BTreeMap::new(), rng }
     }
 

@@ -159,7 +159,9 @@ impl FromStr for Victim {
     fn from_str(text: &str) -> Result<Self, String> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let wrong = || {
-            format!("\"{text}\" names nobody; write \"stage N\", \"peer N\", \"leader\", \"submitter\" or \"random\"")
+            format!(
+                "\"{text}\" names nobody; write \"stage N\", \"peer N\", \"leader\", \"submitter\" or \"random\""
+            )
         };
         match words.as_slice() {
             ["leader"] => Ok(Self::Leader),
@@ -225,10 +227,14 @@ impl Scenario {
         }
         for (place, kind) in scenario.peers.iter().enumerate() {
             if !(kind.gflops > 0.0 && kind.gflops < 1e9) {
-                wrong.push(format!("peers {place}: gflops = {} is no speed; write a number above 0", kind.gflops));
+                wrong.push(format!(
+                    "peers {place}: gflops = {} is no speed; write a number above 0",
+                    kind.gflops
+                ));
             }
         }
-        let links = std::iter::once(("link".to_owned(), scenario.link.mbit, scenario.link.latency_ms));
+        let links =
+            std::iter::once(("link".to_owned(), scenario.link.mbit, scenario.link.latency_ms));
         let pairs = scenario.pairs.iter().enumerate();
         let pairs = pairs.map(|(n, p)| (format!("pairs {n}"), p.mbit, p.latency_ms));
         for (name, mbit, latency) in links.chain(pairs) {
@@ -236,7 +242,8 @@ impl Scenario {
                 wrong.push(format!("{name}: mbit = {mbit} is no rate; write a number above 0"));
             }
             if !(0.0..1e6).contains(&latency) {
-                wrong.push(format!("{name}: latency_ms = {latency} is no latency; write 0 or more"));
+                wrong
+                    .push(format!("{name}: latency_ms = {latency} is no latency; write 0 or more"));
             }
         }
         if scenario.pairs.iter().any(|p| p.between.iter().any(|n| *n >= count)) {
@@ -263,7 +270,8 @@ impl Scenario {
         let kinds = self.peers.iter().flat_map(|kind| std::iter::repeat_n(kind, kind.count));
         kinds
             .map(|kind| {
-                let speed = |part: f64| Speed::from_flops_per_second(whole(kind.gflops * 1e9 * part));
+                let speed =
+                    |part: f64| Speed::from_flops_per_second(whole(kind.gflops * 1e9 * part));
                 Hardware {
                     device: "simulated".into(),
                     speed: speed(1.0),
@@ -316,7 +324,12 @@ impl Scenario {
             train: TrainSpec {
                 steps: job.steps,
                 micro_batches: job.micro_batches,
-                optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 },
+                optimizer: Optimizer::AdamW {
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    eps: 1e-8,
+                    weight_decay: 0.1,
+                },
                 learning_rate: LearningRate { peak: 1e-3, floor: 1e-4, warmup: 5 },
                 clip_norm: Some(1.0),
                 seed: 1,

@@ -278,7 +278,8 @@ impl<'a> World<'a> {
     fn offer(&mut self, to: usize, from: usize, sender: u32, key: TensorKey) {
         let peer = self.nodes[from].peer.id();
         let back = self.network.link(to, from).latency;
-        let bundle = self.nodes[from].device.bundle(&key).filter(|_| self.nodes[from].life == sender);
+        let bundle =
+            self.nodes[from].device.bundle(&key).filter(|_| self.nodes[from].life == sender);
         match (self.nodes[to].peer.admit(peer, &key), bundle) {
             (Admission::Take(size), Some(bundle)) => {
                 let arrives = self.network.book(from, to, size, self.now);
@@ -292,13 +293,21 @@ impl<'a> World<'a> {
     fn input(&mut self, to: usize, input: Input) {
         let line = match &input {
             Input::Received { from, message } => {
-                format!("peer {to} hears {}: {}", self.places.get(from).copied().unwrap_or(usize::MAX), message.name())
+                format!(
+                    "peer {to} hears {}: {}",
+                    self.places.get(from).copied().unwrap_or(usize::MAX),
+                    message.name()
+                )
             }
             Input::TensorArrived { key, .. } => format!("peer {to} gets {key:?}"),
             Input::TimerFired(timer) => format!("peer {to} wakes {timer:?}"),
             Input::TaskDone { task, .. } => format!("peer {to} has done {task:?}"),
-            Input::TaskFailed { task, error } => format!("peer {to} has failed {task:?}: {error:?}"),
-            Input::Shipped { key, delivered, .. } => format!("peer {to} shipped {key:?}: {delivered}"),
+            Input::TaskFailed { task, error } => {
+                format!("peer {to} has failed {task:?}: {error:?}")
+            }
+            Input::Shipped { key, delivered, .. } => {
+                format!("peer {to} shipped {key:?}: {delivered}")
+            }
             Input::PeerFound(_)
             | Input::PeerLost(_)
             | Input::Measured(_)
@@ -444,7 +453,10 @@ impl<'a> World<'a> {
             News::Step { commit, .. } => {
                 self.check.decided(job, commit.step, commit.loss);
                 self.outcome.losses.insert(commit.step.number(), commit.loss);
-                self.trace.line(self.now, &format!("step {} loss {:x}", commit.step, commit.loss.to_bits()));
+                self.trace.line(
+                    self.now,
+                    &format!("step {} loss {:x}", commit.step, commit.loss.to_bits()),
+                );
                 let now = self.now;
                 let done = commit.step.number();
                 self.waiting.retain(|(killed, step)| {

@@ -78,7 +78,10 @@ fn a_swarm_that_keeps_losing_peers_still_ends() {
         })
         .collect();
     let slow = scenario(24, &faults);
-    let slow = Scenario { peers: slow.peers.iter().map(|p| PeersSpec { gflops: 0.5, ..*p }).collect(), ..slow };
+    let slow = Scenario {
+        peers: slow.peers.iter().map(|p| PeersSpec { gflops: 0.5, ..*p }).collect(),
+        ..slow
+    };
     for seed in 0..SEEDS {
         let outcome = sound(&slow, seed);
         assert_eq!((outcome.losses.len(), outcome.kills.len()), (24, 4), "seed {seed}");
@@ -101,7 +104,9 @@ fn an_owner_that_comes_back_does_not_disturb() {
 fn real_numbers_in_the_simulator_equal_one_process() {
     let text = include_str!("../scenarios/calm.toml");
     let calm = Scenario::parse(text).unwrap();
-    let killed = Scenario::parse(&format!("{text}\n[[faults]]\nafter_step = 3\nkill = \"stage 1\"\n")).unwrap();
+    let killed =
+        Scenario::parse(&format!("{text}\n[[faults]]\nafter_step = 3\nkill = \"stage 1\"\n"))
+            .unwrap();
     let mut alone = Vec::new();
     wattle_models::run_single(&calm.spec().unwrap(), DeviceChoice::Cpu, |_, loss| {
         alone.push(loss.to_bits());

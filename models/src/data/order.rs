@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn passes_differ() {
-        let order = |pass: u64| (0..100).map(|i| sample(3, pass * 100 + i, 100)).collect::<Vec<_>>();
+        let order =
+            |pass: u64| (0..100).map(|i| sample(3, pass * 100 + i, 100)).collect::<Vec<_>>();
         assert_ne!(order(0), order(1));
     }
 }

@@ -40,7 +40,8 @@ pub fn windows(
 
 /// Place of a row in the endless sequence of samples.
 pub(super) fn sequence(place: Place, rows: usize, row: u64) -> u64 {
-    let batch = place.step.wrapping_mul(u64::from(place.micro_batches)) + u64::from(place.micro_batch);
+    let batch =
+        place.step.wrapping_mul(u64::from(place.micro_batches)) + u64::from(place.micro_batch);
     batch.wrapping_mul(rows as u64).wrapping_add(row)
 }
 

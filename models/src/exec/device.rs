@@ -95,7 +95,8 @@ mod gpu {
 
     fn set_up() -> Result<OpenDevice, DeviceError> {
         let found = catch_unwind(|| BurnDevice::wgpu_options().init_with_setup());
-        let found = found.map_err(|_| DeviceError::NoAdapter("the graphics driver failed".into()))?;
+        let found =
+            found.map_err(|_| DeviceError::NoAdapter("the graphics driver failed".into()))?;
         let (device, setup) = found.map_err(|e| DeviceError::NoAdapter(e.to_string()))?;
         let info = setup.adapter.get_info();
         let software = format!("{:?}", info.device_type) == "Cpu";

@@ -68,7 +68,10 @@ fn three<B: Backend>((a, b, c): (Float<B>, Float<B>, Float<B>)) -> Vec<Float<B>>
 ///
 /// *Errors*: [`TaskError::Missing`] for missing operands, operands of the wrong kind and ids outside their table.
 /// *Panics*: where the shapes do not fit the operator; the caller contains it.
-#[expect(clippy::too_many_lines, reason = "one line an operator, so that the compiler asks for each")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one line an operator, so that the compiler asks for each"
+)]
 pub fn eval<B: HostBackend>(
     op: &Op,
     inputs: Vec<Tensor<B>>,
@@ -89,7 +92,9 @@ pub fn eval<B: HostBackend>(
         }
         Op::LinearWeightGrad => one(linear::weight_grad(i.float()?, i.float()?)),
         Op::Embedding => one(linear::embedding(i.float()?, i.int()?, device)?),
-        Op::EmbeddingGrad { rows } => one(linear::embedding_grad(i.int()?, i.float()?, *rows, device)?),
+        Op::EmbeddingGrad { rows } => {
+            one(linear::embedding_grad(i.int()?, i.float()?, *rows, device)?)
+        }
         Op::Attention { causal, scale } => {
             let (q, k, v) = (i.float()?, i.float()?, i.float()?);
             one(attention::attention(q, k, v, *causal, *scale, device))

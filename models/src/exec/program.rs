@@ -36,7 +36,8 @@ impl Lifetimes {
             .rev()
             .map(|node| {
                 let wanted = node.outputs.iter().map(|v| seen.contains(v)).collect();
-                let mut last: Vec<bool> = node.inputs.iter().rev().map(|v| seen.insert(*v)).collect();
+                let mut last: Vec<bool> =
+                    node.inputs.iter().rev().map(|v| seen.insert(*v)).collect();
                 last.reverse();
                 Uses { last, wanted }
             })

@@ -97,7 +97,8 @@ impl<B: HostBackend> Stage<B> {
             match value.source {
                 Source::Parameter { init, .. } => {
                     self.parameters.insert(*id, Float::new(draw(init), shape, &self.device));
-                    let zeros = || Float::new(vec![0.0; value.fact.elements()], shape, &self.device);
+                    let zeros =
+                        || Float::new(vec![0.0; value.fact.elements()], shape, &self.device);
                     self.slots.insert(*id, (0..slots).map(|_| zeros()).collect());
                 }
                 Source::Buffer { init } => {
@@ -200,7 +201,12 @@ impl<B: HostBackend> Stage<B> {
     }
 
     /// Takes a bundle of one value off the store.
-    fn receive(&self, name: TensorName, id: ValueId, store: &Store) -> Result<Tensor<B>, TaskError> {
+    fn receive(
+        &self,
+        name: TensorName,
+        id: ValueId,
+        store: &Store,
+    ) -> Result<Tensor<B>, TaskError> {
         let key = self.key(name);
         let missing = || TaskError::Missing(format!("{key:?}"));
         let bytes = store.take(&key).ok_or_else(missing)?;
@@ -210,7 +216,8 @@ impl<B: HostBackend> Stage<B> {
         check_length(&bytes, fact.bytes().count(), "an edge's tensor")?;
         Ok(match fact.dtype {
             Dtype::I32 => {
-                let ints = bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
+                let ints =
+                    bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
                 Tensor::ints(ints, &fact.shape, &self.device)
             }
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {
@@ -222,9 +229,11 @@ impl<B: HostBackend> Stage<B> {
     fn send(&self, name: TensorName, tensor: Tensor<B>, store: &Store) -> Result<(), TaskError> {
         let bytes = match tensor {
             Tensor::Float(tensor) => to_bytes(&tensor.values()?),
-            Tensor::Int(tensor) => {
-                int_values::<B>(tensor)?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>().into()
-            }
+            Tensor::Int(tensor) => int_values::<B>(tensor)?
+                .iter()
+                .flat_map(|v| v.to_le_bytes())
+                .collect::<Vec<_>>()
+                .into(),
         };
         store.put_bytes(self.key(name), bytes);
         Ok(())
@@ -273,7 +282,10 @@ impl<B: HostBackend> Stage<B> {
         let state = |id| self.state(id);
         run(&graph.forward, &self.forward, &mut values, state, &context, &self.device)?;
         let get = |id: ValueId| {
-            values.get(&id).cloned().ok_or_else(|| TaskError::Missing(format!("forward value {id:?}")))
+            values
+                .get(&id)
+                .cloned()
+                .ok_or_else(|| TaskError::Missing(format!("forward value {id:?}")))
         };
         let loss = match graph.loss {
             Some(id) => Some(finite_loss(get(id)?.into_float()?)?),
@@ -457,8 +469,9 @@ impl<B: HostBackend> Stage<B> {
         }
         for micro_batch in (0..micro_batches).map(MicroBatch::new) {
             let statistics = self.statistics.get(&micro_batch);
-            let statistics = statistics
-                .ok_or_else(|| TaskError::Missing(format!("the forward pass of {micro_batch:?}")))?;
+            let statistics = statistics.ok_or_else(|| {
+                TaskError::Missing(format!("the forward pass of {micro_batch:?}"))
+            })?;
             for statistic in statistics {
                 append(&mut bytes, &statistic.clone().values()?);
             }
@@ -469,7 +482,12 @@ impl<B: HostBackend> Stage<B> {
     /// Applies the update of one step, from the stage's own gradient or from a `StageGradient` bundle.
     ///
     /// *Errors*: [`TaskError::Missing`] where there is no gradient.
-    pub fn update(&mut self, step: Step, scale: f64, stored: Option<&[u8]>) -> Result<(), TaskError> {
+    pub fn update(
+        &mut self,
+        step: Step,
+        scale: f64,
+        stored: Option<&[u8]>,
+    ) -> Result<(), TaskError> {
         self.check_step(step)?;
         let work = self.work.clone();
         let graph = &work.graph;

@@ -97,9 +97,7 @@ pub fn device_error(error: &ExecutionError) -> TaskError {
     TaskError::DeviceLost(text)
 }
 
-fn read(
-    data: Option<Result<TensorData, ExecutionError>>,
-) -> Result<TensorData, TaskError> {
+fn read(data: Option<Result<TensorData, ExecutionError>>) -> Result<TensorData, TaskError> {
     data.ok_or_else(|| TaskError::DeviceLost("the device did not hand its data over".into()))?
         .map_err(|e| device_error(&e))
 }
@@ -145,7 +143,9 @@ impl<B: HostBackend> Tensor<B> {
     pub fn into_float(self) -> Result<Float<B>, TaskError> {
         match self {
             Self::Float(tensor) => Ok(tensor),
-            Self::Int(_) => Err(TaskError::Missing("a float operand (it is an integer one)".into())),
+            Self::Int(_) => {
+                Err(TaskError::Missing("a float operand (it is an integer one)".into()))
+            }
         }
     }
 
@@ -155,7 +155,9 @@ impl<B: HostBackend> Tensor<B> {
     pub fn into_int(self) -> Result<IntTensor<B>, TaskError> {
         match self {
             Self::Int(tensor) => Ok(tensor),
-            Self::Float(_) => Err(TaskError::Missing("an integer operand (it is a float one)".into())),
+            Self::Float(_) => {
+                Err(TaskError::Missing("an integer operand (it is a float one)".into()))
+            }
         }
     }
 }

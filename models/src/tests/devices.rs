@@ -26,7 +26,8 @@ fn every_operator_agrees_between_cpu_and_gpu() {
         let largest = want.iter().fold(1.0f32, |m, v| m.max(v.abs()));
         let off = want.iter().zip(&got).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
         if off > TOLERANCE * largest || (loss - gpu_loss).abs() > 1e-3 * loss.abs().max(1.0) {
-            wrong.push(format!("{}: off {off} of {largest}, loss {loss} and {gpu_loss}", case.name));
+            wrong
+                .push(format!("{}: off {off} of {largest}, loss {loss} and {gpu_loss}", case.name));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

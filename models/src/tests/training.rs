@@ -133,8 +133,7 @@ fn an_infinite_gradient_is_an_error() {
     forward(&mut executor, 0).unwrap();
     let (job, stage, step) = (JOB, StageId::new(0), Step::new(0));
     executor.run(&Task::Backward { job, stage, step, micro_batch: MicroBatch::new(0) }).unwrap();
-    let reduce =
-        Task::ReduceGradients { job, stage, step, shared_from: vec![], publish: false };
+    let reduce = Task::ReduceGradients { job, stage, step, shared_from: vec![], publish: false };
     assert!(matches!(executor.run(&reduce), Err(TaskError::NotFinite(_))));
 }
 

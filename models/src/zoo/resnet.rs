@@ -142,14 +142,9 @@ impl Network {
         let shape = [out, self.b.fact(x).shape[1], kernel, kernel];
         // He initialisation over the fan-out.
         let spread = (2.0 / (out * kernel * kernel).max(1) as f32).sqrt();
-        let weight =
-            self.b.parameter(format!("{name}.weight"), &shape, Init::Normal(spread), true);
-        let conv = Conv2d {
-            stride: [stride; 2],
-            padding: [kernel / 2; 2],
-            dilation: [1, 1],
-            groups: 1,
-        };
+        let weight = self.b.parameter(format!("{name}.weight"), &shape, Init::Normal(spread), true);
+        let conv =
+            Conv2d { stride: [stride; 2], padding: [kernel / 2; 2], dilation: [1, 1], groups: 1 };
         self.b.op(name, Op::Conv2d(conv), &[x, weight])
     }
 

@@ -39,12 +39,16 @@ pub(super) fn run(args: &InspectArgs, output: &Output) -> anyhow::Result<()> {
     let dag = dag.with_context(|| format!("while building {name}"))?;
     if args.dag {
         let text = to_text(&dag);
-        output.data(&json!({"schema": "wattle.dag.v1", "model": name, "text": text}), text.trim_end());
+        output.data(
+            &json!({"schema": "wattle.dag.v1", "model": name, "text": text}),
+            text.trim_end(),
+        );
         return Ok(());
     }
     nodes(&dag, output);
     let operators = dag.nodes().len();
-    let training = differentiate(dag, 1).with_context(|| format!("while differentiating {name}"))?;
+    let training =
+        differentiate(dag, 1).with_context(|| format!("while differentiating {name}"))?;
     let whole = network_cost(&training);
     let line = json!({
         "schema": "wattle.inspect.v1",

@@ -73,7 +73,8 @@ pub(super) async fn settle(node: &Node, limit: StdDuration) -> Vec<PeerView> {
             known = versions;
             changed = TokioInstant::now();
         }
-        let measured = views.iter().any(|v| v.advert.as_ref().is_some_and(|a| a.hardware.is_some()));
+        let measured =
+            views.iter().any(|v| v.advert.as_ref().is_some_and(|a| a.hardware.is_some()));
         let now = TokioInstant::now();
         if now >= end || (measured && now.duration_since(changed) >= SETTLED) {
             return views;

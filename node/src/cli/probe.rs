@@ -26,7 +26,8 @@ pub(super) fn run(args: &ProbeArgs, output: &Output) -> anyhow::Result<()> {
     let device = crate::device::choice(args.device.name())?;
     let mut executor = Executor::new(device)?;
     output.progress(&format!("Measuring {}, a few seconds.", executor.device_name()));
-    let raw = measure(&executor).map_err(|error| anyhow::anyhow!("the device does not work: {error:?}"))?;
+    let raw = measure(&executor)
+        .map_err(|error| anyhow::anyhow!("the device does not work: {error:?}"))?;
     let config = WorkerConfig { device, share: 1.0, memory: None };
     let trained = crate::probe::hardware(&mut executor, &config);
     output.data(&line(&raw, &trained), &text(&raw, &trained));

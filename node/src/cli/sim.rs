@@ -47,8 +47,16 @@ pub(super) fn run(args: SimArgs, output: &Output) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&args.scenario)
         .with_context(|| format!("while reading the scenario {name}"))?;
     let scenario = Scenario::parse(&text)?;
-    let mut table =
-        Table::new(&["seed", "steps", "last loss", "virtual time", "plans", "kills", "recovery", "trace"]);
+    let mut table = Table::new(&[
+        "seed",
+        "steps",
+        "last loss",
+        "virtual time",
+        "plans",
+        "kills",
+        "recovery",
+        "trace",
+    ]);
     let mut bad = Vec::new();
     for seed in (args.seed..).take(usize::try_from(args.seeds).unwrap_or(usize::MAX)) {
         let outcome = wattle_sim::run(&scenario, seed, args.trace.is_some())

@@ -9,7 +9,8 @@ use wattle_protocol::job::{
 ///
 /// *Errors*: there is no such network.
 pub fn spec(model: &str, steps: Option<u64>, stages: u16) -> anyhow::Result<JobSpec> {
-    let entry = wattle_models::zoo::find(model).with_context(|| format!("there is no network {model}"))?;
+    let entry =
+        wattle_models::zoo::find(model).with_context(|| format!("there is no network {model}"))?;
     let dag = wattle_models::zoo::by_name(model, None)
         .with_context(|| format!("there is no network {model}"))?
         .with_context(|| format!("while building {model}"))?;
@@ -26,12 +27,7 @@ pub fn spec(model: &str, steps: Option<u64>, stages: u16) -> anyhow::Result<JobS
         train: TrainSpec {
             steps,
             micro_batches: 8,
-            optimizer: Optimizer::AdamW {
-                beta1: 0.9,
-                beta2: 0.95,
-                eps: 1e-8,
-                weight_decay: 0.1,
-            },
+            optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 },
             learning_rate: LearningRate { peak, floor: peak / 10.0, warmup: (steps / 8).max(1) },
             clip_norm: Some(1.0),
             seed: 1,

@@ -70,7 +70,9 @@ fn curve(story: &Story<'_>) -> Curve {
     });
     Curve {
         losses: numbered(story.log.loss_curve()),
-        reference: numbered(story.comparison.as_ref().map(|c| c.losses.clone()).unwrap_or_default()),
+        reference: numbered(
+            story.comparison.as_ref().map(|c| c.losses.clone()).unwrap_or_default(),
+        ),
         level: story.unigram_entropy().map(|e| ("unigram entropy of the corpus".to_owned(), e)),
         faults: faults.collect(),
     }
@@ -190,7 +192,8 @@ fn rows(step: &StepLog) -> Vec<Row> {
 
 fn notes(story: &Story<'_>) -> Vec<String> {
     let mut notes = vec![
-        "Every peer was a separate process; tensors crossed QUIC connections between them.".to_owned(),
+        "Every peer was a separate process; tensors crossed QUIC connections between them."
+            .to_owned(),
     ];
     if story.options.limits {
         notes.push(

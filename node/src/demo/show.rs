@@ -37,7 +37,9 @@ pub fn opening(options: &DemoOptions, roles: &[Role], output: &Output) {
         spec.train.micro_batches,
     ));
     if !options.limits {
-        output.progress("No limits are emulated: each peer has one thread of this machine, links are loopback.");
+        output.progress(
+            "No limits are emulated: each peer has one thread of this machine, links are loopback.",
+        );
         return;
     }
     output.progress(
@@ -53,7 +55,12 @@ pub fn opening(options: &DemoOptions, roles: &[Role], output: &Output) {
                 format!("{} {rate} Mbit/s {}", roles[*to].peer, link.latency)
             })
             .collect();
-        output.progress(&format!("  peer {}: {:.0} % of a core; to {}", role.peer, role.share * 100.0, to.join(", ")));
+        output.progress(&format!(
+            "  peer {}: {:.0} % of a core; to {}",
+            role.peer,
+            role.share * 100.0,
+            to.join(", ")
+        ));
     }
 }
 
@@ -95,10 +102,7 @@ pub fn stage_list(stages: &[StageId]) -> String {
 pub fn samples(options: &DemoOptions) -> (u64, &'static str) {
     let dag = &options.spec.dag;
     let count = |name: &str| {
-        dag.inputs()
-            .map(|id| dag.value(id))
-            .find(|v| v.name == name)
-            .map(|v| v.fact.clone())
+        dag.inputs().map(|id| dag.value(id)).find(|v| v.name == name).map(|v| v.fact.clone())
     };
     let micro_batches = u64::from(options.spec.train.micro_batches);
     if let Some(fact) = count("tokens") {
@@ -284,7 +288,10 @@ impl Story<'_> {
     fn table(&self) -> String {
         let rows = self.rows();
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect::<Vec<_>>().join("\n")
+        rows.iter()
+            .map(|(name, value)| format!("{name:<width$}  {value}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Returns the closing table: names and values.
@@ -299,7 +306,10 @@ impl Story<'_> {
         }
         if let Some(c) = &self.comparison {
             rows.push(("last loss in one process", loss(c.losses.last())));
-            rows.push(("largest relative loss difference", format!("{:.2e}", c.loss_difference(&curve))));
+            rows.push((
+                "largest relative loss difference",
+                format!("{:.2e}", c.loss_difference(&curve)),
+            ));
             let worst = format!(
                 "{} of {} bit-equal; largest relative difference {:.2e} {}",
                 c.equal, c.tensors, c.difference, c.worst
@@ -307,11 +317,19 @@ impl Story<'_> {
             rows.push(("final tensors", worst));
         }
         if let Some(fault) = &self.fault {
-            let text = format!("peer {} ({}) in step {}", fault.peer, stage_list(&fault.stages), fault.step);
+            let text = format!(
+                "peer {} ({}) in step {}",
+                fault.peer,
+                stage_list(&fault.stages),
+                fault.step
+            );
             rows.push(("killed", text));
         }
         if let Some(seconds) = self.recovery_seconds() {
-            rows.push(("recovery", format!("{seconds:.2} s from the kill to the next committed step")));
+            rows.push((
+                "recovery",
+                format!("{seconds:.2} s from the kill to the next committed step"),
+            ));
         }
         rows.push(("tensor bytes over links", self.log.bytes().to_string()));
         if let (Some(plan), Some(step)) = (self.log.plans.first(), self.log.step_time()) {

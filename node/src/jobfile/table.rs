@@ -26,10 +26,15 @@ impl Keys {
             Problems(vec![Problem { key: String::new(), value: String::new(), remedy }])
         };
         if text.len() > LENGTH_MAX {
-            return Err(problem(format!("the file has {} bytes; a job file has at most {LENGTH_MAX}", text.len())));
+            return Err(problem(format!(
+                "the file has {} bytes; a job file has at most {LENGTH_MAX}",
+                text.len()
+            )));
         }
         let root = text.parse::<Table>().map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let line = error
+                .span()
+                .map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             problem(format!("line {line} is no TOML: {}", error.message()))
         })?;
         Ok(Self { root, asked: BTreeMap::new(), problems: Vec::new() })
@@ -68,7 +73,12 @@ impl Keys {
         }
     }
 
-    fn missing<T: ToString, U>(&mut self, path: &str, default: Option<T>, make: impl FnOnce(T) -> U) -> Option<U> {
+    fn missing<T: ToString, U>(
+        &mut self,
+        path: &str,
+        default: Option<T>,
+        make: impl FnOnce(T) -> U,
+    ) -> Option<U> {
         if default.is_none() {
             self.wrong(path, "", "this key is missing");
         }
@@ -76,7 +86,12 @@ impl Keys {
     }
 
     /// Reads a text; without a default it must be there.
-    pub(super) fn text(&mut self, section: &str, key: &str, default: Option<&str>) -> Option<String> {
+    pub(super) fn text(
+        &mut self,
+        section: &str,
+        key: &str,
+        default: Option<&str>,
+    ) -> Option<String> {
         let path = join(section, key);
         match self.ask(section, key) {
             Some(Value::String(text)) => Some(text),
@@ -141,7 +156,8 @@ impl Keys {
         let number = value.as_integer().and_then(|n| u64::try_from(n).ok());
         let found = number.filter(|n| (limits.0..=limits.1).contains(n));
         if found.is_none() {
-            let remedy = format!("a whole number from {} to {}{or} is wanted here", limits.0, limits.1);
+            let remedy =
+                format!("a whole number from {} to {}{or} is wanted here", limits.0, limits.1);
             self.wrong(path, &shown(value), &remedy);
         }
         found
@@ -163,7 +179,11 @@ impl Keys {
         let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
         let found = number.filter(|n| n.is_finite() && *n >= limits.0 && *n <= limits.1);
         if found.is_none() {
-            let least = if limits.0 == f64::MIN_POSITIVE { "above 0".into() } else { format!("from {}", limits.0) };
+            let least = if limits.0 == f64::MIN_POSITIVE {
+                "above 0".into()
+            } else {
+                format!("from {}", limits.0)
+            };
             let remedy = format!("a number {least} to {} is wanted here", limits.1);
             self.wrong(&path, &shown(&value), &remedy);
         }
@@ -171,7 +191,12 @@ impl Keys {
     }
 
     /// Reads a number that may be left out.
-    pub(super) fn optional_number(&mut self, section: &str, key: &str, limits: (f64, f64)) -> Option<f64> {
+    pub(super) fn optional_number(
+        &mut self,
+        section: &str,
+        key: &str,
+        limits: (f64, f64),
+    ) -> Option<f64> {
         let there = self.table(section).is_some_and(|t| t.contains_key(key));
         if there {
             return self.number(section, key, limits, None);

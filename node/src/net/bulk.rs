@@ -84,7 +84,13 @@ impl Desk {
     }
 }
 
-fn prefix(kind: Kind, nonce: u64, header: &[u8], length: u64, hash: &[u8; 32]) -> io::Result<Vec<u8>> {
+fn prefix(
+    kind: Kind,
+    nonce: u64,
+    header: &[u8],
+    length: u64,
+    hash: &[u8; 32],
+) -> io::Result<Vec<u8>> {
     let header_length = u16::try_from(header.len()).map_err(io::Error::other)?;
     let mut bytes = MAGIC.to_vec();
     bytes.push(match kind {

@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn links_survive_their_file() {
         let link = EmulatedLink { rate: None, latency: Duration::from_millis(3) };
-        let links = EmulatedLinks { default: Some(link), to: [(PeerId::new([2; 32]), link)].into() };
+        let links =
+            EmulatedLinks { default: Some(link), to: [(PeerId::new([2; 32]), link)].into() };
         let text = serde_json::to_string(&links).unwrap();
         assert_eq!(serde_json::from_str::<EmulatedLinks>(&text).unwrap(), links);
     }

@@ -41,14 +41,30 @@ const LISTEN: Duration = Duration::from_secs(5);
 /// What the handle asks of the loop.
 #[derive(Debug)]
 pub(super) enum Order {
-    Frame { to: PeerId, bytes: Vec<u8> },
-    Dial { peer: Option<PeerId>, addresses: Vec<String> },
+    Frame {
+        to: PeerId,
+        bytes: Vec<u8>,
+    },
+    Dial {
+        peer: Option<PeerId>,
+        addresses: Vec<String>,
+    },
     Announce(JobId),
     FindProviders(JobId),
     /// A request of the TCP fallback; answered yes or no.
-    Request { to: PeerId, request: Request, reply: oneshot::Sender<bool> },
+    Request {
+        to: PeerId,
+        request: Request,
+        reply: oneshot::Sender<bool>,
+    },
     /// The driver's answer to an offer that came over TCP.
-    Answer { from: PeerId, nonce: u64, incoming: Incoming, channel: ResponseChannel<bool>, take: bool },
+    Answer {
+        from: PeerId,
+        nonce: u64,
+        incoming: Incoming,
+        channel: ResponseChannel<bool>,
+        take: bool,
+    },
     Stop(oneshot::Sender<()>),
 }
 
@@ -140,7 +156,8 @@ impl Hub {
             let (listen, own) = (config.listen, connections.clone());
             let built = builder
                 .with_other_transport(move |key| {
-                    OneQuic::new(key, listen, own).map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+                    OneQuic::new(key, listen, own)
+                        .map_err(Box::<dyn std::error::Error + Send + Sync>::from)
                 })
                 .with_context(|| format!("while binding UDP {}", config.listen))?;
             built.with_dns()?.with_behaviour(behaviour)?.with_swarm_config(tune).build()
@@ -433,12 +450,7 @@ impl Hub {
         }
     }
 
-    async fn on_request(
-        &mut self,
-        from: PeerId,
-        request: Request,
-        channel: ResponseChannel<bool>,
-    ) {
+    async fn on_request(&mut self, from: PeerId, request: Request, channel: ResponseChannel<bool>) {
         match request {
             Request::Frame(bytes) => {
                 self.tell(NetEvent::Frame { from, bytes }).await;
@@ -448,7 +460,11 @@ impl Hub {
                 let incoming =
                     Incoming { length, hash, header: header.clone(), payload: BytesMut::new() };
                 let Some(orders) = self.orders.upgrade().filter(|_| length <= BUNDLE_MAX) else {
-                    self.swarm.behaviour_mut().rpc.send_response(channel, false).unwrap_or_default();
+                    self.swarm
+                        .behaviour_mut()
+                        .rpc
+                        .send_response(channel, false)
+                        .unwrap_or_default();
                     return;
                 };
                 let (reply, answer) = oneshot::channel();
@@ -564,9 +580,8 @@ fn behaviour(
         .with_max_established_outgoing(Some(256))
         .with_max_established(Some(400))
         .with_max_established_per_peer(Some(4));
-    let mdns = with_mdns
-        .then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me))
-        .transpose()?;
+    let mdns =
+        with_mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)).transpose()?;
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         memory: memory_connection_limits::Behaviour::with_max_percentage(0.95),

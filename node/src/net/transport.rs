@@ -186,8 +186,7 @@ impl Transport for OneQuic {
             Some(a) if self.listener.is_none() && (a.port() == 0 || a.port() == local.port()) => {
                 let listen_addr = quic_address(SocketAddr::new(a.ip(), local.port()));
                 self.listener = Some((id, listen_addr.clone()));
-                self.events
-                    .push_back(TransportEvent::NewAddress { listener_id: id, listen_addr });
+                self.events.push_back(TransportEvent::NewAddress { listener_id: id, listen_addr });
                 Ok(())
             }
             _ => Err(TransportError::MultiaddrNotSupported(address)),
@@ -243,8 +242,7 @@ impl Transport for OneQuic {
                 continue;
             };
             let connections = self.connections.clone();
-            let upgrade =
-                async move { establish(incoming.accept()?, connections).await }.boxed();
+            let upgrade = async move { establish(incoming.accept()?, connections).await }.boxed();
             let send_back_addr = quic_address(from);
             return Poll::Ready(TransportEvent::Incoming {
                 listener_id,

@@ -114,7 +114,12 @@ pub fn draw(out: &mut String, curve: &Curve) -> fmt::Result {
         legend += 150.0;
         Ok(())
     };
-    line(out, "the swarm", "stroke=\"var(--one)\" style=\"stroke-width:4\" opacity=\".75\"", &curve.losses)?;
+    line(
+        out,
+        "the swarm",
+        "stroke=\"var(--one)\" style=\"stroke-width:4\" opacity=\".75\"",
+        &curve.losses,
+    )?;
     line(out, "one process", "stroke=\"var(--two)\" stroke-dasharray=\"2 3\"", &curve.reference)?;
     out.push_str("</svg>\n");
     Ok(())
@@ -125,5 +130,14 @@ fn tick_for(span: f64) -> f64 {
     let rough = (span / 5.0).max(1e-3);
     let power = 10f64.powf(rough.log10().floor());
     let digit = rough / power;
-    power * if digit <= 1.0 { 1.0 } else if digit <= 2.0 { 2.0 } else if digit <= 5.0 { 5.0 } else { 10.0 }
+    power
+        * if digit <= 1.0 {
+            1.0
+        } else if digit <= 2.0 {
+            2.0
+        } else if digit <= 5.0 {
+            5.0
+        } else {
+            10.0
+        }
 }

@@ -50,7 +50,8 @@ pub fn shared_parts(
     from: StageId,
     to: StageId,
 ) -> impl Iterator<Item = (ValueId, u16)> + '_ {
-    let both = graph.shared.iter().filter(move |s| s.stages.contains(&from) && s.stages.contains(&to));
+    let both =
+        graph.shared.iter().filter(move |s| s.stages.contains(&from) && s.stages.contains(&to));
     both.flat_map(move |shared| {
         let parts = (0..u16::MAX).zip(&shared.parts);
         parts.filter(move |(_, stage)| **stage == from).map(|(part, _)| (shared.parameter, part))

@@ -52,7 +52,8 @@ impl Hardware {
         load.products / self.speed
             + load.convolutions / self.conv_speed
             + load.elements / self.vector_speed
-            + load.bytes / self.touch_rate + self.overhead * load.launches
+            + load.bytes / self.touch_rate
+            + self.overhead * load.launches
     }
 }
 

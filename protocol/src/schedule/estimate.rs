@@ -64,18 +64,9 @@ pub fn memory(spec: &JobSpec, stage: &StageGraph, stages: usize) -> Bytes {
     };
     let saved: Bytes =
         stage.saved.iter().filter_map(|v| stage.values.get(v)).map(|v| v.fact.bytes()).sum();
-    let arriving: Bytes = stage
-        .receives
-        .iter()
-        .chain(&stage.sends)
-        .map(|(_, edge)| edge.fact.bytes())
-        .sum();
-    let kept = in_flight(
-        spec.swarm.order,
-        stage.stage.index(),
-        stages,
-        spec.train.micro_batches,
-    );
+    let arriving: Bytes =
+        stage.receives.iter().chain(&stage.sends).map(|(_, edge)| edge.fact.bytes()).sum();
+    let kept = in_flight(spec.swarm.order, stage.stage.index(), stages, spec.train.micro_batches);
     parameter_bytes(stage) * (2 + slots) + (saved + arriving) * u64::from(kept)
 }
 
@@ -298,7 +289,8 @@ impl Placement<'_> {
         let sharers: BTreeSet<_> =
             stage.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
         for other in sharers.into_iter().filter(|s| *s != stage.stage) {
-            let (Some(plan), Some(line)) = (self.stages.get(other.index()), lines.get(other.index()))
+            let (Some(plan), Some(line)) =
+                (self.stages.get(other.index()), lines.get(other.index()))
             else {
                 continue;
             };

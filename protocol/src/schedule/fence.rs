@@ -124,7 +124,11 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
 /// Differentiates and cuts a job's network as a plan says.
 ///
 /// *Errors*: [`PlanError::Network`] if the assignment does not fit the network.
-pub fn stage_graphs(spec: &JobSpec, assignment: &[StageId], recompute: bool) -> Result<Cut, PlanError> {
+pub fn stage_graphs(
+    spec: &JobSpec,
+    assignment: &[StageId],
+    recompute: bool,
+) -> Result<Cut, PlanError> {
     let network = |error: String| PlanError::Network(error);
     let training = differentiate(spec.dag.clone(), spec.train.micro_batches)
         .map_err(|error| network(error.to_string()))?;
@@ -241,7 +245,8 @@ impl Profile {
         let mut counted = std::collections::BTreeSet::new();
         for id in dag.node_ids().take(count) {
             for input in &dag.node(id).inputs {
-                let parameter = matches!(dag.value(*input).source, crate::dag::Source::Parameter { .. });
+                let parameter =
+                    matches!(dag.value(*input).source, crate::dag::Source::Parameter { .. });
                 if parameter && counted.insert(*input) {
                     parameters[id.index()] += dag.fact(*input).bytes();
                 }
@@ -287,7 +292,8 @@ impl Profile {
                 for end in 1..ends {
                     let mut cell: Cell = None;
                     for start in 0..end {
-                        let Some(own) = self.station(spec, advert, (start, end), (stage, stages)) else {
+                        let Some(own) = self.station(spec, advert, (start, end), (stage, stages))
+                        else {
                             continue;
                         };
                         if stage == 0 {
@@ -305,7 +311,8 @@ impl Profile {
                             let (back, _) =
                                 links.transfer(advert.peer, other.peer, self.crossing[start]);
                             let station = own.max(link).max(back);
-                            let next = (slowest.max(station), sum + own + link + back, before, start);
+                            let next =
+                                (slowest.max(station), sum + own + link + back, before, start);
                             if cell.is_none_or(|c| line(next.0, next.1) < line(c.0, c.1)) {
                                 cell = Some(next);
                             }

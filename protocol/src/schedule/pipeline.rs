@@ -36,9 +36,9 @@ pub fn passes(order: PipelineOrder, index: usize, stages: usize, micro_batches: 
 pub fn in_flight(order: PipelineOrder, index: usize, stages: usize, micro_batches: u32) -> u32 {
     match order {
         PipelineOrder::GPipe => micro_batches,
-        PipelineOrder::OneFOneB => {
-            u32::try_from(stages.saturating_sub(index)).unwrap_or(u32::MAX).clamp(1, micro_batches.max(1))
-        }
+        PipelineOrder::OneFOneB => u32::try_from(stages.saturating_sub(index))
+            .unwrap_or(u32::MAX)
+            .clamp(1, micro_batches.max(1)),
     }
 }
 

@@ -69,8 +69,7 @@ impl Job {
             self.election.stands_at = None;
             return;
         }
-        let living =
-            plan.council.iter().filter(|p| **p == ctx.me || ctx.membership.is_living(**p));
+        let living = plan.council.iter().filter(|p| **p == ctx.me || ctx.membership.is_living(**p));
         let Some(rank) = living.clone().position(|p| *p == ctx.me) else {
             return;
         };

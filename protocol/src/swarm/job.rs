@@ -56,7 +56,12 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(id: JobId, spec: Arc<JobSpec>, submitter: PeerId, election: Election) -> Self {
+    pub(super) fn new(
+        id: JobId,
+        spec: Arc<JobSpec>,
+        submitter: PeerId,
+        election: Election,
+    ) -> Self {
         Self {
             id,
             spec,
@@ -124,7 +129,9 @@ impl Job {
         self.works = proposal.works;
         self.plan = Some(plan.clone());
         let mine = |stage: StageId| {
-            plan.stages.get(stage.index()).is_some_and(|s| s.owner == ctx.me || s.backups.contains(&ctx.me))
+            plan.stages
+                .get(stage.index())
+                .is_some_and(|s| s.owner == ctx.me || s.backups.contains(&ctx.me))
         };
         let foreign: Vec<StageId> =
             self.stages.keys().chain(self.backups.keys()).copied().filter(|s| !mine(*s)).collect();
@@ -329,8 +336,10 @@ impl Job {
             let roles = &plan.stages[stage.index()];
             let holders: Vec<PeerId> =
                 std::iter::once(roles.owner).chain(roles.backups.iter().copied()).collect();
-            let living: Vec<PeerId> =
-                holders.into_iter().filter(|p| *p == ctx.me || ctx.membership.is_living(*p)).collect();
+            let living: Vec<PeerId> = holders
+                .into_iter()
+                .filter(|p| *p == ctx.me || ctx.membership.is_living(*p))
+                .collect();
             if living.is_empty() {
                 continue;
             }

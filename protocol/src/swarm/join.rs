@@ -241,7 +241,14 @@ impl Job {
         }
     }
 
-    fn on_lease(&mut self, from: PeerId, term: Term, epoch: Epoch, sent: Instant, ctx: &mut Ctx<'_>) {
+    fn on_lease(
+        &mut self,
+        from: PeerId,
+        term: Term,
+        epoch: Epoch,
+        sent: Instant,
+        ctx: &mut Ctx<'_>,
+    ) {
         if !self.election.follow(from, term, ctx.now) {
             return;
         }

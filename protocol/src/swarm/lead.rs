@@ -206,7 +206,14 @@ impl Job {
         false
     }
 
-    pub(super) fn on_granted(&mut self, from: PeerId, term: Term, epoch: Epoch, sent: Instant, ctx: &mut Ctx<'_>) {
+    pub(super) fn on_granted(
+        &mut self,
+        from: PeerId,
+        term: Term,
+        epoch: Epoch,
+        sent: Instant,
+        ctx: &mut Ctx<'_>,
+    ) {
         let in_force = self.epoch();
         let Some(lead) = &mut self.lead else {
             return;
@@ -398,8 +405,8 @@ impl Job {
         };
         let living = |p: &&PeerId| !self.is_gone(**p, ctx);
         let all = plan.council.iter().filter(living).all(|p| reports.contains_key(p));
-        let majority = plan.council.iter().filter(|p| reports.contains_key(p)).count()
-            >= plan.majority();
+        let majority =
+            plan.council.iter().filter(|p| reports.contains_key(p)).count() >= plan.majority();
         if !majority || (!all && ctx.now.since(*since) < INQUIRY) {
             return;
         }
@@ -422,8 +429,7 @@ impl Job {
                 Basis::Repair { previous: Box::new((*plan).clone()), holders: holders.clone() };
             match repair(request, &plan, &holders, &adverts) {
                 Ok(plan) => {
-                    let offer =
-                        Offer { plan, basis, evidence, base, last, restart: false, voters };
+                    let offer = Offer { plan, basis, evidence, base, last, restart: false, voters };
                     return self.propose(offer, ctx);
                 }
                 Err(error) => return self.fail(error.to_string(), ctx),
@@ -635,10 +641,7 @@ fn standing(
 ) -> (Step, Option<Commit>, Vec<Vec<PeerId>>) {
     let holdings = || reports.iter().flat_map(|(p, r)| r.holdings.iter().map(move |h| (*p, *h)));
     let base = holdings().map(|(_, h)| h.applied).max().unwrap_or_default();
-    let last = reports
-        .values()
-        .filter_map(|r| r.last)
-        .find(|commit| commit.step.next() == base);
+    let last = reports.values().filter_map(|r| r.last).find(|commit| commit.step.next() == base);
     let can_reach = |h: &Holding| {
         h.applied == base || (h.applied.next() == base && h.next_gradient && last.is_some())
     };

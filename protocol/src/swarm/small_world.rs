@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::io::{Admission, Command, Effect, Event, Input, Outbox, Outcome, Task, TensorKey, Timer};
+use super::io::{
+    Admission, Command, Effect, Event, Input, Outbox, Outcome, Task, TensorKey, Timer,
+};
 use super::{Config, Peer};
 use crate::dag::op::Op;
 use crate::dag::{Dag, DagBuilder, Fact, Init};
 use crate::ids::{PeerId, StageId, Step};
-use crate::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
-};
+use crate::job::{DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec};
 use crate::schedule::Plan;
 use crate::schedule::advert::Hardware;
 use crate::units::{Bytes, Duration, Instant, Rate, Speed};
@@ -163,7 +163,8 @@ impl World {
                 Effect::Send { to, message } => {
                     // Every message crosses the wire format.
                     let bytes = crate::wire::frame::encode(&*message).unwrap();
-                    let message: Box<Message> = Box::new(crate::wire::frame::decode(&bytes).unwrap());
+                    let message: Box<Message> =
+                        Box::new(crate::wire::frame::decode(&bytes).unwrap());
                     let input = Input::Received { from: me, message };
                     if self.doubles {
                         self.later(to, LATENCY * 3, Happening::Input(input.clone()));
@@ -183,7 +184,8 @@ impl World {
                     let outcome = match &task {
                         Task::Forward { step, micro_batch, stage, .. } => {
                             let graph = &self.peers[&me].works(task_job(&task)).to_vec();
-                            let last = graph.get(stage.index()).is_some_and(|w| w.graph.loss.is_some());
+                            let last =
+                                graph.get(stage.index()).is_some_and(|w| w.graph.loss.is_some());
                             let loss = 1.0 / (step.number() as f64 + 1.0)
                                 + f64::from(micro_batch.index()) / 100.0;
                             Outcome::Forward { loss: last.then_some(loss) }

@@ -259,7 +259,11 @@ impl Stage {
     fn shared(&mut self, ctx: &mut Ctx<'_>) {
         for stage in self.sharers() {
             if let Some(to) = self.plan.owner(stage) {
-                self.ship(self.key(TensorName::SharedGradient { stage: self.id, to: stage }), to, ctx);
+                self.ship(
+                    self.key(TensorName::SharedGradient { stage: self.id, to: stage }),
+                    to,
+                    ctx,
+                );
             }
         }
         self.reduce(ctx);
@@ -268,7 +272,10 @@ impl Stage {
     fn reduce(&mut self, ctx: &mut Ctx<'_>) {
         let from = self.sharers();
         let here = |stage: &StageId| {
-            self.arrived.contains(&(self.applied, TensorName::SharedGradient { stage: *stage, to: self.id }))
+            self.arrived.contains(&(
+                self.applied,
+                TensorName::SharedGradient { stage: *stage, to: self.id },
+            ))
         };
         if self.phase != Phase::Sharing || self.running.is_some() || !from.iter().all(here) {
             return;

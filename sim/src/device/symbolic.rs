@@ -70,7 +70,13 @@ impl Symbolic {
         self.store.remove(&key).ok_or_else(|| missing(key)).and_then(|b| read(&b))
     }
 
-    fn forward(&mut self, job: JobId, id: StageId, step: Step, m: MicroBatch) -> Result<Outcome, TaskError> {
+    fn forward(
+        &mut self,
+        job: JobId,
+        id: StageId,
+        step: Step,
+        m: MicroBatch,
+    ) -> Result<Outcome, TaskError> {
         let stage = self.stage(job, id)?;
         let (work, epoch, state) = (stage.work.clone(), stage.epoch, stage.state);
         if stage.applied != step {
@@ -92,7 +98,13 @@ impl Symbolic {
         Ok(Outcome::Forward { loss })
     }
 
-    fn backward(&mut self, job: JobId, id: StageId, step: Step, m: MicroBatch) -> Result<(), TaskError> {
+    fn backward(
+        &mut self,
+        job: JobId,
+        id: StageId,
+        step: Step,
+        m: MicroBatch,
+    ) -> Result<(), TaskError> {
         let stage = self.stage(job, id)?;
         let (work, epoch) = (stage.work.clone(), stage.epoch);
         let seen = stage.flight.remove(&m).ok_or_else(|| missing(m))?;
@@ -184,7 +196,9 @@ impl Device for Symbolic {
             Task::LoadStage { job, work, source, step } => {
                 let id = work.graph.stage;
                 let state = match source {
-                    StateSource::Initial => print(&[b"initial", job.bytes(), &id.index().to_le_bytes()]),
+                    StateSource::Initial => {
+                        print(&[b"initial", job.bytes(), &id.index().to_le_bytes()])
+                    }
                     StateSource::Stored(key) => {
                         self.store.get(key).ok_or_else(|| missing(key)).and_then(read)?
                     }

@@ -69,7 +69,12 @@ pub fn cross_entropy(logits: &[f32], targets: &[i32], width: usize) -> Option<f3
 
 /// Gradient of [`cross_entropy`] times g.
 #[expect(clippy::cast_precision_loss, reason = "row counts are far below 2^24")]
-pub fn cross_entropy_grad(logits: &[f32], targets: &[i32], g: f32, width: usize) -> Option<Vec<f32>> {
+pub fn cross_entropy_grad(
+    logits: &[f32],
+    targets: &[i32],
+    g: f32,
+    width: usize,
+) -> Option<Vec<f32>> {
     let mut out = vec![0.0; logits.len()];
     let factor = g / targets.len() as f32;
     vectorised(|| {

@@ -51,7 +51,8 @@ pub fn cross_entropy_grad<B: HostBackend>(
 ) -> Result<Float<B>, TaskError> {
     let shape = logits.shape();
     let (rows, width) = flat(&logits);
-    if let (Some(logits), Some(targets), Some(g)) = (logits.host(), B::host_int(&targets), g.host()) {
+    if let (Some(logits), Some(targets), Some(g)) = (logits.host(), B::host_int(&targets), g.host())
+    {
         let out = rows::cross_entropy_grad(&logits, &targets, g[0], width).ok_or_else(outside)?;
         return Ok(Float::new(out, &shape, device));
     }

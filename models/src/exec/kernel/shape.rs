@@ -42,7 +42,8 @@ pub fn sum_to<B: HostBackend>(x: Float<B>, shape: &[usize]) -> Float<B> {
         .filter(|axis| *axis < extra || (shape[axis - extra] == 1 && from[*axis] != 1))
         .collect();
     // All leading axes at once: one sum over rows of a matrix.
-    if !axes.is_empty() && axes.len() < from.len() && axes.iter().enumerate().all(|(i, a)| i == *a) {
+    if !axes.is_empty() && axes.len() < from.len() && axes.iter().enumerate().all(|(i, a)| i == *a)
+    {
         let rows = from[..axes.len()].iter().product();
         let width = from[axes.len()..].iter().product();
         return x.reshape(&[rows, width]).sum_axes(&[0]).reshape(shape);
