@@ -17,4 +17,4 @@ pub mod zoo;
 mod tests;
 
 pub use exec::{DeviceChoice, DeviceError, Executor, Store};
-pub use single::run_single;
+pub use single::{on_one_thread, run_single};

@@ -62,6 +62,15 @@ pub fn run_single(
     Ok(executor.parameters(JOB, STAGE)?)
 }
 
+/// Runs something with one thread of arithmetic, whatever the process uses otherwise.
+///
+/// *Errors*: the thread does not start.
+pub fn on_one_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, DeviceError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let pool = pool.map_err(|error| DeviceError::NoThread(error.to_string()))?;
+    Ok(pool.install(run))
+}
+
 /// Returns the work of a job's network on one stage.
 ///
 /// *Errors*: [`GradError`] if it cannot be differentiated.

@@ -30,6 +30,7 @@ pub struct Follower {
     clock: Clock,
     job: Option<JobId>,
     steps: u64,
+    samples: (u64, &'static str),
     /// What has been heard of the job.
     pub log: RunLog,
 }
@@ -46,6 +47,7 @@ impl Follower {
             clock: Clock::start(),
             job: None,
             steps: 0,
+            samples: (0, "samples"),
             log: RunLog::default(),
         })
     }
@@ -103,6 +105,7 @@ impl Follower {
         let id = job_id(spec).context("while naming the job")?;
         self.job = Some(id);
         self.steps = spec.train.steps;
+        self.samples = crate::demo::show::samples(spec);
         self.node.command(Command::Submit(Box::new(spec.clone()))).await;
         Ok(id)
     }
@@ -110,6 +113,11 @@ impl Follower {
     /// Returns how many steps the submitted job has.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Returns what one step of the submitted job consumes: how many, and of what.
+    pub fn samples(&self) -> (u64, &'static str) {
+        self.samples
     }
 
     /// Waits for the next news of the job.

@@ -35,6 +35,8 @@ pub struct PlanLog {
     pub base: Step,
     /// Whether all state began anew.
     pub restart: bool,
+    /// Decided steps that are done again under it; 0 unless state was lost with all its holders.
+    pub undone: u64,
     /// When it was heard of here.
     pub heard: Instant,
 }
@@ -87,11 +89,13 @@ impl RunLog {
             News::Waiting { reason } => self.waiting = Some(reason.clone()),
             News::Adopted { plan, leader, base, restart } => {
                 self.waiting = None;
+                let decided = self.last().map_or(0, |step| step.commit.step.next().number());
                 self.plans.push(PlanLog {
                     plan: (**plan).clone(),
                     leader: *leader,
                     base: *base,
                     restart: *restart,
+                    undone: decided.saturating_sub(base.number()),
                     heard,
                 });
             }
@@ -141,6 +145,15 @@ impl RunLog {
         self.steps.values().map(|s| s.commit.loss).collect()
     }
 
+    /// Returns how many steps are begun again because of a fault at a moment: the one in work, and those undone.
+    ///
+    /// None while no plan has answered the fault.
+    pub fn steps_redone(&self, fault: Instant) -> Option<u64> {
+        let mut answers = self.plans.iter().filter(|plan| plan.heard > fault).peekable();
+        answers.peek()?;
+        Some(answers.map(|plan| plan.undone + 1).sum())
+    }
+
     /// Returns all bytes of tensors that crossed links.
     pub fn bytes(&self) -> Bytes {
         self.shipped.values().copied().sum()
@@ -176,6 +189,17 @@ impl StepLog {
 
     /// Returns the bytes of tensors that this step shipped.
     pub fn bytes(&self) -> Bytes {
-        self.stages.iter().flat_map(|(.., s)| &s.shipped).map(|l| l.bytes).sum()
+        self.links().into_values().sum()
+    }
+
+    /// Returns the bytes of tensors that this step shipped, by (sender, receiver).
+    pub fn links(&self) -> BTreeMap<(PeerId, PeerId), Bytes> {
+        let mut links = BTreeMap::new();
+        for (_, owner, stats) in &self.stages {
+            for link in &stats.shipped {
+                *links.entry((*owner, link.to)).or_default() += link.bytes;
+            }
+        }
+        links
     }
 }

@@ -119,9 +119,16 @@ fn a_job_goes_on_without_its_submitter() {
     let calm = train(&job, &network, &ticket).output().unwrap();
     assert!(calm.status.success(), "{}", said(&calm));
     let calm = lines(&calm.stdout).pop().unwrap();
-    assert_eq!((calm["schema"].as_str(), calm["steps"].as_u64()), (Some("wattle.train.v1"), Some(150)));
+    assert_eq!(
+        (calm["schema"].as_str(), calm["steps"].as_u64()),
+        (Some("wattle.train.v1"), Some(150))
+    );
 
-    let mut killed = train(&job, &network, &ticket).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut killed = train(&job, &network, &ticket)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut heard = BufReader::new(killed.stdout.take().unwrap()).lines();
     assert!(heard.by_ref().take(40).all(|line| line.is_ok()));
     killed.kill().unwrap();

@@ -51,6 +51,9 @@ pub enum DeviceError {
     /// wgpu finds no adapter.
     #[error("no GPU can be used: {0}")]
     NoAdapter(String),
+    /// A thread for arithmetic does not start.
+    #[error("a thread for arithmetic does not start: {0}")]
+    NoThread(String),
 }
 
 /// A device with its name for people.

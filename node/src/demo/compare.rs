@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use wattle_models::DeviceChoice;
 use wattle_protocol::job::JobSpec;
 
 use crate::follow::Tensor;
@@ -20,9 +21,14 @@ pub struct Comparison {
     pub difference: f64,
     /// Name of the tensor with the largest difference.
     pub worst: String,
-    /// Seconds that the single process took a step (median).
+    /// Seconds that the single process took a step on all cores (median).
     pub step_seconds: f64,
+    /// The same on one thread, measured over its first steps.
+    pub one_thread_seconds: f64,
 }
+
+/// Steps that are timed on one thread.
+const TIMED: u64 = 12;
 
 impl Comparison {
     /// Runs the job alone and compares the parameters that a swarm has learnt.
@@ -35,21 +41,19 @@ impl Comparison {
     ) -> anyhow::Result<Self> {
         let device = crate::device::choice(device)?;
         let mut losses = Vec::new();
-        let mut times = Vec::new();
-        let mut last = tokio::time::Instant::now();
-        let alone = wattle_models::run_single(spec, device, |_, loss| {
-            losses.push(loss);
-            times.push(last.elapsed().as_secs_f64());
-            last = tokio::time::Instant::now();
-        })
-        .map_err(|error| anyhow::anyhow!("the job does not run in one process: {error:?}"))?;
+        let (alone, step_seconds) = timed(spec, device, |loss| losses.push(loss))?;
+        let mut short = spec.clone();
+        short.train.steps = spec.train.steps.min(TIMED);
+        let (_, one_thread_seconds) =
+            wattle_models::on_one_thread(|| timed(&short, device, |_| ()))??;
         let mut comparison = Self {
             losses,
             tensors: 0,
             equal: 0,
             difference: 0.0,
             worst: String::new(),
-            step_seconds: median(&mut times),
+            step_seconds,
+            one_thread_seconds,
         };
         for (name, tensor) in learnt {
             let own = alone
@@ -66,11 +70,35 @@ impl Comparison {
         Ok(comparison)
     }
 
+    /// Returns what a step would take if one thread's work spread over all cores without loss, in seconds.
+    pub fn ideal_seconds(&self) -> f64 {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.one_thread_seconds / cores as f64
+    }
+
     /// Returns the largest relative difference between these losses and others.
     pub fn loss_difference(&self, others: &[f64]) -> f64 {
         let pairs = self.losses.iter().zip(others);
         pairs.map(|(a, b)| (a - b).abs() / a.abs().max(f64::MIN_POSITIVE)).fold(0.0, f64::max)
     }
+}
+
+/// Runs a job in this process; returns what it learnt and the median seconds of a step.
+fn timed(
+    spec: &JobSpec,
+    device: DeviceChoice,
+    mut on_loss: impl FnMut(f64),
+) -> anyhow::Result<(BTreeMap<String, Vec<f32>>, f64)> {
+    let mut times = Vec::new();
+    let mut last = tokio::time::Instant::now();
+    let learnt = wattle_models::run_single(spec, device, |_, loss| {
+        on_loss(loss);
+        times.push(last.elapsed().as_secs_f64());
+        last = tokio::time::Instant::now();
+    });
+    let learnt = learnt
+        .map_err(|error| anyhow::anyhow!("the job does not run in one process: {error:?}"))?;
+    Ok((learnt, median(&mut times)))
 }
 
 fn relative_difference(a: &[f32], b: &[f32]) -> f64 {

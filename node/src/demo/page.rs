@@ -15,11 +15,12 @@ pub fn page(story: &Story<'_>) -> Report {
     let peers = options.peers;
     let fault = story.fault.as_ref().map(|fault| {
         format!(
-            " Peer {} ({}{}) was killed during step {}; the swarm went on without losing a step.",
+            " Peer {} ({}{}) was killed during step {}; {}.",
             fault.peer,
             stage_list(&fault.stages),
             if fault.leader { ", leader" } else { "" },
-            fault.step
+            fault.step,
+            story.recovery()
         )
     });
     let summary = format!(

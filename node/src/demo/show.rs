@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 use serde_json::json;
 use wattle_protocol::ids::{PeerId, StageId};
+use wattle_protocol::job::JobSpec;
 use wattle_protocol::schedule::Plan;
 use wattle_protocol::wire::message::News;
 
@@ -99,12 +100,12 @@ pub fn stage_list(stages: &[StageId]) -> String {
 }
 
 /// Returns the elements of data that one step consumes: tokens, or images.
-pub fn samples(options: &DemoOptions) -> (u64, &'static str) {
-    let dag = &options.spec.dag;
+pub fn samples(spec: &JobSpec) -> (u64, &'static str) {
+    let dag = &spec.dag;
     let count = |name: &str| {
         dag.inputs().map(|id| dag.value(id)).find(|v| v.name == name).map(|v| v.fact.clone())
     };
-    let micro_batches = u64::from(options.spec.train.micro_batches);
+    let micro_batches = u64::from(spec.train.micro_batches);
     if let Some(fact) = count("tokens") {
         return (fact.elements() as u64 * micro_batches, "tokens");
     }
@@ -128,19 +129,18 @@ pub fn news(news: &News, follower: &Follower, output: &Output) {
             {
                 output.data(&crate::lines::step(job, step), "");
             }
-            let text = step_text(step);
+            let text = step_text(step, follower.samples());
             let every = (follower.steps() / LINES).max(1);
             if commit.step.number().is_multiple_of(every) {
-                output.progress(&format!("  {text}"));
+                output.progress(&format!("  {text}; {}", links_text(step)));
             } else {
                 output.status(&format!("  {text}"));
             }
         }
         News::Lost { peer, stages, step } => {
-            output.progress(&format!(
-                "  peer {peer} is lost ({}) in step {step}; its backup takes over",
-                stage_list(stages)
-            ));
+            let then = if stages.is_empty() { "" } else { "; looking for who holds its state" };
+            let held = stage_list(stages);
+            output.progress(&format!("  peer {peer} is lost ({held}) in step {step}{then}"));
         }
         News::Finished { steps } => output.progress(&format!("Finished: {steps} steps.")),
         News::Failed { reason } => output.progress(&format!("Failed: {reason}")),
@@ -173,15 +173,33 @@ pub fn plan_text(plan: &Plan, leader: PeerId, base: u64, restart: bool) -> Strin
     text
 }
 
-fn step_text(step: &StepLog) -> String {
+/// Most links written out in a line of progress.
+const LINKS_SHOWN: usize = 4;
+
+fn step_text(step: &StepLog, (samples, unit): (u64, &str)) -> String {
     let bubble = step.bubble().map_or(String::new(), |b| format!(", bubble {:.0} %", b * 100.0));
-    format!(
-        "step {:>4}  loss {:.4}  {}  {} over links{bubble}",
-        step.commit.step.number(),
-        step.commit.loss,
-        step.elapsed,
-        step.bytes(),
-    )
+    let rate = samples as f64 / step.elapsed.seconds().max(1e-6);
+    let number = step.commit.step.number();
+    let (loss, elapsed) = (step.commit.loss, step.elapsed);
+    format!("step {number:>4}  loss {loss:.4}  {elapsed}, {rate:.0} {unit}/s{bubble}")
+}
+
+fn links_text(step: &StepLog) -> String {
+    let links = step.links();
+    let mut over: Vec<String> = links
+        .iter()
+        .take(LINKS_SHOWN)
+        .map(|((from, to), bytes)| format!("{}>{} {bytes}", brief(*from), brief(*to)))
+        .collect();
+    if links.len() > LINKS_SHOWN {
+        over.push(format!("{} links more", links.len() - LINKS_SHOWN));
+    }
+    format!("{} over links: {}", step.bytes(), over.join(", "))
+}
+
+/// Half a short id: enough to tell the few peers of a line apart.
+fn brief(peer: PeerId) -> String {
+    peer.short().chars().take(4).collect()
 }
 
 /// Everything there is to tell at the end.
@@ -211,6 +229,23 @@ impl Story<'_> {
     pub fn recovery_seconds(&self) -> Option<f64> {
         let fault = self.fault.as_ref()?;
         Some(fault.recovered?.since(fault.at).seconds())
+    }
+
+    /// Steps that were begun again because of the kill: measured, from the plans that followed.
+    pub fn recovery_steps(&self) -> Option<u64> {
+        self.log.steps_redone(self.fault.as_ref()?.at)
+    }
+
+    /// Says what the kill cost, from what was heard afterwards.
+    pub fn recovery(&self) -> String {
+        let curve = self.log.loss_curve();
+        let all = curve.len() as u64 == self.options.spec.train.steps;
+        let lost = if all { "no step was lost" } else { "steps are missing" };
+        match self.recovery_steps() {
+            None => format!("{lost}, and no other plan was needed"),
+            Some(1) => format!("the step in work was begun again, {lost}"),
+            Some(steps) => format!("{steps} steps were begun again, {lost}"),
+        }
     }
 
     /// Entropy of single tokens in nats, where the data are tokens.
@@ -276,12 +311,14 @@ impl Story<'_> {
             "max_relative_tensor_difference": comparison.map(|c| c.difference),
             "faults": faults,
             "recovery_seconds": self.recovery_seconds(),
-            "recovery_steps": self.fault.as_ref().map(|_| 1),
+            "recovery_steps": self.recovery_steps(),
             "epochs": self.log.plans.len(),
             "bytes_sent": self.log.bytes().count(),
             "predicted_step_seconds": self.log.plans.first().map(|p| p.plan.prediction.step.seconds()),
             "measured_step_seconds": self.log.step_time().map(|d| d.seconds()),
             "reference_step_seconds": comparison.map(|c| c.step_seconds),
+            "one_thread_step_seconds": comparison.map(|c| c.one_thread_seconds),
+            "ideal_step_seconds": comparison.map(Comparison::ideal_seconds),
         })
     }
 
@@ -326,20 +363,21 @@ impl Story<'_> {
             rows.push(("killed", text));
         }
         if let Some(seconds) = self.recovery_seconds() {
-            rows.push((
-                "recovery",
-                format!("{seconds:.2} s from the kill to the next committed step"),
-            ));
+            let text = format!("{seconds:.2} s from the kill to the next committed step");
+            rows.push(("recovery", format!("{text}; {}", self.recovery())));
         }
         rows.push(("tensor bytes over links", self.log.bytes().to_string()));
         if let (Some(plan), Some(step)) = (self.log.plans.first(), self.log.step_time()) {
             rows.push(("predicted step", plan.plan.prediction.step.to_string()));
             rows.push(("measured step (median)", step.to_string()));
-            let (count, what) = samples(self.options);
+            let (count, what) = samples(&self.options.spec);
             rows.push(("throughput", format!("{:.0} {what}/s", count as f64 / step.seconds())));
         }
         if let Some(c) = &self.comparison {
-            rows.push(("one process, all cores", format!("{:.1} ms a step", c.step_seconds * 1e3)));
+            let millis = |seconds: f64| format!("{:.1} ms a step", seconds * 1e3);
+            rows.push(("one process, all cores", millis(c.step_seconds)));
+            rows.push(("one process, one thread", millis(c.one_thread_seconds)));
+            rows.push(("ideal: that over all cores", millis(c.ideal_seconds())));
         }
         rows
     }
