@@ -7,6 +7,7 @@
 pub mod activation;
 pub mod norm;
 pub mod rows;
+pub mod select;
 pub mod window;
 
 /// Runs a loop with the widest vectors that this processor surely has among those we build for.

@@ -2,11 +2,15 @@
 //! tensors lie in host memory.
 //!
 //! Kernels trust shapes (the Dag was checked before) but not values: an id outside its table is an error.
-//! Reading order: [`linear`], [`attention`], [`norm`], [`activation`], [`conv`], [`shape`], [`loss`].
+//! Reading order: [`linear`], [`attention`], [`norm`], [`activation`], [`elements`], [`conv`], [`shape`], [`any`],
+//! [`index`], [`loss`].
 
 pub mod activation;
+pub mod any;
 pub mod attention;
 pub mod conv;
+pub mod elements;
+pub mod index;
 pub mod linear;
 pub mod loss;
 pub mod norm;
@@ -17,6 +21,7 @@ use burn_backend::tensor::{Device, IntTensor};
 use wattle_protocol::dag::op::{Gelu, Op};
 use wattle_protocol::swarm::io::TaskError;
 
+use self::any::Arithmetic;
 use super::host::activation::mix;
 use super::tensor::{Float, HostBackend, Tensor};
 
@@ -55,13 +60,21 @@ impl<B: HostBackend> Operands<B> {
         self.next()?.into_int()
     }
 
+    fn rest(self) -> Vec<Tensor<B>> {
+        self.0.collect()
+    }
+
     fn floats(self) -> Result<Vec<Float<B>>, TaskError> {
         self.0.map(Tensor::into_float).collect()
     }
 }
 
-fn three<B: Backend>((a, b, c): (Float<B>, Float<B>, Float<B>)) -> Vec<Float<B>> {
-    vec![a, b, c]
+fn two<B: Backend>((a, b): (Float<B>, Float<B>)) -> Vec<Tensor<B>> {
+    vec![Tensor::Float(a), Tensor::Float(b)]
+}
+
+fn three<B: Backend>((a, b, c): (Float<B>, Float<B>, Float<B>)) -> Vec<Tensor<B>> {
+    vec![Tensor::Float(a), Tensor::Float(b), Tensor::Float(c)]
 }
 
 /// Evaluates one operator.
@@ -80,8 +93,8 @@ pub fn eval<B: HostBackend>(
 ) -> Result<Vec<Tensor<B>>, TaskError> {
     let count = inputs.len();
     let mut i = Operands(inputs.into_iter());
-    let one = |t: Float<B>| vec![t];
-    let out = match op {
+    let one = |t: Float<B>| vec![Tensor::Float(t)];
+    Ok(match op {
         Op::MatMul { transpose_a, transpose_b } => {
             one(linear::matmul(i.float()?, i.float()?, *transpose_a, *transpose_b))
         }
@@ -132,29 +145,60 @@ pub fn eval<B: HostBackend>(
         Op::Dropout { rate, stream } => {
             one(activation::dropout(i.float()?, context.key(*stream), *rate, device))
         }
-        Op::Add => one(i.float()?.add(i.float()?)),
-        Op::Sub => one(i.float()?.sub(i.float()?)),
-        Op::Mul => one(i.float()?.mul(i.float()?)),
-        Op::Div => one(i.float()?.div(i.float()?)),
+        Op::Add => vec![any::arithmetic(i.next()?, i.next()?, Arithmetic::Add)?],
+        Op::Sub => vec![any::arithmetic(i.next()?, i.next()?, Arithmetic::Sub)?],
+        Op::Mul => vec![any::arithmetic(i.next()?, i.next()?, Arithmetic::Mul)?],
+        Op::Div => vec![any::arithmetic(i.next()?, i.next()?, Arithmetic::Div)?],
         Op::Scale { factor } => one(i.float()?.scale(*factor)),
         Op::Shift { term } => one(i.float()?.shift(*term)),
-        Op::Exp => one(i.float()?.exp()),
-        Op::Log => one(i.float()?.log()),
-        Op::Sqrt => one(i.float()?.sqrt()),
-        Op::Tanh => one(i.float()?.tanh()),
-        Op::Sigmoid => one(activation::sigmoid(i.float()?)),
-        Op::AddN => one(shape::add_n(i.floats()?)?),
-        Op::Reshape { shape } => one(i.float()?.reshape(shape)),
-        Op::Transpose { perm } => one(shape::transpose(i.float()?, perm)),
-        Op::Slice { axis, start, end } => one(i.float()?.slice(*axis, *start, *end)),
-        Op::Unslice { axis, start, len } => {
-            one(shape::unslice(i.float()?, *axis, *start, *len, device))
+        Op::Unary(function) => one(elements::unary(i.float()?, *function, device)),
+        Op::Binary(function) => {
+            vec![elements::binary(i.next()?, i.next()?, *function, device)?]
         }
-        Op::Concat { axis } => one(Float::concat(i.floats()?, *axis)),
-        Op::Expand { shape } => one(i.float()?.expand(shape)),
+        Op::Compare(comparison) => {
+            vec![elements::compare(i.next()?, i.next()?, *comparison, device)?]
+        }
+        Op::Where => vec![elements::choose(i.int()?, i.next()?, i.next()?, device)?],
+        Op::Cast { dtype } => vec![elements::cast(i.next()?, *dtype, device)],
+        Op::Iota { shape, axis } => vec![index::iota(shape, *axis, device)],
+        Op::Literal { shape, numbers } => vec![index::literal(shape, numbers, device)],
+        Op::Gather { axis } => vec![index::gather(i.next()?, i.int()?, *axis)?],
+        Op::GatherGrad { axis, len } => {
+            one(index::gather_grad(i.int()?, i.float()?, *axis, *len, device)?)
+        }
+        Op::GatherElements { axis } => {
+            vec![index::gather_elements(i.next()?, i.int()?, *axis)?]
+        }
+        Op::ScatterElements { axis, add } => {
+            let (x, ids, updates) = (i.next()?, i.int()?, i.next()?);
+            vec![index::scatter_elements(x, ids, updates, (*axis, *add), device)?]
+        }
+        Op::TopK { axis, k, smallest } => {
+            index::top_k(i.float()?, (*axis, *k, *smallest), device)?
+        }
+        Op::CumSum { axis, exclusive, reverse } => {
+            one(index::cum_sum(i.float()?, (*axis, *exclusive, *reverse), device))
+        }
+        Op::LogSoftmax { axis } => one(attention::log_softmax(i.float()?, *axis)),
+        Op::RmsNorm { eps } => two(norm::rms_norm(i.float()?, i.float()?, *eps, device)),
+        Op::RmsNormGrad => two(norm::rms_norm_grad(
+            [i.float()?, i.float()?, i.float()?, i.float()?],
+            device,
+        )),
+        Op::Rotary(rotary) => one(index::rotary(i.float()?, rotary, device)),
+        Op::AddN => one(shape::add_n(i.floats()?)?),
+        Op::Reshape { shape } => vec![any::reshape(i.next()?, shape)],
+        Op::Transpose { perm } => vec![any::transpose(i.next()?, perm)],
+        Op::Slice { axis, start, end } => vec![any::slice(i.next()?, *axis, *start, *end)],
+        Op::Unslice { axis, start, len } => {
+            vec![any::unslice(i.next()?, *axis, *start, *len, device)]
+        }
+        Op::Concat { axis } => vec![any::concat(i.rest(), *axis)?],
+        Op::Expand { shape } => vec![any::expand(i.next()?, shape)],
         Op::SumTo { shape } => one(shape::sum_to(i.float()?, shape)),
-        Op::ReduceSum { axes, keep } => one(shape::reduce_sum(i.float()?, axes, *keep)),
+        Op::ReduceSum { axes, keep } => vec![any::reduce_sum(i.next()?, axes, *keep)],
         Op::ReduceMean { axes, keep } => one(shape::reduce_mean(i.float()?, axes, *keep)),
+        Op::ReduceMax { axes, keep } => one(shape::reduce_max(i.float()?, axes, *keep)),
         Op::Conv2d(conv) => {
             let (x, w) = (i.float()?, i.float()?);
             let bias = if count > 2 { Some(i.float()?) } else { None };
@@ -172,11 +216,12 @@ pub fn eval<B: HostBackend>(
         Op::AvgPool2dGrad { pool, shape } => {
             one(conv::avg_pool_grad(i.float()?, pool, shape, device))
         }
-        Op::CrossEntropy => one(loss::cross_entropy(i.float()?, i.int()?, device)?),
-        Op::CrossEntropyGrad => {
-            one(loss::cross_entropy_grad(i.float()?, i.int()?, i.float()?, device)?)
+        Op::CrossEntropy(targets) => {
+            one(loss::cross_entropy(i.float()?, i.int()?, targets, device)?)
+        }
+        Op::CrossEntropyGrad(targets) => {
+            one(loss::cross_entropy_grad(i.float()?, i.int()?, i.float()?, targets, device)?)
         }
         Op::Fill { shape, value } => one(Float::full(*value, shape, device)),
-    };
-    Ok(out.into_iter().map(Tensor::Float).collect())
+    })
 }

@@ -356,7 +356,8 @@ impl<B: HostBackend> Float<B> {
     }
 }
 
-fn axis_slices(rank: usize, axis: usize, start: usize, end: usize) -> Vec<Slice> {
+/// Returns slices that keep `start..end` of one axis and everything of the others.
+pub fn axis_slices(rank: usize, axis: usize, start: usize, end: usize) -> Vec<Slice> {
     (0..rank).map(|a| if a == axis { Slice::from(start..end) } else { Slice::from(..) }).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Training: losses fall, steps repeat, and what goes wrong comes back as an error.
 
 use wattle_protocol::dag::cut::Program;
-use wattle_protocol::dag::op::Op;
+use wattle_protocol::dag::op::{Op, Unary};
 use wattle_protocol::dag::{DagBuilder, Fact, Init};
 use wattle_protocol::ids::{MicroBatch, StageId, Step};
 use wattle_protocol::job::{JobSpec, LearningRate, Optimizer};
@@ -121,7 +121,7 @@ fn forward(executor: &mut Executor, step: u64) -> Result<(), TaskError> {
 #[test]
 fn a_loss_that_is_no_number_is_an_error() {
     let mut executor = Executor::new(DeviceChoice::Cpu).unwrap();
-    load(&mut executor, &whole_work(&one_op(Op::Log, -1.0)).unwrap(), None).unwrap();
+    load(&mut executor, &whole_work(&one_op(Op::Unary(Unary::Log), -1.0)).unwrap(), None).unwrap();
     assert!(matches!(forward(&mut executor, 0), Err(TaskError::NotFinite(_))));
 }
 
@@ -129,7 +129,7 @@ fn a_loss_that_is_no_number_is_an_error() {
 fn an_infinite_gradient_is_an_error() {
     let mut executor = Executor::new(DeviceChoice::Cpu).unwrap();
     // The root of zero is finite, its slope is not.
-    load(&mut executor, &whole_work(&one_op(Op::Sqrt, 0.0)).unwrap(), None).unwrap();
+    load(&mut executor, &whole_work(&one_op(Op::Unary(Unary::Sqrt), 0.0)).unwrap(), None).unwrap();
     forward(&mut executor, 0).unwrap();
     let (job, stage, step) = (JOB, StageId::new(0), Step::new(0));
     executor.run(&Task::Backward { job, stage, step, micro_batch: MicroBatch::new(0) }).unwrap();
@@ -141,7 +141,7 @@ fn an_infinite_gradient_is_an_error() {
 fn what_is_not_there_is_named_and_the_executor_goes_on() {
     let mut executor = Executor::new(DeviceChoice::Cpu).unwrap();
     assert!(matches!(forward(&mut executor, 0), Err(TaskError::Missing(_))));
-    load(&mut executor, &whole_work(&one_op(Op::Exp, 0.0)).unwrap(), None).unwrap();
+    load(&mut executor, &whole_work(&one_op(Op::Unary(Unary::Exp), 0.0)).unwrap(), None).unwrap();
     assert!(matches!(forward(&mut executor, 7), Err(TaskError::Missing(_))));
     let (job, stage, step) = (JOB, StageId::new(0), Step::new(0));
     let backward = Task::Backward { job, stage, step, micro_batch: MicroBatch::new(0) };
@@ -156,7 +156,7 @@ fn what_is_not_there_is_named_and_the_executor_goes_on() {
 #[test]
 fn a_state_of_the_wrong_length_is_refused() {
     let mut executor = Executor::new(DeviceChoice::Cpu).unwrap();
-    let work = whole_work(&one_op(Op::Exp, 0.0)).unwrap();
+    let work = whole_work(&one_op(Op::Unary(Unary::Exp), 0.0)).unwrap();
     let short = bytes::Bytes::from_static(&[0; 12]);
     assert!(matches!(load(&mut executor, &work, Some(short)), Err(TaskError::Missing(_))));
 }
@@ -165,7 +165,7 @@ fn a_state_of_the_wrong_length_is_refused() {
 /// Method: a stage graph with a node whose shapes lie, and one that asks for more memory than there is.
 #[test]
 fn a_panic_and_a_lack_of_memory_become_errors() {
-    let spec = one_op(Op::Exp, 0.0);
+    let spec = one_op(Op::Unary(Unary::Exp), 0.0);
     let mut executor = Executor::new(DeviceChoice::Cpu).unwrap();
     let broken = |op: Op| {
         let mut work = StageWork::clone(&whole_work(&spec).unwrap());
@@ -187,7 +187,7 @@ fn a_panic_and_a_lack_of_memory_become_errors() {
 #[test]
 #[should_panic(expected = "in micro-batch order")]
 fn backward_passes_out_of_order_are_a_broken_invariant() {
-    let mut spec = one_op(Op::Exp, 0.0);
+    let mut spec = one_op(Op::Unary(Unary::Exp), 0.0);
     spec.train.micro_batches = 2;
     let mut executor = Executor::new(DeviceChoice::Cpu).unwrap();
     load(&mut executor, &whole_work(&spec).unwrap(), None).unwrap();

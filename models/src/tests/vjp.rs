@@ -1,6 +1,6 @@
 //! The derivative of every operator against central differences, through `differentiate` and the executor.
 
-use wattle_protocol::dag::op::{Conv2d, Gelu, Op, Pool2d};
+use wattle_protocol::dag::op::{Binary, Conv2d, Gelu, Op, Pool2d, Rotary, Targets, Unary};
 use wattle_protocol::dag::{Dag, DagBuilder, Fact, Init};
 use wattle_protocol::ids::ValueId;
 use wattle_protocol::ids::{MicroBatch, StageId, Step};
@@ -68,7 +68,7 @@ fn linear_cases() -> Vec<Case> {
         case("attention", attention(false), &qkv),
         case("attention causal", attention(true), &qkv),
         case("attention heads", attention(true), &[&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3, 4]]),
-        with_ids("cross-entropy", Op::CrossEntropy, &[&[2, 3, 256]], &[2, 3]),
+        with_ids("cross-entropy", Op::CrossEntropy(Targets::default()), &[&[2, 3, 256]], &[2, 3]),
     ]
 }
 
@@ -120,11 +120,11 @@ fn element_cases() -> Vec<Case> {
         positive("div broadcast", Op::Div, &[row, &[4]]),
         case("scale", Op::Scale { factor: -1.5 }, &[row]),
         case("shift", Op::Shift { term: 2.0 }, &[row]),
-        case("exp", Op::Exp, &[row]),
-        positive("log", Op::Log, &[row]),
-        positive("sqrt", Op::Sqrt, &[row]),
-        case("tanh", Op::Tanh, &[row]),
-        case("sigmoid", Op::Sigmoid, &[row]),
+        case("exp", Op::Unary(Unary::Exp), &[row]),
+        positive("log", Op::Unary(Unary::Log), &[row]),
+        positive("sqrt", Op::Unary(Unary::Sqrt), &[row]),
+        case("tanh", Op::Unary(Unary::Tanh), &[row]),
+        case("sigmoid", Op::Unary(Unary::Sigmoid), &[row]),
         case("sum of three", Op::AddN, &[row, row, row]),
         case("reshape", Op::Reshape { shape: vec![4, 6] }, &[row]),
         case("transpose", Op::Transpose { perm: vec![2, 0, 1] }, &[row]),
@@ -139,10 +139,43 @@ fn element_cases() -> Vec<Case> {
     ]
 }
 
+fn function_cases() -> Vec<Case> {
+    let row: &[usize] = &[2, 3, 4];
+    let unary = |name, f| case(name, Op::Unary(f), &[row]);
+    let binary = |f| Op::Binary(f);
+    vec![
+        unary("sin", Unary::Sin),
+        unary("cos", Unary::Cos),
+        unary("asin", Unary::Asin),
+        unary("acos", Unary::Acos),
+        unary("atan", Unary::Atan),
+        unary("erf", Unary::Erf),
+        unary("abs", Unary::Abs),
+        positive("pow", binary(Binary::Pow), &[row, &[4]]),
+        case("max", binary(Binary::Max), &[row, &[3, 1]]),
+        case("min", binary(Binary::Min), &[row, &[3, 1]]),
+        positive("atan2", binary(Binary::Atan2), &[row, row]),
+        positive("remainder", binary(Binary::Remainder), &[row, &[1]]),
+        case("rms norm", Op::RmsNorm { eps: 1e-3 }, &[row, &[4]]),
+        case("log-softmax", Op::LogSoftmax { axis: 1 }, &[row]),
+        case("reduce max", Op::ReduceMax { axes: vec![0, 2], keep: false }, &[row]),
+        case("cum sum", Op::CumSum { axis: 1, exclusive: false, reverse: false }, &[row]),
+        case("cum sum back", Op::CumSum { axis: 2, exclusive: true, reverse: true }, &[row]),
+        case("top k", Op::TopK { axis: 2, k: 2, smallest: false }, &[row]),
+        case("rotary", Op::Rotary(turning(false)), &[&[2, 3, 4]]),
+        case("rotary interleaved", Op::Rotary(turning(true)), &[&[2, 3, 4]]),
+    ]
+}
+
+fn turning(interleaved: bool) -> Rotary {
+    Rotary { theta: 10.0, interleaved, inverse: false, start: 2 }
+}
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = linear_cases();
     cases.extend(image_cases());
     cases.extend(element_cases());
+    cases.extend(function_cases());
     cases
 }
 

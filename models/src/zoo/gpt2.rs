@@ -2,7 +2,7 @@
 //!
 //! *Source*: Radford et al. 2019; names and layouts as in the Hugging Face checkpoint (`Conv1D` weights are `[in, out]`).
 
-use wattle_protocol::dag::op::{Gelu, Op};
+use wattle_protocol::dag::op::{Gelu, Op, Targets};
 use wattle_protocol::dag::{Dag, DagBuilder, DagError, Fact, Init};
 use wattle_protocol::ids::ValueId;
 
@@ -94,7 +94,7 @@ pub fn build(config: &Config, batch: usize) -> Result<Dag, DagError> {
     let x = net.layer_norm("ln_f", x)?;
     let head = Op::MatMul { transpose_a: false, transpose_b: true };
     let logits = net.b.op("lm_head", head, &[x, wte])?;
-    let loss = net.b.op("loss", Op::CrossEntropy, &[logits, targets])?;
+    let loss = net.b.op("loss", Op::CrossEntropy(Targets::default()), &[logits, targets])?;
     net.b.output(loss);
     net.b.finish()
 }

@@ -2,7 +2,7 @@
 //!
 //! *Source*: He et al. 2016; names and layouts as in torchvision, the stride of a bottleneck in its 3 x 3 convolution.
 
-use wattle_protocol::dag::op::{Conv2d, Op, Pool2d};
+use wattle_protocol::dag::op::{Targets, Conv2d, Op, Pool2d};
 use wattle_protocol::dag::{Dag, DagBuilder, DagError, Fact, Init};
 use wattle_protocol::ids::ValueId;
 
@@ -107,7 +107,7 @@ pub fn build(config: &Config, batch: usize) -> Result<Dag, DagError> {
     let product = Op::MatMul { transpose_a: false, transpose_b: true };
     let logits = net.b.op("fc.product", product, &[pooled, weight])?;
     let logits = net.b.op("fc", Op::Add, &[logits, bias])?;
-    let loss = net.b.op("loss", Op::CrossEntropy, &[logits, labels])?;
+    let loss = net.b.op("loss", Op::CrossEntropy(Targets::default()), &[logits, labels])?;
     net.b.output(loss);
     net.b.finish()
 }

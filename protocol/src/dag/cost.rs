@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use super::cut::{Program, StageGraph};
 use super::grad::Training;
+use super::op::Binary;
 use super::{Dag, Fact, Op, Source};
 use crate::ids::{NodeId, ValueId};
 use crate::units::{Bytes, Flops};
@@ -71,7 +72,7 @@ pub struct NetworkCost {
 /// | its gradient | 10 |q| T + (`TRANSCENDENTAL` + 8) |q| T / D; half of it where causal |
 /// | convolution, its input and weight gradient | 2 |y| C/groups KH KW, with y the forward result |
 /// | pools and their gradients | one a window tap |
-/// | normalisation | 8 |x|, gradient 16 |x|, inference 4 |x| |
+/// | normalisation | 8 |x|, gradient 16 |x|, inference 4 |x|; by root mean square 6 and 12 |x| |
 /// | softmax, cross-entropy | (`TRANSCENDENTAL` + 4) |x|, from a saved softmax 4 |x| |
 /// | element-wise, sums | one an element and operation; transcendentals as above |
 /// | layout, fills | none |
@@ -88,13 +89,27 @@ pub fn flops(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Flops {
         Op::EmbeddingGrad { .. } => each(1, inputs.get(1).map_or(0, |g| elements(g))),
         Op::Attention { causal, .. } => attention(inputs, *causal, 4, TRANSCENDENTAL + 4),
         Op::AttentionGrad { causal, .. } => attention(inputs, *causal, 10, TRANSCENDENTAL + 8),
-        Op::Softmax { .. } | Op::CrossEntropy | Op::CrossEntropyGrad => each(TRANSCENDENTAL + 4, x),
+        Op::Softmax { .. } | Op::LogSoftmax { .. } => each(TRANSCENDENTAL + 4, x),
+        Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => each(TRANSCENDENTAL + 4, x),
         Op::SoftmaxGrad { .. } | Op::BatchNormInference { .. } => each(4, x),
         Op::LayerNorm { .. } | Op::BatchNorm { .. } => each(8, x),
         Op::LayerNormGrad | Op::BatchNormGrad { .. } => each(16, x),
         Op::Gelu(_) => each(TRANSCENDENTAL + 6, x),
         Op::GeluGrad(_) => each(TRANSCENDENTAL + 12, x),
-        Op::Exp | Op::Log | Op::Sqrt | Op::Tanh | Op::Sigmoid => each(TRANSCENDENTAL, x),
+        Op::Unary(function) if function.is_transcendental() => each(TRANSCENDENTAL, x),
+        Op::Unary(_) => each(1, x),
+        Op::Binary(Binary::Pow | Binary::Atan2) => each(TRANSCENDENTAL, y),
+        Op::Binary(Binary::Max | Binary::Min | Binary::Remainder) => each(1, y),
+        Op::Compare(_) | Op::Where | Op::Cast { .. } => each(1, y),
+        Op::GatherGrad { .. } => each(1, inputs.get(1).map_or(0, |g| elements(g))),
+        Op::ScatterElements { .. } => each(1, inputs.get(2).map_or(0, |u| elements(u))),
+        // A selection of k by insertion looks at each element and moves few.
+        Op::TopK { .. } => each(TRANSCENDENTAL, x),
+        Op::CumSum { .. } | Op::ReduceMax { .. } => each(1, x),
+        Op::RmsNorm { .. } => each(6, x),
+        Op::RmsNormGrad => each(12, x),
+        // Four products and two sums a pair; the angles are shared by all rows.
+        Op::Rotary(_) => each(3, x),
         Op::Relu | Op::ReluGrad | Op::Scale { .. } | Op::Shift { .. } => each(1, y),
         Op::Add | Op::Sub | Op::Mul | Op::Div => each(1, y),
         // Drawing the mask is a hash of the element's counter.
@@ -113,6 +128,8 @@ pub fn flops(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Flops {
             each(1, inputs.get(1).map_or(0, |g| elements(g))) * product(&pool.kernel)
         }
         Op::AvgPool2dGrad { pool, .. } => each(1, x) * product(&pool.kernel),
+        Op::Gather { .. } | Op::GatherElements { .. } => Flops::ZERO,
+        Op::Iota { .. } | Op::Literal { .. } => Flops::ZERO,
         Op::Embedding | Op::CausalMask { .. } | Op::Fill { .. } => Flops::ZERO,
         Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => Flops::ZERO,
         Op::Unslice { .. } | Op::Concat { .. } | Op::Expand { .. } => Flops::ZERO,
@@ -143,8 +160,8 @@ pub fn unit(op: &Op) -> Unit {
         }
         Op::EmbeddingGrad { .. }
         | Op::Softmax { .. }
-        | Op::CrossEntropy
-        | Op::CrossEntropyGrad
+        | Op::CrossEntropy(_)
+        | Op::CrossEntropyGrad(_)
         | Op::SoftmaxGrad { .. }
         | Op::BatchNormInference { .. }
         | Op::LayerNorm { .. }
@@ -153,11 +170,24 @@ pub fn unit(op: &Op) -> Unit {
         | Op::BatchNormGrad { .. }
         | Op::Gelu(_)
         | Op::GeluGrad(_)
-        | Op::Exp
-        | Op::Log
-        | Op::Sqrt
-        | Op::Tanh
-        | Op::Sigmoid
+        | Op::Unary(_)
+        | Op::Binary(_)
+        | Op::Compare(_)
+        | Op::Where
+        | Op::Cast { .. }
+        | Op::Iota { .. }
+        | Op::Literal { .. }
+        | Op::Gather { .. }
+        | Op::GatherGrad { .. }
+        | Op::GatherElements { .. }
+        | Op::ScatterElements { .. }
+        | Op::TopK { .. }
+        | Op::CumSum { .. }
+        | Op::LogSoftmax { .. }
+        | Op::RmsNorm { .. }
+        | Op::RmsNormGrad
+        | Op::Rotary(_)
+        | Op::ReduceMax { .. }
         | Op::Relu
         | Op::ReluGrad
         | Op::Scale { .. }

@@ -6,6 +6,8 @@
 //! A backward node reads the operands and results of its forward node, and cotangents; nothing else. That is what
 //! lets `cut` place it beside its forward node.
 
+mod elements;
+mod index;
 mod layout;
 mod linear;
 mod norm;
@@ -184,7 +186,9 @@ impl Reverse {
         let mut needs: Vec<bool> = dag.values.iter().map(leaf).collect();
         for node in &dag.nodes {
             let reached = node.inputs.iter().any(|id| needs[id.index()]);
-            node.outputs.iter().for_each(|id| needs[id.index()] = reached);
+            // Integers have no derivative: whatever depends on a parameter through them is flat.
+            let float = |id: &ValueId| dag.values[id.index()].fact.dtype == Dtype::F32;
+            node.outputs.iter().for_each(|id| needs[id.index()] = reached && float(id));
         }
         Self {
             forward_nodes: dag.nodes.len(),

@@ -3,9 +3,16 @@
 //!
 //! Shapes: B batch, T sequence, C channels, H height, W width, D head width; `..` any leading axes.
 //! Element-wise operators broadcast as NumPy does (shapes aligned from the right, 1 stretches).
-//! All floats are f32 unless the operator says otherwise.
+//! All floats are f32 unless the operator says otherwise. Masks are i32 of 0 and 1. Operators marked *any* move or
+//! combine i32 as well as f32; only f32 has derivatives.
+
+mod family;
 
 use serde::{Deserialize, Serialize};
+
+pub use family::{Binary, Comparison, LITERAL_MAX, Numbers, Unary};
+
+use super::Dtype;
 
 /// Geometry of a 2-D convolution: `[height, width]` each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -38,6 +45,28 @@ pub enum Gelu {
     Erf,
     /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, which GPT-2 uses.
     Tanh,
+}
+
+/// How a cross-entropy reads its targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Targets {
+    /// Share of each target spread evenly over all classes, in [0, 1).
+    pub smoothing: f32,
+    /// Targets of this value do not count, not even in the mean.
+    pub ignore: Option<i32>,
+}
+
+/// Settings of a rotary position embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rotary {
+    /// Base of the wave lengths; 10,000 in the paper (Su et al. 2021, section 3.2.2).
+    pub theta: f32,
+    /// Pairs are neighbours (2 i, 2 i + 1); else halves (i, i + D / 2), as Llama's checkpoints have it.
+    pub interleaved: bool,
+    /// Turn back instead: the VJP.
+    pub inverse: bool,
+    /// Position of the first row.
+    pub start: usize,
 }
 
 /// One operator with its static settings.
@@ -147,16 +176,92 @@ pub enum Op {
         /// The term.
         term: f32,
     },
-    /// `x -> e^x`.
-    Exp,
-    /// `x -> ln x`.
-    Log,
-    /// `x -> sqrt x`.
-    Sqrt,
-    /// `x -> tanh x`.
-    Tanh,
-    /// `x -> 1 / (1 + e^-x)`.
-    Sigmoid,
+    /// `x -> f(x)`, element by element.
+    Unary(Unary),
+    /// `a, b -> f(a, b)`, element by element, broadcasting.
+    Binary(Binary),
+    /// `a, b -> i32 mask`, broadcasting; *any*.
+    Compare(Comparison),
+    /// `mask i32, a, b -> a where the mask is not 0, else b`, broadcasting; *any*.
+    Where,
+    /// `x -> x as another dtype`; f32 to i32 drops the fraction. *any*.
+    Cast {
+        /// f32 or i32.
+        dtype: Dtype,
+    },
+    /// `-> i32 shape`: each element is its own place along an axis.
+    Iota {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The axis.
+        axis: usize,
+    },
+    /// `-> shape`: numbers that are part of the network; at most [`LITERAL_MAX`].
+    Literal {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The numbers.
+        numbers: Numbers,
+    },
+    /// `x [.., N, ..], ids i32 [one axis or more] -> x with the axis replaced by the shape of ids`; *any*.
+    Gather {
+        /// The axis of length N.
+        axis: usize,
+    },
+    /// `ids, g -> x`: g summed into zeros where `Gather` read, in the order of ids. The VJP of `Gather`.
+    GatherGrad {
+        /// As in the forward operator.
+        axis: usize,
+        /// Length N of the axis in x.
+        len: usize,
+    },
+    /// `x, ids i32 (same rank) -> shape of ids`: along the axis x is read at ids, elsewhere at the element's own
+    /// place; ids may be shorter on the other axes. *any*.
+    GatherElements {
+        /// The axis.
+        axis: usize,
+    },
+    /// `x, ids i32, updates (shape of ids) -> x with updates written where GatherElements would read`, in row-major
+    /// order: of several writes to one place the last counts. *any*.
+    ScatterElements {
+        /// The axis.
+        axis: usize,
+        /// Add to what is there instead of replacing it.
+        add: bool,
+    },
+    /// `x [.., N, ..] -> values, places i32 [.., k, ..]`: the k largest along an axis, largest first, of equal ones
+    /// the earlier first.
+    TopK {
+        /// The axis.
+        axis: usize,
+        /// How many.
+        k: usize,
+        /// The smallest instead, smallest first.
+        smallest: bool,
+    },
+    /// `x -> same`: running sums along an axis.
+    CumSum {
+        /// The axis.
+        axis: usize,
+        /// Each element's own value is left out.
+        exclusive: bool,
+        /// From the end to the beginning.
+        reverse: bool,
+    },
+    /// `x -> ln softmax x` over one axis.
+    LogSoftmax {
+        /// The axis.
+        axis: usize,
+    },
+    /// `x [.., C], gain [C] -> y [.., C], rstd [..]`: x over its root mean square along the last axis, times gain.
+    RmsNorm {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// `x, gain, rstd, g -> dx, dgain`.
+    RmsNormGrad,
+    /// `x [.., T, D] -> same`: rotary position embedding. Pair i of D/2 turns by `t / theta^(2 i / D)`.
+    Rotary(Rotary),
     /// `x_0, .. x_n -> their sum`, added from left to right; equal shapes. Sums the cotangents of a fan-out.
     AddN,
     /// `x -> shape`, same elements.
@@ -216,6 +321,13 @@ pub enum Op {
         /// Keep them with length 1.
         keep: bool,
     },
+    /// `x -> maximum over axes`; the cotangent is shared among equal maxima.
+    ReduceMax {
+        /// The axes, ascending.
+        axes: Vec<usize>,
+        /// Keep them with length 1.
+        keep: bool,
+    },
     /// `x [B, C, H, W], w [O, C/groups, KH, KW], (bias [O]) -> [B, O, H', W']`.
     Conv2d(Conv2d),
     /// `w, g -> dx [B, C, H, W]`.
@@ -246,9 +358,9 @@ pub enum Op {
         shape: [usize; 4],
     },
     /// `logits [.., V], targets i32 [..] -> scalar`: mean negative log-likelihood, in nats.
-    CrossEntropy,
+    CrossEntropy(Targets),
     /// `logits, targets, g scalar -> dlogits`.
-    CrossEntropyGrad,
+    CrossEntropyGrad(Targets),
     /// `-> shape`, every element `value`.
     Fill {
         /// The shape.
@@ -259,6 +371,19 @@ pub enum Op {
 }
 
 impl Op {
+    /// Says whether the operator moves or combines i32 as well as f32, so that its result has its operand's dtype.
+    pub const fn takes_any(&self) -> bool {
+        match self {
+            Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Where => true,
+            Self::Binary(Binary::Max | Binary::Min | Binary::Remainder) => true,
+            Self::Reshape { .. } | Self::Transpose { .. } | Self::Expand { .. } => true,
+            Self::Slice { .. } | Self::Unslice { .. } | Self::Concat { .. } => true,
+            Self::Gather { .. } | Self::GatherElements { .. } => true,
+            Self::ScatterElements { .. } | Self::ReduceSum { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Returns the operator's name as text dumps and messages spell it.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -288,11 +413,23 @@ impl Op {
             Self::Div => "div",
             Self::Scale { .. } => "scale",
             Self::Shift { .. } => "shift",
-            Self::Exp => "exp",
-            Self::Log => "log",
-            Self::Sqrt => "sqrt",
-            Self::Tanh => "tanh",
-            Self::Sigmoid => "sigmoid",
+            Self::Unary(function) => function.name(),
+            Self::Binary(function) => function.name(),
+            Self::Compare(comparison) => comparison.name(),
+            Self::Where => "where",
+            Self::Cast { .. } => "cast",
+            Self::Iota { .. } => "iota",
+            Self::Literal { .. } => "literal",
+            Self::Gather { .. } => "gather",
+            Self::GatherGrad { .. } => "gather_grad",
+            Self::GatherElements { .. } => "gather_elements",
+            Self::ScatterElements { .. } => "scatter_elements",
+            Self::TopK { .. } => "top_k",
+            Self::CumSum { .. } => "cum_sum",
+            Self::LogSoftmax { .. } => "log_softmax",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::RmsNormGrad => "rms_norm_grad",
+            Self::Rotary(_) => "rotary",
             Self::AddN => "add_n",
             Self::Reshape { .. } => "reshape",
             Self::Transpose { .. } => "transpose",
@@ -303,6 +440,7 @@ impl Op {
             Self::SumTo { .. } => "sum_to",
             Self::ReduceSum { .. } => "reduce_sum",
             Self::ReduceMean { .. } => "reduce_mean",
+            Self::ReduceMax { .. } => "reduce_max",
             Self::Conv2d(_) => "conv2d",
             Self::Conv2dInputGrad { .. } => "conv2d_input_grad",
             Self::Conv2dWeightGrad { .. } => "conv2d_weight_grad",
@@ -310,8 +448,8 @@ impl Op {
             Self::MaxPool2dGrad(_) => "max_pool2d_grad",
             Self::AvgPool2d(_) => "avg_pool2d",
             Self::AvgPool2dGrad { .. } => "avg_pool2d_grad",
-            Self::CrossEntropy => "cross_entropy",
-            Self::CrossEntropyGrad => "cross_entropy_grad",
+            Self::CrossEntropy(_) => "cross_entropy",
+            Self::CrossEntropyGrad(_) => "cross_entropy_grad",
             Self::Fill { .. } => "fill",
         }
     }

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::grad::Training;
-use super::op::{Conv2d, Gelu, Pool2d};
+use super::op::{Conv2d, Gelu, Pool2d, Unary};
 use super::{Dag, DagBuilder, DagError, Fact, Init, Op};
 use crate::ids::{NodeId, StageId, ValueId};
 
@@ -176,7 +176,7 @@ impl Sample {
         match below(&mut self.rng, 17) {
             0 => self.linear(a),
             1 => self.node(Op::Linear, &[a, self.tied]),
-            2 => self.node(Op::Tanh, &[a]),
+            2 => self.node(Op::Unary(Unary::Tanh), &[a]),
             3 => self.node(Op::Gelu(Gelu::Tanh), &[a]),
             4 => self.node(Op::Gelu(Gelu::Erf), &[a]),
             5 => self.layer_norm(a),
@@ -187,7 +187,7 @@ impl Sample {
             }
             7 => {
                 let c = self.pick();
-                let gate = self.node(Op::Sigmoid, &[c])?;
+                let gate = self.node(Op::Unary(Unary::Sigmoid), &[c])?;
                 self.node(Op::Mul, &[a, gate])
             }
             8 => self.stretch(a),
@@ -272,15 +272,15 @@ impl Sample {
     /// Quotients, roots, logarithms and exponentials where they are well-conditioned.
     fn tame_functions(&mut self, a: ValueId) -> Made {
         let c = self.pick();
-        let bounded = self.node(Op::Tanh, &[c])?;
+        let bounded = self.node(Op::Unary(Unary::Tanh), &[c])?;
         let positive = self.node(Op::Shift { term: 2.5 }, &[bounded])?;
         let factor = match below(&mut self.rng, 4) {
             0 => return self.node(Op::Div, &[a, positive]),
-            1 => self.node(Op::Sqrt, &[positive])?,
-            2 => self.node(Op::Log, &[positive])?,
+            1 => self.node(Op::Unary(Unary::Sqrt), &[positive])?,
+            2 => self.node(Op::Unary(Unary::Log), &[positive])?,
             _ => {
                 let decay = self.node(Op::Scale { factor: -0.5 }, &[positive])?;
-                self.node(Op::Exp, &[decay])?
+                self.node(Op::Unary(Unary::Exp), &[decay])?
             }
         };
         self.node(Op::Mul, &[a, factor])

@@ -3,13 +3,15 @@
 //! One rule an operator, in an exhaustive match. Everything is checked: operand counts, dtypes, axes, settings,
 //! sizes. A stranger's Dag passes through here, so no rule may panic or overflow whatever it is given.
 //!
-//! Reading order: [`infer`], then `linear`, `norm`, `layout`, `image` (the rules by family).
+//! Reading order: [`infer`], then `linear`, `norm`, `layout`, `index`, `image` (the rules by family).
 
 mod image;
+mod index;
 mod layout;
 mod linear;
 mod norm;
 
+use super::op::Numbers;
 use super::{Dtype, Fact, Op};
 
 /// Most elements in one tensor: 64 GiB of f32, beyond what any one device holds.
@@ -74,7 +76,11 @@ pub fn infer(op: &Op, inputs: &[&Fact]) -> Result<Vec<Fact>, ShapeError> {
     for shape in &shapes {
         check_size(shape)?;
     }
-    Ok(shapes.into_iter().map(|shape| Fact { dtype: Dtype::F32, shape }).collect())
+    let dtypes = [dtype(op, inputs), Dtype::I32];
+    Ok(shapes.into_iter().enumerate().map(|(slot, shape)| match (op, slot) {
+        (Op::TopK { .. }, 1) => Fact { dtype: dtypes[1], shape },
+        _ => Fact { dtype: dtypes[0], shape },
+    }).collect())
 }
 
 type Shape = Vec<usize>;
@@ -99,9 +105,23 @@ fn shapes(x: &Operands<'_>) -> Shapes {
         Op::BatchNormInference { eps } => x.batch_norm_inference(*eps),
         Op::Dropout { rate, .. } => x.dropout(*rate),
         Op::Scale { factor: number } | Op::Shift { term: number } => x.with_number(*number),
-        Op::Relu | Op::Gelu(_) | Op::Exp | Op::Log | Op::Sqrt | Op::Tanh | Op::Sigmoid => x.unary(),
+        Op::Relu | Op::Gelu(_) | Op::Unary(_) => x.unary(),
         Op::ReluGrad | Op::GeluGrad(_) => x.alike::<2>(),
-        Op::Add | Op::Sub | Op::Mul | Op::Div => x.binary(),
+        Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Compare(_) => x.binary_any(),
+        Op::Binary(function) => x.binary(*function),
+        Op::Where => x.choice(),
+        Op::Cast { dtype } => x.cast(*dtype),
+        Op::Iota { shape, axis } => x.iota(shape, *axis),
+        Op::Literal { shape, numbers } => x.literal(shape, numbers),
+        Op::Gather { axis } => x.gather(*axis),
+        Op::GatherGrad { axis, len } => x.gather_grad(*axis, *len),
+        Op::GatherElements { axis } => x.gather_elements(*axis),
+        Op::ScatterElements { axis, .. } => x.scatter_elements(*axis),
+        Op::TopK { axis, k, .. } => x.top_k(*axis, *k),
+        Op::CumSum { axis, .. } | Op::LogSoftmax { axis } => x.softmax(*axis),
+        Op::RmsNorm { eps } => x.rms_norm(*eps),
+        Op::RmsNormGrad => x.rms_norm_grad(),
+        Op::Rotary(rotary) => x.rotary(rotary),
         Op::AddN => x.add_n(),
         Op::Reshape { shape } => x.reshape(shape),
         Op::Transpose { perm } => x.transpose(perm),
@@ -110,16 +130,30 @@ fn shapes(x: &Operands<'_>) -> Shapes {
         Op::Concat { axis } => x.concat(*axis),
         Op::Expand { shape } => x.expand(shape),
         Op::SumTo { shape } => x.sum_to(shape),
-        Op::ReduceSum { axes, keep } | Op::ReduceMean { axes, keep } => x.reduce(axes, *keep),
+        Op::ReduceSum { axes, keep } => x.reduce_any(axes, *keep),
+        Op::ReduceMean { axes, keep } | Op::ReduceMax { axes, keep } => x.reduce(axes, *keep),
         Op::Conv2d(conv) => x.conv2d(conv),
         Op::Conv2dInputGrad { conv, shape } => x.conv2d_input_grad(conv, shape),
         Op::Conv2dWeightGrad { conv, shape } => x.conv2d_weight_grad(conv, shape),
         Op::MaxPool2d(pool) | Op::AvgPool2d(pool) => x.pool2d(pool),
         Op::MaxPool2dGrad(pool) => x.max_pool2d_grad(pool),
         Op::AvgPool2dGrad { pool, shape } => x.avg_pool2d_grad(pool, shape),
-        Op::CrossEntropy => x.cross_entropy(),
-        Op::CrossEntropyGrad => x.cross_entropy_grad(),
+        Op::CrossEntropy(targets) => x.cross_entropy(targets),
+        Op::CrossEntropyGrad(targets) => x.cross_entropy_grad(targets),
         Op::Fill { shape, value } => x.fill(shape, *value),
+    }
+}
+
+/// Returns the dtype of an operator's first result.
+fn dtype(op: &Op, inputs: &[&Fact]) -> Dtype {
+    let of = |operand: usize| inputs.get(operand).map_or(Dtype::F32, |fact| fact.dtype);
+    match op {
+        Op::Compare(_) | Op::Iota { .. } => Dtype::I32,
+        Op::Cast { dtype } => *dtype,
+        Op::Literal { numbers: Numbers::Ints(_), .. } => Dtype::I32,
+        Op::Where => of(1),
+        op if op.takes_any() => of(0),
+        _ => Dtype::F32,
     }
 }
 
@@ -149,6 +183,13 @@ impl<'a> Operands<'a> {
         expected: &'static str,
     ) -> Result<[&'a [usize]; N], ShapeError> {
         self.typed([Dtype::F32; N], expected)
+    }
+
+    /// Returns the shapes of exactly `N` operands of one dtype, f32 or i32.
+    fn any<const N: usize>(&self, expected: &'static str) -> Result<[&'a [usize]; N], ShapeError> {
+        let dtype = self.facts.first().map_or(Dtype::F32, |fact| fact.dtype);
+        let dtype = if dtype == Dtype::I32 { Dtype::I32 } else { Dtype::F32 };
+        self.typed([dtype; N], expected)
     }
 
     fn unfit(&self, expected: &'static str) -> ShapeError {
@@ -197,7 +238,7 @@ fn broadcast(a: &[usize], b: &[usize]) -> Option<Shape> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dag::op::{Conv2d, Pool2d};
+    use crate::dag::op::{Conv2d, Pool2d, Targets};
 
     fn check(op: &Op, inputs: &[Fact], expected: &[&[usize]]) {
         let inputs: Vec<&Fact> = inputs.iter().collect();
@@ -223,7 +264,7 @@ mod tests {
         check(&Op::Add, &[f(&[2, 1, 4]), f(&[3, 1])], &[&[2, 3, 4]]);
         let norm = Op::LayerNorm { eps: 1e-5 };
         check(&norm, &[f(&[2, 8, 4]), f(&[4]), f(&[4])], &[&[2, 8, 4], &[2, 8], &[2, 8]]);
-        check(&Op::CrossEntropy, &[f(&[2, 8, 65]), Fact::i32(&[2, 8])], &[&[]]);
+        check(&Op::CrossEntropy(Targets::default()), &[f(&[2, 8, 65]), Fact::i32(&[2, 8])], &[&[]]);
         check(&Op::SumTo { shape: vec![3, 1] }, &[f(&[2, 3, 4])], &[&[3, 1]]);
         check(&Op::ReduceMean { axes: vec![0, 2], keep: true }, &[f(&[2, 3, 4])], &[&[1, 3, 1]]);
         let conv = Conv2d { stride: [2, 1], padding: [1, 0], dilation: [1, 2], groups: 2 };

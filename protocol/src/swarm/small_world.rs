@@ -7,7 +7,7 @@ use super::io::{
     Admission, Command, Effect, Event, Input, Outbox, Outcome, Task, TensorKey, Timer,
 };
 use super::{Config, Peer};
-use crate::dag::op::Op;
+use crate::dag::op::{Op, Targets};
 use crate::dag::{Dag, DagBuilder, Fact, Init};
 use crate::ids::{PeerId, StageId, Step};
 use crate::job::{DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec};
@@ -59,7 +59,7 @@ fn chain(layers: usize) -> Dag {
     }
     x = b.op("last", Op::Linear, &[x, shared]).unwrap();
     let targets = b.input("targets", Fact::i32(&[4]));
-    let loss = b.op("loss", Op::CrossEntropy, &[x, targets]).unwrap();
+    let loss = b.op("loss", Op::CrossEntropy(Targets::default()), &[x, targets]).unwrap();
     b.output(loss);
     b.finish().unwrap()
 }

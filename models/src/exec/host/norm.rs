@@ -145,3 +145,42 @@ pub fn batch_norm_grad(
     });
     (dx, dgain, dbias)
 }
+
+/// Rows over their root mean square times gain, and its reciprocal a row.
+pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
+    let width = gain.len();
+    let mut y = vec![0.0; x.len()];
+    let mut rstds = vec![0.0; x.len() / width.max(1)];
+    let inverse = share(width);
+    vectorised(|| {
+        let rows = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
+        for ((x, y), rstd) in rows.zip(rstds.iter_mut()) {
+            *rstd = 1.0 / (sum_of(width, |i| x[i] * x[i]) * inverse + eps).sqrt();
+            for i in 0..width {
+                y[i] = x[i] * *rstd * gain[i];
+            }
+        }
+    });
+    (y, rstds)
+}
+
+/// Gradient of [`rms_norm`]: of x and gain.
+pub fn rms_norm_grad(x: &[f32], gain: &[f32], rstds: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let width = gain.len();
+    let inverse = share(width);
+    let (mut dx, mut dgain) = (vec![0.0; x.len()], vec![0.0; width]);
+    let dgain_row = &mut dgain[..width];
+    vectorised(|| {
+        let rows = x.chunks_exact(width).zip(g.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+        for (((x, g), dx), rstd) in rows.zip(rstds) {
+            let rstd = *rstd;
+            let dot = sum_of(width, |i| g[i] * gain[i] * x[i]) * rstd * inverse;
+            for i in 0..width {
+                let hat = x[i] * rstd;
+                dx[i] = (g[i] * gain[i] - hat * dot) * rstd;
+                dgain_row[i] += g[i] * hat;
+            }
+        }
+    });
+    (dx, dgain)
+}

@@ -1,5 +1,7 @@
 //! Loops over rows: softmax with and without a causal mask, cross-entropy, rows of an embedding table.
 
+use wattle_protocol::dag::op::Targets;
+
 use super::{exp, max_of, sum_of, vectorised};
 
 /// Softmax of rows of `width`, each times `scale` first. With `causal`, row t of each square sees columns up to t,
@@ -49,21 +51,41 @@ fn class(target: i32, width: usize) -> Option<usize> {
     usize::try_from(target).ok().filter(|t| *t < width)
 }
 
-/// Mean negative log-likelihood of the targets, or none if a target is no class.
+/// Returns how many targets count.
+fn counted(targets: &[i32], settings: &Targets) -> usize {
+    targets.iter().filter(|t| settings.ignore != Some(**t)).count()
+}
+
+/// Mean negative log-likelihood of the targets that count, 0 if none does; or none if a target is no class.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     reason = "row counts are small, and the loss is an f32 tensor"
 )]
-pub fn cross_entropy(logits: &[f32], targets: &[i32], width: usize) -> Option<f32> {
+pub fn cross_entropy(
+    logits: &[f32],
+    targets: &[i32],
+    width: usize,
+    settings: &Targets,
+) -> Option<f32> {
     let mut total = 0.0f64;
+    let smoothing = settings.smoothing;
+    let inverse = 1.0 / width as f32;
     vectorised(|| {
         for (row, target) in logits.chunks_exact(width).zip(targets) {
+            if settings.ignore == Some(*target) {
+                continue;
+            }
             let max = max_of(row);
             let sum = sum_of(width, |i| exp(row[i] - max));
-            total += f64::from(sum.ln() + max - row[class(*target, width)?]);
+            let mut loss = sum.ln() + max - row[class(*target, width)?];
+            if smoothing > 0.0 {
+                let even = sum.ln() + max - sum_of(width, |i| row[i]) * inverse;
+                loss = loss * (1.0 - smoothing) + even * smoothing;
+            }
+            total += f64::from(loss);
         }
-        Some((total / targets.len() as f64) as f32)
+        Some((total / counted(targets, settings).max(1) as f64) as f32)
     })
 }
 
@@ -74,21 +96,26 @@ pub fn cross_entropy_grad(
     targets: &[i32],
     g: f32,
     width: usize,
+    settings: &Targets,
 ) -> Option<Vec<f32>> {
     let mut out = vec![0.0; logits.len()];
-    let factor = g / targets.len() as f32;
+    let factor = g / counted(targets, settings).max(1) as f32;
+    let even = factor * settings.smoothing / width as f32;
     vectorised(|| {
         let rows = logits.chunks_exact(width).zip(out.chunks_exact_mut(width));
         for ((row, out), target) in rows.zip(targets) {
+            if settings.ignore == Some(*target) {
+                continue;
+            }
             let max = max_of(row);
             for i in 0..width {
                 out[i] = exp(row[i] - max);
             }
             let share = factor / sum_of(width, |i| out[i]);
             for out in out.iter_mut() {
-                *out *= share;
+                *out = *out * share - even;
             }
-            out[class(*target, width)?] -= factor;
+            out[class(*target, width)?] -= factor * (1.0 - settings.smoothing);
         }
         Some(())
     })?;
@@ -135,9 +162,10 @@ mod tests {
 
     #[test]
     fn a_target_outside_the_vocabulary_is_refused() {
-        assert_eq!(cross_entropy(&[0.0; 6], &[0, 3], 3), None);
-        assert_eq!(cross_entropy(&[0.0; 6], &[-1, 0], 3), None);
-        assert!(cross_entropy_grad(&[0.0; 6], &[0, 3], 1.0, 3).is_none());
+        let plain = Targets::default();
+        assert_eq!(cross_entropy(&[0.0; 6], &[0, 3], 3, &plain), None);
+        assert_eq!(cross_entropy(&[0.0; 6], &[-1, 0], 3, &plain), None);
+        assert!(cross_entropy_grad(&[0.0; 6], &[0, 3], 1.0, 3, &plain).is_none());
         assert!(embedding(&[0.0; 6], &[2], 3).is_none());
         assert!(embedding_grad(&[2], &[0.0; 3], 2, 3).is_none());
     }

@@ -13,6 +13,13 @@ pub fn softmax<B: HostBackend>(x: Float<B>, axis: usize) -> Float<B> {
     e.div(sum)
 }
 
+/// Logarithm of softmax over one axis.
+pub fn log_softmax<B: HostBackend>(x: Float<B>, axis: usize) -> Float<B> {
+    let centred = x.clone().sub(x.max_axis(axis));
+    let sum = centred.clone().exp().sum_axes(&[axis]).log();
+    centred.sub(sum)
+}
+
 /// Gradient of softmax from its output.
 pub fn softmax_grad<B: HostBackend>(y: Float<B>, g: Float<B>, axis: usize) -> Float<B> {
     let dot = y.clone().mul(g.clone()).sum_axes(&[axis]);

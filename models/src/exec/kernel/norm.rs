@@ -146,3 +146,43 @@ pub fn batch_norm_inference<B: HostBackend>(
 ) -> Float<B> {
     Float(B::batch_norm(x.0, gain.0, bias.0, mean.0, variance.0, f64::from(eps)))
 }
+
+/// Normalisation by the root mean square over the last axis: y and its reciprocal.
+pub fn rms_norm<B: HostBackend>(
+    x: Float<B>,
+    gain: Float<B>,
+    eps: f32,
+    device: &Device<B>,
+) -> (Float<B>, Float<B>) {
+    let shape = x.shape();
+    let (lead, axis) = (&shape[..shape.len() - 1], shape.len() - 1);
+    if let (Some(x), Some(gain)) = (x.host(), gain.host()) {
+        let (y, rstd) = norm::rms_norm(&x, &gain, eps);
+        return (Float::new(y, &shape, device), Float::new(rstd, lead, device));
+    }
+    let square = x.clone().mul(x.clone()).mean_axes(&[axis]);
+    let rstd = reciprocal(square.shift(eps).sqrt(), device);
+    (x.mul(rstd.clone()).mul(gain), rstd.reshape(lead))
+}
+
+/// Gradients of x and gain from `[x, gain, rstd, g]`.
+pub fn rms_norm_grad<B: HostBackend>(
+    [x, gain, rstd, g]: [Float<B>; 4],
+    device: &Device<B>,
+) -> (Float<B>, Float<B>) {
+    let shape = x.shape();
+    let (axis, width) = (shape.len() - 1, gain.shape());
+    if let (Some(x), Some(gain), Some(rstd), Some(g)) =
+        (x.host(), gain.host(), rstd.host(), g.host())
+    {
+        let (dx, dgain) = norm::rms_norm_grad(&x, &gain, &rstd, &g);
+        return (Float::new(dx, &shape, device), Float::new(dgain, &width, device));
+    }
+    let column = [&shape[..axis], &[1]].concat();
+    let rstd = rstd.reshape(&column);
+    let hat = x.mul(rstd.clone());
+    let scaled = g.clone().mul(gain);
+    let dot = scaled.clone().mul(hat.clone()).mean_axes(&[axis]);
+    let dgain = super::shape::sum_to(g.mul(hat.clone()), &width);
+    (scaled.sub(hat.mul(dot)).mul(rstd), dgain)
+}

@@ -51,7 +51,8 @@ pub fn sum_to<B: HostBackend>(x: Float<B>, shape: &[usize]) -> Float<B> {
     x.sum_axes(&axes).reshape(shape)
 }
 
-fn reduced(from: &[usize], axes: &[usize], keep: bool) -> Vec<usize> {
+/// Returns the shape after axes are reduced.
+pub fn reduced(from: &[usize], axes: &[usize], keep: bool) -> Vec<usize> {
     let kept = from.iter().enumerate().filter(|(i, _)| keep || !axes.contains(i));
     kept.map(|(i, len)| if axes.contains(&i) { 1 } else { *len }).collect()
 }
@@ -66,4 +67,10 @@ pub fn reduce_sum<B: HostBackend>(x: Float<B>, axes: &[usize], keep: bool) -> Fl
 pub fn reduce_mean<B: HostBackend>(x: Float<B>, axes: &[usize], keep: bool) -> Float<B> {
     let shape = reduced(&x.shape(), axes, keep);
     x.mean_axes(axes).reshape(&shape)
+}
+
+/// Maximum over axes.
+pub fn reduce_max<B: HostBackend>(x: Float<B>, axes: &[usize], keep: bool) -> Float<B> {
+    let shape = reduced(&x.shape(), axes, keep);
+    axes.iter().fold(x, |x, axis| x.max_axis(*axis)).reshape(&shape)
 }

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::dag::cost::{network_cost, stage_cost};
 use crate::dag::grad::differentiate;
+use crate::dag::op::Unary;
 use crate::dag::rewrite::recompute;
 use crate::dag::sample::{random_assignment, random_dag};
 use crate::dag::{DagBuilder, Fact, Init, Op, Source};
@@ -239,7 +240,7 @@ fn a_tied_weight_is_shared_with_its_parts_in_order() {
 fn a_cotangent_that_is_handed_on_unchanged_gets_a_value_for_each_edge() {
     let mut b = DagBuilder::new("sum");
     let [p, q] = ["p", "q"].map(|name| b.parameter(name, &[2], Init::Constant(1.0), false));
-    let a = b.op("a", Op::Tanh, &[p]).unwrap();
+    let a = b.op("a", Op::Unary(Unary::Tanh), &[p]).unwrap();
     let c = b.op("c", Op::Add, &[a, q]).unwrap();
     let d = b.op("d", Op::Add, &[c, a]).unwrap();
     let loss = b.op("loss", Op::ReduceSum { axes: vec![0], keep: false }, &[d]).unwrap();

@@ -31,11 +31,22 @@ impl Reverse {
             Op::Sub => self.sub(site),
             Op::Mul => self.mul(site),
             Op::Div => self.div(site),
-            Op::Exp => self.single(site, Op::Mul, &[g, y]),
-            Op::Log => self.single(site, Op::Div, &[g, x(0)]),
-            Op::Sqrt => self.sqrt(site),
-            Op::Tanh => self.tanh(site),
-            Op::Sigmoid => self.sigmoid(site),
+            Op::Unary(function) => self.unary(site, *function),
+            Op::Binary(function) => self.binary(site, *function),
+            Op::Where => self.choice(site),
+            Op::Cast { .. } => self.pass(site),
+            Op::Gather { axis } => self.gather(site, *axis),
+            Op::GatherGrad { axis, .. } => self.gather_grad(site, *axis),
+            Op::GatherElements { axis } => self.gather_elements(site, *axis),
+            Op::ScatterElements { axis, add } => self.scatter_elements(site, *axis, *add),
+            Op::TopK { axis, .. } => self.top_k(site, *axis),
+            Op::CumSum { axis, exclusive, reverse } => {
+                self.cum_sum(site, *axis, *exclusive, *reverse)
+            }
+            Op::LogSoftmax { axis } => self.log_softmax(site, *axis),
+            Op::RmsNorm { .. } => self.rms_norm(site),
+            Op::Rotary(rotary) => self.rotary(site, *rotary),
+            Op::ReduceMax { axes, .. } => self.reduce_max(site, axes),
             Op::Reshape { .. } => {
                 let shape = self.shape(x(0));
                 self.single(site, Op::Reshape { shape }, &[g])
@@ -56,15 +67,19 @@ impl Reverse {
             Op::ReduceMean { axes, .. } => self.reduce(site, axes, true),
             Op::MaxPool2d(pool) => self.single(site, Op::MaxPool2dGrad(*pool), &[x(0), g]),
             Op::AvgPool2d(pool) => self.avg_pool2d(site, *pool),
-            Op::CrossEntropy => self.single(site, Op::CrossEntropyGrad, &[x(0), x(1), g]),
-            Op::Fill { .. } => Ok(()),
+            Op::CrossEntropy(targets) => {
+                self.single(site, Op::CrossEntropyGrad(*targets), &[x(0), x(1), g])
+            }
+            Op::Fill { .. } | Op::Iota { .. } | Op::Literal { .. } | Op::Compare(_) => Ok(()),
             Op::LinearWeightGrad | Op::EmbeddingGrad { .. } | Op::AttentionGrad { .. } => {
                 Err(self.without_rule(site))
             }
             Op::SoftmaxGrad { .. } | Op::LayerNormGrad | Op::BatchNormGrad { .. } => {
                 Err(self.without_rule(site))
             }
-            Op::ReluGrad | Op::GeluGrad(_) | Op::CrossEntropyGrad => Err(self.without_rule(site)),
+            Op::ReluGrad | Op::GeluGrad(_) | Op::CrossEntropyGrad(_) | Op::RmsNormGrad => {
+                Err(self.without_rule(site))
+            }
             Op::Conv2dInputGrad { .. } | Op::Conv2dWeightGrad { .. } => {
                 Err(self.without_rule(site))
             }
@@ -78,7 +93,7 @@ impl Reverse {
     }
 
     /// One operator gives the contribution to the first operand.
-    fn single(&mut self, site: &Site, op: Op, inputs: &[ValueId]) -> Result<(), GradError> {
+    pub(super) fn single(&mut self, site: &Site, op: Op, inputs: &[ValueId]) -> Result<(), GradError> {
         if self.wants(site, 0) {
             let value = self.emit(site.id, op, inputs)?;
             self.give(site, 0, value);
@@ -145,34 +160,5 @@ impl Reverse {
             self.give(site, 1, value);
         }
         Ok(())
-    }
-
-    /// `dx = g / (2 y)`.
-    fn sqrt(&mut self, site: &Site) -> Result<(), GradError> {
-        if !self.wants(site, 0) {
-            return Ok(());
-        }
-        let quotient = self.emit(site.id, Op::Div, &[site.g, site.result])?;
-        self.single(site, Op::Scale { factor: 0.5 }, &[quotient])
-    }
-
-    /// `dx = g - g y y`.
-    fn tanh(&mut self, site: &Site) -> Result<(), GradError> {
-        if !self.wants(site, 0) {
-            return Ok(());
-        }
-        let product = self.emit(site.id, Op::Mul, &[site.g, site.result])?;
-        let square = self.emit(site.id, Op::Mul, &[product, site.result])?;
-        self.single(site, Op::Sub, &[site.g, square])
-    }
-
-    /// `dx = g y - g y y`.
-    fn sigmoid(&mut self, site: &Site) -> Result<(), GradError> {
-        if !self.wants(site, 0) {
-            return Ok(());
-        }
-        let product = self.emit(site.id, Op::Mul, &[site.g, site.result])?;
-        let square = self.emit(site.id, Op::Mul, &[product, site.result])?;
-        self.single(site, Op::Sub, &[product, square])
     }
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dag::sample::random_dag;
+use crate::dag::op::Unary;
 use crate::dag::{Fact, Init};
 
 proptest! {
@@ -72,7 +73,7 @@ fn what_cannot_be_trained_is_refused_by_name() {
     assert!(matches!(error, GradError::Loss { .. }), "a loss that no node computes: {error}");
     let error = refusal(|b| {
         let p = b.parameter("p", &[2], Init::Constant(1.0), false);
-        b.op("y", Op::Tanh, &[p]).unwrap()
+        b.op("y", Op::Unary(Unary::Tanh), &[p]).unwrap()
     });
     assert!(matches!(error, GradError::Loss { .. }), "a loss with axes: {error}");
     let error = refusal(|b| {
@@ -99,7 +100,7 @@ fn what_cannot_be_trained_is_refused_by_name() {
 fn a_fan_out_is_summed_from_its_latest_consumer_on() {
     let mut b = DagBuilder::new("fan-out");
     let p = b.parameter("p", &[2], Init::Constant(1.0), false);
-    let x = b.op("x", Op::Tanh, &[p]).unwrap();
+    let x = b.op("x", Op::Unary(Unary::Tanh), &[p]).unwrap();
     let square = b.op("square", Op::Mul, &[x, x]).unwrap();
     let y = b.op("y", Op::Sub, &[square, x]).unwrap();
     let loss = total(&mut b, y);

@@ -11,7 +11,7 @@ impl Operands<'_> {
     }
 
     pub(super) fn reshape(&self, shape: &[usize]) -> Shapes {
-        let [x] = self.floats("one f32 tensor")?;
+        let [x] = self.any("one tensor of f32 or i32")?;
         check_size(shape)?;
         if shape.iter().product::<usize>() != x.iter().product::<usize>() {
             return Err(self.setting("a shape with as many elements", shape));
@@ -20,7 +20,7 @@ impl Operands<'_> {
     }
 
     pub(super) fn transpose(&self, perm: &[usize]) -> Shapes {
-        let [x] = self.floats("one f32 tensor")?;
+        let [x] = self.any("one tensor of f32 or i32")?;
         let mut sorted = perm.to_vec();
         sorted.sort_unstable();
         if !sorted.iter().copied().eq(0..x.len()) {
@@ -30,7 +30,7 @@ impl Operands<'_> {
     }
 
     pub(super) fn slice(&self, axis: usize, start: usize, end: usize) -> Shapes {
-        let [x] = self.floats("one f32 tensor")?;
+        let [x] = self.any("one tensor of f32 or i32")?;
         self.need_axis(axis, x)?;
         if start >= end || end > x[axis] {
             return Err(self.setting("a range within the axis, not empty", start..end));
@@ -41,7 +41,7 @@ impl Operands<'_> {
     }
 
     pub(super) fn unslice(&self, axis: usize, start: usize, len: usize) -> Shapes {
-        let [x] = self.floats("one f32 tensor")?;
+        let [x] = self.any("one tensor of f32 or i32")?;
         self.need_axis(axis, x)?;
         if start.checked_add(x[axis]).is_none_or(|end| end > len) {
             return Err(self.setting("a start and length that hold the operand", (start, len)));
@@ -52,7 +52,8 @@ impl Operands<'_> {
     }
 
     pub(super) fn concat(&self, axis: usize) -> Shapes {
-        const EXPECTED: &str = "one or more f32 tensors that differ along the joined axis only";
+        const EXPECTED: &str =
+            "one or more tensors of one dtype that differ along the joined axis only";
         let Some(first) = self.facts.first() else {
             return Err(self.unfit(EXPECTED));
         };
@@ -60,7 +61,8 @@ impl Operands<'_> {
         let mut shape = first.shape.clone();
         shape[axis] = 0;
         for fact in self.facts {
-            let rest = fact.dtype == Dtype::F32 && fact.rank() == shape.len();
+            let dtype = fact.dtype == first.dtype && matches!(fact.dtype, Dtype::F32 | Dtype::I32);
+            let rest = dtype && fact.rank() == shape.len();
             let fits = |(i, length): (usize, &usize)| i == axis || *length == shape[i];
             self.need(rest && fact.shape.iter().enumerate().all(fits), EXPECTED)?;
             // A sum that saturates is refused for its size.
@@ -70,7 +72,7 @@ impl Operands<'_> {
     }
 
     pub(super) fn expand(&self, shape: &[usize]) -> Shapes {
-        let [x] = self.floats("one f32 tensor")?;
+        let [x] = self.any("one tensor of f32 or i32")?;
         if broadcast(x, shape).as_deref() != Some(shape) {
             return Err(self.setting("a shape to which the operand broadcasts", shape));
         }
@@ -86,7 +88,12 @@ impl Operands<'_> {
     }
 
     pub(super) fn reduce(&self, axes: &[usize], keep: bool) -> Shapes {
-        let [x] = self.floats("one f32 tensor")?;
+        let [_] = self.floats("one f32 tensor")?;
+        self.reduce_any(axes, keep)
+    }
+
+    pub(super) fn reduce_any(&self, axes: &[usize], keep: bool) -> Shapes {
+        let [x] = self.any("one tensor of f32 or i32")?;
         let ascending = axes.windows(2).all(|pair| pair[0] < pair[1]);
         if !ascending || axes.last().is_none_or(|last| *last >= x.len()) {
             return Err(self.setting("one or more axes of the operand, ascending", axes));

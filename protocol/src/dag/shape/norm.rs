@@ -2,6 +2,7 @@
 
 use super::{Operands, ShapeError, Shapes, broadcast};
 use crate::dag::Dtype;
+use crate::dag::op::{Binary, Targets};
 
 impl Operands<'_> {
     pub(super) fn softmax(&self, axis: usize) -> Shapes {
@@ -72,14 +73,44 @@ impl Operands<'_> {
         Ok(vec![x.to_vec()])
     }
 
-    pub(super) fn cross_entropy(&self) -> Shapes {
+    pub(super) fn rms_norm(&self, eps: f32) -> Shapes {
+        const EXPECTED: &str = "f32 x [.., C] and gain [C]";
+        let [x, gain] = self.floats(EXPECTED)?;
+        self.need_eps(eps)?;
+        let Some((width, lead)) = x.split_last() else {
+            return Err(self.unfit(EXPECTED));
+        };
+        self.need(gain == [*width], EXPECTED)?;
+        Ok(vec![x.to_vec(), lead.to_vec()])
+    }
+
+    pub(super) fn rms_norm_grad(&self) -> Shapes {
+        const EXPECTED: &str = "f32 x [.., C], gain [C], rstd [..] and g [.., C]";
+        let [x, gain, rstd, g] = self.floats(EXPECTED)?;
+        let Some((width, lead)) = x.split_last() else {
+            return Err(self.unfit(EXPECTED));
+        };
+        self.need(gain == [*width] && rstd == lead && g == x, EXPECTED)?;
+        Ok(vec![x.to_vec(), gain.to_vec()])
+    }
+
+    fn need_targets(&self, targets: &Targets) -> Result<(), ShapeError> {
+        if (0.0..1.0).contains(&targets.smoothing) {
+            return Ok(());
+        }
+        Err(self.setting("a smoothing in [0, 1)", targets.smoothing))
+    }
+
+    pub(super) fn cross_entropy(&self, settings: &Targets) -> Shapes {
+        self.need_targets(settings)?;
         const EXPECTED: &str = "logits f32 [.., V] and targets i32 [..]";
         let [logits, targets] = self.typed([Dtype::F32, Dtype::I32], EXPECTED)?;
         self.need(is_led_by(logits, targets), EXPECTED)?;
         Ok(vec![vec![]])
     }
 
-    pub(super) fn cross_entropy_grad(&self) -> Shapes {
+    pub(super) fn cross_entropy_grad(&self, settings: &Targets) -> Shapes {
+        self.need_targets(settings)?;
         const EXPECTED: &str = "logits f32 [.., V], targets i32 [..] and a scalar f32 g";
         let [logits, targets, g] = self.typed([Dtype::F32, Dtype::I32, Dtype::F32], EXPECTED)?;
         self.need(is_led_by(logits, targets) && g.is_empty(), EXPECTED)?;
@@ -112,10 +143,40 @@ impl Operands<'_> {
         Ok(vec![shapes[0].to_vec()])
     }
 
-    pub(super) fn binary(&self) -> Shapes {
+    /// Two tensors of one dtype.
+    pub(super) fn binary_any(&self) -> Shapes {
+        const EXPECTED: &str = "two tensors of one dtype whose shapes broadcast";
+        let [a, b] = self.any(EXPECTED)?;
+        Ok(vec![broadcast(a, b).ok_or_else(|| self.unfit(EXPECTED))?])
+    }
+
+    pub(super) fn binary(&self, function: Binary) -> Shapes {
         const EXPECTED: &str = "two f32 tensors whose shapes broadcast";
+        match function {
+            Binary::Max | Binary::Min | Binary::Remainder => return self.binary_any(),
+            Binary::Pow | Binary::Atan2 => {}
+        }
         let [a, b] = self.floats(EXPECTED)?;
         Ok(vec![broadcast(a, b).ok_or_else(|| self.unfit(EXPECTED))?])
+    }
+
+    pub(super) fn choice(&self) -> Shapes {
+        const EXPECTED: &str = "a mask i32 and two tensors of one dtype, shapes that broadcast";
+        let [mask, a, b] = self.facts else {
+            return Err(self.unfit(EXPECTED));
+        };
+        let known = matches!(a.dtype, Dtype::F32 | Dtype::I32);
+        self.need(known && mask.dtype == Dtype::I32 && a.dtype == b.dtype, EXPECTED)?;
+        let shape = broadcast(&a.shape, &b.shape).and_then(|s| broadcast(&mask.shape, &s));
+        Ok(vec![shape.ok_or_else(|| self.unfit(EXPECTED))?])
+    }
+
+    pub(super) fn cast(&self, to: Dtype) -> Shapes {
+        let [x] = self.any("one tensor of f32 or i32")?;
+        if !matches!(to, Dtype::F32 | Dtype::I32) {
+            return Err(self.setting("f32 or i32", to));
+        }
+        Ok(vec![x.to_vec()])
     }
 
     pub(super) fn add_n(&self) -> Shapes {

@@ -3,7 +3,9 @@
 use super::TextError;
 use super::cursor::{Attributes, Cursor};
 use crate::dag::Op;
-use crate::dag::op::{Conv2d, Gelu, Pool2d};
+use crate::dag::op::{
+    Binary, Comparison, Conv2d, Gelu, Numbers, Pool2d, Rotary, Targets, Unary,
+};
 
 type Settings = Vec<(&'static str, String)>;
 
@@ -21,7 +23,33 @@ pub(super) fn of(op: &Op) -> Settings {
         Op::Softmax { axis } | Op::SoftmaxGrad { axis } | Op::Concat { axis } => {
             vec![("axis", axis.to_string())]
         }
-        Op::LayerNorm { eps } | Op::BatchNorm { eps } => vec![("eps", format!("{eps:?}"))],
+        Op::Gather { axis } | Op::GatherElements { axis } | Op::LogSoftmax { axis } => {
+            vec![("axis", axis.to_string())]
+        }
+        Op::GatherGrad { axis, len } => {
+            vec![("axis", axis.to_string()), ("len", len.to_string())]
+        }
+        Op::ScatterElements { axis, add } => {
+            vec![("axis", axis.to_string()), ("add", add.to_string())]
+        }
+        Op::TopK { axis, k, smallest } => vec![
+            ("axis", axis.to_string()),
+            ("k", k.to_string()),
+            ("smallest", smallest.to_string()),
+        ],
+        Op::CumSum { axis, exclusive, reverse } => vec![
+            ("axis", axis.to_string()),
+            ("exclusive", exclusive.to_string()),
+            ("reverse", reverse.to_string()),
+        ],
+        Op::Cast { dtype } => vec![("dtype", dtype.to_string())],
+        Op::Iota { shape, axis } => vec![("shape", list(shape)), ("axis", axis.to_string())],
+        Op::Literal { shape, numbers } => with_shape(vec![of_numbers(numbers)], shape),
+        Op::Rotary(rotary) => of_rotary(rotary),
+        Op::CrossEntropy(targets) | Op::CrossEntropyGrad(targets) => of_targets(targets),
+        Op::LayerNorm { eps } | Op::BatchNorm { eps } | Op::RmsNorm { eps } => {
+            vec![("eps", format!("{eps:?}"))]
+        }
         Op::BatchNormGrad { eps } | Op::BatchNormInference { eps } => {
             vec![("eps", format!("{eps:?}"))]
         }
@@ -41,7 +69,9 @@ pub(super) fn of(op: &Op) -> Settings {
         Op::Unslice { axis, start, len } => {
             vec![("axis", axis.to_string()), ("start", start.to_string()), ("len", len.to_string())]
         }
-        Op::ReduceSum { axes, keep } | Op::ReduceMean { axes, keep } => {
+        Op::ReduceSum { axes, keep }
+        | Op::ReduceMean { axes, keep }
+        | Op::ReduceMax { axes, keep } => {
             vec![("axes", list(axes)), ("keep", keep.to_string())]
         }
         Op::Conv2d(conv) => of_conv(conv),
@@ -54,37 +84,76 @@ pub(super) fn of(op: &Op) -> Settings {
             vec![("shape", list(shape)), ("value", format!("{value:?}"))]
         }
         Op::Linear | Op::LinearWeightGrad | Op::Embedding | Op::LayerNormGrad => vec![],
-        Op::Relu | Op::ReluGrad | Op::Exp | Op::Log | Op::Sqrt | Op::Tanh | Op::Sigmoid => vec![],
+        Op::Relu | Op::ReluGrad | Op::Unary(_) | Op::Binary(_) | Op::Compare(_) => vec![],
+        Op::Where | Op::RmsNormGrad => vec![],
         Op::Add | Op::Sub | Op::Mul | Op::Div | Op::AddN => vec![],
-        Op::CrossEntropy | Op::CrossEntropyGrad => vec![],
+
     }
 }
 
-/// The operators without settings.
-const PLAIN: [Op; 18] = [
+/// The operators without settings, but for the families of functions.
+const PLAIN: [Op; 13] = [
     Op::Linear,
     Op::LinearWeightGrad,
     Op::Embedding,
     Op::LayerNormGrad,
+    Op::RmsNormGrad,
     Op::Relu,
     Op::ReluGrad,
-    Op::Exp,
-    Op::Log,
-    Op::Sqrt,
-    Op::Tanh,
-    Op::Sigmoid,
     Op::Add,
     Op::Sub,
     Op::Mul,
     Op::Div,
     Op::AddN,
-    Op::CrossEntropy,
-    Op::CrossEntropyGrad,
+    Op::Where,
 ];
+
+/// Returns every operator without settings.
+fn plain() -> impl Iterator<Item = Op> {
+    let unary = Unary::ALL.into_iter().map(Op::Unary);
+    let binary = Binary::ALL.into_iter().map(Op::Binary);
+    let compare = Comparison::ALL.into_iter().map(Op::Compare);
+    PLAIN.into_iter().chain(unary).chain(binary).chain(compare)
+}
 
 fn list(lengths: &[usize]) -> String {
     let lengths: Vec<String> = lengths.iter().map(ToString::to_string).collect();
     format!("[{}]", lengths.join(","))
+}
+
+fn of_numbers(numbers: &Numbers) -> (&'static str, String) {
+    match numbers {
+        Numbers::Floats(floats) => {
+            let floats: Vec<String> = floats.iter().map(|x| format!("{x:?}")).collect();
+            ("floats", format!("[{}]", floats.join(",")))
+        }
+        Numbers::Ints(ints) => {
+            let ints: Vec<String> = ints.iter().map(ToString::to_string).collect();
+            ("ints", format!("[{}]", ints.join(",")))
+        }
+    }
+}
+
+fn of_rotary(rotary: &Rotary) -> Settings {
+    let Rotary { theta, interleaved, inverse, start } = rotary;
+    vec![
+        ("theta", format!("{theta:?}")),
+        ("interleaved", interleaved.to_string()),
+        ("inverse", inverse.to_string()),
+        ("start", start.to_string()),
+    ]
+}
+
+/// Written only where they differ from the usual: no smoothing, every target counts.
+fn of_targets(targets: &Targets) -> Settings {
+    let mut settings = Vec::new();
+    if targets.smoothing != 0.0 {
+        settings.push(("smoothing", format!("{:?}", targets.smoothing)));
+    }
+    if let Some(ignore) = targets.ignore {
+        settings.push(("ignore", ignore.to_string()));
+    }
+    settings
 }
 
 fn gelu(form: Gelu) -> &'static str {
@@ -116,7 +185,7 @@ fn with_shape(mut settings: Settings, shape: &[usize]) -> Settings {
 
 /// Makes an operator from its name and settings.
 pub(super) fn parse(name: &str, x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Op, TextError> {
-    if let Some(op) = PLAIN.into_iter().find(|op| op.name() == name) {
+    if let Some(op) = plain().find(|op| op.name() == name) {
         return Ok(op);
     }
     Ok(match name {
@@ -154,8 +223,54 @@ pub(super) fn parse(name: &str, x: &mut Attributes<'_>, at: &Cursor<'_>) -> Resu
         "max_pool2d_grad" => Op::MaxPool2dGrad(pool(x, at)?),
         "avg_pool2d" => Op::AvgPool2d(pool(x, at)?),
         "avg_pool2d_grad" => Op::AvgPool2dGrad { pool: pool(x, at)?, shape: x.take("shape", at)? },
+        "reduce_max" => Op::ReduceMax { axes: x.take("axes", at)?, keep: x.take("keep", at)? },
+        _ => return parse_index(name, x, at),
+    })
+}
+
+fn parse_index(name: &str, x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Op, TextError> {
+    Ok(match name {
+        "cast" => Op::Cast { dtype: x.take("dtype", at)? },
+        "iota" => Op::Iota { shape: x.take("shape", at)?, axis: x.take("axis", at)? },
+        "literal" => {
+            let numbers = match x.has("ints") {
+                true => Numbers::Ints(x.take("ints", at)?),
+                false => Numbers::Floats(x.take("floats", at)?),
+            };
+            Op::Literal { shape: x.take("shape", at)?, numbers }
+        }
+        "gather" => Op::Gather { axis: x.take("axis", at)? },
+        "gather_grad" => Op::GatherGrad { axis: x.take("axis", at)?, len: x.take("len", at)? },
+        "gather_elements" => Op::GatherElements { axis: x.take("axis", at)? },
+        "scatter_elements" => {
+            Op::ScatterElements { axis: x.take("axis", at)?, add: x.take("add", at)? }
+        }
+        "top_k" => Op::TopK {
+            axis: x.take("axis", at)?,
+            k: x.take("k", at)?,
+            smallest: x.take("smallest", at)?,
+        },
+        "cum_sum" => Op::CumSum {
+            axis: x.take("axis", at)?,
+            exclusive: x.take("exclusive", at)?,
+            reverse: x.take("reverse", at)?,
+        },
+        "rotary" => Op::Rotary(Rotary {
+            theta: x.take("theta", at)?,
+            interleaved: x.take("interleaved", at)?,
+            inverse: x.take("inverse", at)?,
+            start: x.take("start", at)?,
+        }),
+        "cross_entropy" => Op::CrossEntropy(targets(x, at)?),
+        "cross_entropy_grad" => Op::CrossEntropyGrad(targets(x, at)?),
         _ => return parse_layer(name, x, at),
     })
+}
+
+fn targets(x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Targets, TextError> {
+    let smoothing = if x.has("smoothing") { x.take("smoothing", at)? } else { 0.0 };
+    let ignore = if x.has("ignore") { Some(x.take("ignore", at)?) } else { None };
+    Ok(Targets { smoothing, ignore })
 }
 
 fn parse_layer(name: &str, x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Op, TextError> {
@@ -172,6 +287,8 @@ fn parse_layer(name: &str, x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Op
         "causal_mask" => Op::CausalMask { fill: x.take("fill", at)? },
         "softmax" => Op::Softmax { axis: x.take("axis", at)? },
         "softmax_grad" => Op::SoftmaxGrad { axis: x.take("axis", at)? },
+        "log_softmax" => Op::LogSoftmax { axis: x.take("axis", at)? },
+        "rms_norm" => Op::RmsNorm { eps: x.take("eps", at)? },
         "layer_norm" => Op::LayerNorm { eps: x.take("eps", at)? },
         "batch_norm" => Op::BatchNorm { eps: x.take("eps", at)? },
         "batch_norm_grad" => Op::BatchNormGrad { eps: x.take("eps", at)? },
@@ -215,6 +332,23 @@ mod tests {
             Op::Softmax { axis: 1 },
             Op::SoftmaxGrad { axis: 2 },
             Op::LayerNorm { eps: 1e-5 },
+            Op::RmsNorm { eps: 1e-6 },
+            Op::LogSoftmax { axis: 3 },
+            Op::Cast { dtype: crate::dag::Dtype::I32 },
+            Op::Iota { shape: shape.clone(), axis: 1 },
+            Op::Literal { shape: shape.clone(), numbers: Numbers::Ints(vec![-1, 7]) },
+            Op::Literal { shape: shape.clone(), numbers: Numbers::Floats(vec![-0.1, 1e30]) },
+            Op::Gather { axis: 1 },
+            Op::GatherGrad { axis: 1, len: 9 },
+            Op::GatherElements { axis: 2 },
+            Op::ScatterElements { axis: 2, add: true },
+            Op::TopK { axis: 1, k: 3, smallest: true },
+            Op::CumSum { axis: 0, exclusive: true, reverse: false },
+            Op::Rotary(Rotary { theta: 1e4, interleaved: true, inverse: false, start: 3 }),
+            Op::ReduceMax { axes: shape.clone(), keep: true },
+            Op::CrossEntropy(Targets::default()),
+            Op::CrossEntropy(Targets { smoothing: 0.1, ignore: Some(-100) }),
+            Op::CrossEntropyGrad(Targets { smoothing: 0.0, ignore: Some(0) }),
             Op::BatchNorm { eps: 0.0 },
             Op::BatchNormGrad { eps: 1e-3 },
             Op::BatchNormInference { eps: 1e-4 },
@@ -245,9 +379,10 @@ mod tests {
 
     #[test]
     fn every_operator_reads_back_as_it_was_written() {
-        let ops: Vec<Op> = with_settings().into_iter().chain(PLAIN).collect();
+        let ops: Vec<Op> = with_settings().into_iter().chain(plain()).collect();
         // One of each variant: the lists above are complete.
-        assert_eq!(ops.len(), 51);
+        let names: std::collections::BTreeSet<&str> = ops.iter().map(Op::name).collect();
+        assert_eq!(names.len(), 87);
         for op in ops {
             let settings: Vec<String> = of(&op).iter().map(|(k, v)| format!("{k}={v}")).collect();
             let braced = format!("{{{}}}", settings.join(", "));

@@ -128,13 +128,8 @@ impl<'a> Cursor<'a> {
     /// Reads a dtype and shape: `f32[8,4]`.
     pub(super) fn fact(&mut self) -> Result<Fact, TextError> {
         let error = self.error("a dtype and shape such as `f32[8,4]`");
-        let dtype = match self.take_while(|c| c.is_ascii_alphanumeric()) {
-            "f32" => Dtype::F32,
-            "f16" => Dtype::F16,
-            "bf16" => Dtype::Bf16,
-            "i32" => Dtype::I32,
-            _ => return Err(error),
-        };
+        let word = self.take_while(|c| c.is_ascii_alphanumeric());
+        let dtype = Dtype::from_text(word).ok_or_else(|| error.clone())?;
         let end = self.rest.find(']').ok_or_else(|| error.clone())?;
         let (shape, rest) = self.rest.split_at(end + 1);
         self.rest = rest.trim_start();
@@ -192,6 +187,11 @@ impl Attributes<'_> {
         })
     }
 
+    /// Says whether there is such a setting.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// Checks that no setting is left.
     pub(super) fn end(&self, cursor: &Cursor<'_>) -> Result<(), TextError> {
         match self.0.keys().next() {
@@ -235,13 +235,31 @@ impl FromText for bool {
     }
 }
 
-impl FromText for Vec<usize> {
+impl FromText for i32 {
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl FromText for Dtype {
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "f32" => Some(Self::F32),
+            "f16" => Some(Self::F16),
+            "bf16" => Some(Self::Bf16),
+            "i32" => Some(Self::I32),
+            _ => None,
+        }
+    }
+}
+
+impl<T: FromText> FromText for Vec<T> {
     fn from_text(text: &str) -> Option<Self> {
         let inner = text.strip_prefix('[')?.strip_suffix(']')?.trim();
         if inner.is_empty() {
             return Some(Self::new());
         }
-        inner.split(',').map(|number| number.trim().parse().ok()).collect()
+        inner.split(',').map(|number| T::from_text(number.trim())).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::dag::op::Unary;
 use crate::dag::{Dag, DagBuilder, Fact, Init, Op};
 use crate::job::{DataSpec, LearningRate, PipelineOrder, SwarmSpec, TrainSpec};
 use crate::schedule::advert::{Hardware, Link};
@@ -15,7 +16,7 @@ fn chain(widths: &[usize]) -> Dag {
     for (layer, pair) in widths.windows(2).enumerate() {
         let w = b.parameter(&format!("w{layer}"), &[pair[0], pair[1]], Init::Normal(0.1), true);
         x = b.op(&format!("l{layer}"), Op::Linear, &[x, w]).unwrap();
-        x = b.op(&format!("a{layer}"), Op::Tanh, &[x]).unwrap();
+        x = b.op(&format!("a{layer}"), Op::Unary(Unary::Tanh), &[x]).unwrap();
     }
     let sum = Op::ReduceMean { axes: vec![0, 1], keep: false };
     let loss = b.op("loss", sum, &[x]).unwrap();
