@@ -10,6 +10,7 @@
 
 pub mod build;
 pub mod bundle;
+pub mod compose;
 pub mod cost;
 pub mod cut;
 pub mod grad;

@@ -173,18 +173,15 @@ pub fn eval<B: HostBackend>(
             let (x, ids, updates) = (i.next()?, i.int()?, i.next()?);
             vec![index::scatter_elements(x, ids, updates, (*axis, *add), device)?]
         }
-        Op::TopK { axis, k, smallest } => {
-            index::top_k(i.float()?, (*axis, *k, *smallest), device)?
-        }
+        Op::TopK { axis, k, smallest } => index::top_k(i.float()?, (*axis, *k, *smallest), device)?,
         Op::CumSum { axis, exclusive, reverse } => {
             one(index::cum_sum(i.float()?, (*axis, *exclusive, *reverse), device))
         }
         Op::LogSoftmax { axis } => one(attention::log_softmax(i.float()?, *axis)),
         Op::RmsNorm { eps } => two(norm::rms_norm(i.float()?, i.float()?, *eps, device)),
-        Op::RmsNormGrad => two(norm::rms_norm_grad(
-            [i.float()?, i.float()?, i.float()?, i.float()?],
-            device,
-        )),
+        Op::RmsNormGrad => {
+            two(norm::rms_norm_grad([i.float()?, i.float()?, i.float()?, i.float()?], device))
+        }
         Op::Rotary(rotary) => one(index::rotary(i.float()?, rotary, device)),
         Op::AddN => one(shape::add_n(i.floats()?)?),
         Op::Reshape { shape } => vec![any::reshape(i.next()?, shape)],

@@ -2,7 +2,7 @@
 //!
 //! *Source*: He et al. 2016; names and layouts as in torchvision, the stride of a bottleneck in its 3 x 3 convolution.
 
-use wattle_protocol::dag::op::{Targets, Conv2d, Op, Pool2d};
+use wattle_protocol::dag::op::{Conv2d, Op, Pool2d, Targets};
 use wattle_protocol::dag::{Dag, DagBuilder, DagError, Fact, Init};
 use wattle_protocol::ids::ValueId;
 

@@ -77,10 +77,14 @@ pub fn infer(op: &Op, inputs: &[&Fact]) -> Result<Vec<Fact>, ShapeError> {
         check_size(shape)?;
     }
     let dtypes = [dtype(op, inputs), Dtype::I32];
-    Ok(shapes.into_iter().enumerate().map(|(slot, shape)| match (op, slot) {
-        (Op::TopK { .. }, 1) => Fact { dtype: dtypes[1], shape },
-        _ => Fact { dtype: dtypes[0], shape },
-    }).collect())
+    Ok(shapes
+        .into_iter()
+        .enumerate()
+        .map(|(slot, shape)| match (op, slot) {
+            (Op::TopK { .. }, 1) => Fact { dtype: dtypes[1], shape },
+            _ => Fact { dtype: dtypes[0], shape },
+        })
+        .collect())
 }
 
 type Shape = Vec<usize>;

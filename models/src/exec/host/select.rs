@@ -41,7 +41,11 @@ pub fn write<T: Copy>(x: &mut [T], places: &[usize], updates: &[T], combine: imp
 }
 
 /// Returns the k largest (or smallest) along an axis with their places; NaN counts as the largest.
-#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "axes are far below 2^31")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "axes are far below 2^31"
+)]
 pub fn top_k(
     x: &[f32],
     shape: &[usize],
@@ -115,8 +119,7 @@ pub fn cum_sum(
 pub fn angles(length: usize, width: usize, rotary: &Rotary) -> (Vec<f32>, Vec<f32>) {
     let half = width / 2;
     let theta = f64::from(rotary.theta);
-    let speeds: Vec<f64> =
-        (0..half).map(|i| theta.powf(-2.0 * i as f64 / width as f64)).collect();
+    let speeds: Vec<f64> = (0..half).map(|i| theta.powf(-2.0 * i as f64 / width as f64)).collect();
     let sign = if rotary.inverse { -1.0 } else { 1.0 };
     let angle = |at: usize| (rotary.start + at / half) as f64 * speeds[at % half];
     let cos = (0..length * half).map(|at| angle(at).cos() as f32).collect();

@@ -54,9 +54,7 @@ pub fn arithmetic<B: HostBackend>(
 pub fn reshape<B: HostBackend>(x: Tensor<B>, shape: &[usize]) -> Tensor<B> {
     match x {
         Tensor::Float(x) => Tensor::Float(x.reshape(shape)),
-        Tensor::Int(x) => {
-            Tensor::Int(B::int_reshape(x, Shape::from(kept_shape(shape).to_vec())))
-        }
+        Tensor::Int(x) => Tensor::Int(B::int_reshape(x, Shape::from(kept_shape(shape).to_vec()))),
     }
 }
 

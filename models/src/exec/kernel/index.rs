@@ -71,9 +71,9 @@ pub fn gather_grad<B: HostBackend>(
 /// x cut down to the extent of ids on the axes other than `axis`.
 fn within<B: HostBackend>(x: Tensor<B>, ids: &[usize], axis: usize) -> Tensor<B> {
     let shape = x.shape();
-    (0..shape.len()).filter(|a| *a != axis && ids[*a] < shape[*a]).fold(x, |x, a| {
-        super::any::slice(x, a, 0, ids[a])
-    })
+    (0..shape.len())
+        .filter(|a| *a != axis && ids[*a] < shape[*a])
+        .fold(x, |x, a| super::any::slice(x, a, 0, ids[a]))
 }
 
 /// x read along an axis at the index that stands at each place.
@@ -103,9 +103,12 @@ pub fn scatter_elements<B: HostBackend>(
 ) -> Result<Tensor<B>, TaskError> {
     let (shape, at) = (x.shape(), ids.shape().to_vec());
     check::<B>(&ids, shape[axis])?;
-    if let (true, Tensor::Float(x), Tensor::Float(u), None) =
-        (add && shape.len() == at.len() && within_axes(&shape, &at, axis), &x, &updates, B::host_int(&ids))
-    {
+    if let (true, Tensor::Float(x), Tensor::Float(u), None) = (
+        add && shape.len() == at.len() && within_axes(&shape, &at, axis),
+        &x,
+        &updates,
+        B::host_int(&ids),
+    ) {
         let (x, u) = (x.0.clone(), u.0.clone());
         return Ok(Tensor::Float(Float(B::float_scatter(axis, x, ids, u, IndexingUpdateOp::Add))));
     }
@@ -157,7 +160,11 @@ pub fn cum_sum<B: HostBackend>(
 ) -> Float<B> {
     if let Some(values) = x.host() {
         let shape = x.shape();
-        return Float::new(select::cum_sum(&values, &shape, axis, exclusive, reverse), &shape, device);
+        return Float::new(
+            select::cum_sum(&values, &shape, axis, exclusive, reverse),
+            &shape,
+            device,
+        );
     }
     let flip = |x: Float<B>| if reverse { Float(B::float_flip(x.0, &[axis])) } else { x };
     let x = flip(x);
@@ -166,7 +173,11 @@ pub fn cum_sum<B: HostBackend>(
 }
 
 /// Each element's place along an axis.
-#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "shape inference keeps places within i32")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "shape inference keeps places within i32"
+)]
 pub fn iota<B: HostBackend>(shape: &[usize], axis: usize, device: &Device<B>) -> Tensor<B> {
     let inner: usize = shape[axis + 1..].iter().product();
     let count: usize = shape.iter().product();
@@ -175,7 +186,11 @@ pub fn iota<B: HostBackend>(shape: &[usize], axis: usize, device: &Device<B>) ->
 }
 
 /// Numbers of the network itself.
-pub fn literal<B: HostBackend>(shape: &[usize], numbers: &Numbers, device: &Device<B>) -> Tensor<B> {
+pub fn literal<B: HostBackend>(
+    shape: &[usize],
+    numbers: &Numbers,
+    device: &Device<B>,
+) -> Tensor<B> {
     match numbers {
         Numbers::Floats(list) => Tensor::floats(list.clone(), shape, device),
         Numbers::Ints(list) => Tensor::ints(list.clone(), shape, device),
@@ -198,7 +213,8 @@ pub fn rotary<B: HostBackend>(x: Float<B>, rotary: &Rotary, device: &Device<B>) 
     let rank = shape.len();
     let (a, b) = if rotary.interleaved {
         let pairs = x.reshape(&[lead, &[half, 2]].concat());
-        let part = |at: usize| pairs.clone().slice(rank, at, at + 1).reshape(&[lead, &[half]].concat());
+        let part =
+            |at: usize| pairs.clone().slice(rank, at, at + 1).reshape(&[lead, &[half]].concat());
         (part(0), part(1))
     } else {
         (x.clone().slice(rank - 1, 0, half), x.slice(rank - 1, half, width))

@@ -109,4 +109,19 @@ impl Reverse {
         }
         Ok(())
     }
+
+    /// The transposed convolution: linear in both operands. Its cotangent is what the convolution reads.
+    pub(super) fn conv2d_input_grad(&mut self, site: &Site, conv: Conv2d) -> Result<(), GradError> {
+        let (w, x, g) = (site.inputs[0], site.inputs[1], site.g);
+        if self.wants(site, 0) {
+            let shape = self.image_shape(w);
+            let value = self.emit(site.id, Op::Conv2dWeightGrad { conv, shape }, &[g, x])?;
+            self.give(site, 0, value);
+        }
+        if self.wants(site, 1) {
+            let value = self.emit(site.id, Op::Conv2d(conv), &[g, w])?;
+            self.give(site, 1, value);
+        }
+        Ok(())
+    }
 }

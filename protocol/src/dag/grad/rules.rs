@@ -80,9 +80,8 @@ impl Reverse {
             Op::ReluGrad | Op::GeluGrad(_) | Op::CrossEntropyGrad(_) | Op::RmsNormGrad => {
                 Err(self.without_rule(site))
             }
-            Op::Conv2dInputGrad { .. } | Op::Conv2dWeightGrad { .. } => {
-                Err(self.without_rule(site))
-            }
+            Op::Conv2dInputGrad { conv, .. } => self.conv2d_input_grad(site, *conv),
+            Op::Conv2dWeightGrad { .. } => Err(self.without_rule(site)),
             Op::MaxPool2dGrad(_) | Op::AvgPool2dGrad { .. } => Err(self.without_rule(site)),
         }
     }
@@ -93,7 +92,12 @@ impl Reverse {
     }
 
     /// One operator gives the contribution to the first operand.
-    pub(super) fn single(&mut self, site: &Site, op: Op, inputs: &[ValueId]) -> Result<(), GradError> {
+    pub(super) fn single(
+        &mut self,
+        site: &Site,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<(), GradError> {
         if self.wants(site, 0) {
             let value = self.emit(site.id, op, inputs)?;
             self.give(site, 0, value);

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dag::sample::random_dag;
 use crate::dag::op::Unary;
+use crate::dag::sample::random_dag;
 use crate::dag::{Fact, Init};
 
 proptest! {
