@@ -1,8 +1,9 @@
 //! Networks that a job can name: one file a family, each a `Config` and a `build` that makes a Dag with its loss.
 //!
-//! Parameters are named as in the checkpoints that other tools write (Hugging Face GPT-2, torchvision `ResNet`).
+//! Parameters are named as in the checkpoints that other tools write (Hugging Face GPT-2 and Llama, torchvision `ResNet`).
 
 pub mod gpt2;
+pub mod llama;
 pub mod resnet;
 
 use wattle_protocol::dag::{Dag, DagError};
@@ -32,13 +33,16 @@ const fn entry(
 }
 
 /// All networks, small ones first.
-const ENTRIES: [Entry; 11] = [
+const ENTRIES: [Entry; 14] = [
     entry("gpt2-nano", text::KJV, 4, "4 layers of width 64 over bytes, windows of 64"),
     entry("gpt2-mini", text::KJV, 4, "6 layers of width 192 over bytes, windows of 128"),
     entry("gpt2", text::KJV, 1, "12 layers of width 768, 124 M parameters"),
     entry("gpt2-medium", text::KJV, 1, "24 layers of width 1024, 355 M parameters"),
     entry("gpt2-large", text::KJV, 1, "36 layers of width 1280, 774 M parameters"),
     entry("gpt2-xl", text::KJV, 1, "48 layers of width 1600, 1558 M parameters"),
+    entry("llama-nano", text::KJV, 4, "4 layers of width 64 over bytes, grouped queries, windows of 64"),
+    entry("tinyllama-1.1b", text::KJV, 1, "22 layers of width 2048, 1100 M parameters"),
+    entry("llama-3.2-1b", text::KJV, 1, "16 layers of width 2048, 1236 M parameters"),
     entry("resnet-tiny", images::DIGITS, 16, "6 convolutions and 2 projections on 8 x 8 digits"),
     entry("resnet18", images::DIGITS, 4, "18 layers on 224 x 224 images, 12 M parameters"),
     entry("resnet34", images::DIGITS, 4, "34 layers on 224 x 224 images, 22 M parameters"),
@@ -68,7 +72,8 @@ pub fn by_name(name: &str, micro_batch: Option<usize>) -> Option<Result<Dag, Dag
     let entry = find(name)?;
     let micro_batch = micro_batch.unwrap_or(entry.micro_batch);
     let gpt2 = gpt2::Config::named(name).map(|config| gpt2::build(&config, micro_batch));
-    gpt2.or_else(|| resnet::Config::named(name).map(|config| resnet::build(&config, micro_batch)))
+    let llama = || llama::Config::named(name).map(|config| llama::build(&config, micro_batch));
+    gpt2.or_else(llama).or_else(|| resnet::Config::named(name).map(|config| resnet::build(&config, micro_batch)))
 }
 
 #[cfg(test)]
