@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dag::{Dag, DagBuilder, Fact, Init, Op};
-use crate::job::{DataSpec, LearningRate, PipelineOrder, SwarmSpec, TrainSpec};
+use crate::job::{DataSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec};
 use crate::schedule::advert::{Hardware, Link};
-use crate::units::{Rate, Speed};
+use crate::units::{Duration, Rate, Speed};
 
 /// A chain of layers of uneven width.
 fn chain(widths: &[usize]) -> Dag {
