@@ -28,7 +28,7 @@ use rand_core::SeedableRng;
 
 pub use membership::Life;
 
-use crate::ids::{JobId, PeerId, Step, TaskId, Term};
+use crate::ids::{Epoch, JobId, PeerId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Advert;
@@ -39,7 +39,7 @@ use gossip::Gossip;
 use io::{
     Admission, Command, Effect, Event, Input, Outbox, StageWork, Task, TensorKey, TensorName, Timer,
 };
-use job::Job;
+use job::{Ending, Job};
 use membership::Membership;
 use submit::Submission;
 use tasks::{Purpose, Tasks};
@@ -188,6 +188,10 @@ impl Peer {
             }
             Input::TaskFailed { task, error } => self.on_task_failed(task, &error, now, out),
             Input::TensorArrived { key, .. } => {
+                if !self.jobs.contains_key(&key.job) {
+                    // The job was let go while this was under way.
+                    out.push(Effect::Drop(key));
+                }
                 self.with_job(key.job, now, out, |job, ctx| job.on_arrived(key, ctx));
             }
             Input::Shipped { key, to, size, delivered } => {
@@ -285,6 +289,27 @@ impl Peer {
             snapshots: &mut self.snapshots,
         };
         act(job, &mut ctx);
+        if let Some(ending) = job.ending {
+            self.let_go(id, ending, out);
+        }
+    }
+
+    /// Lets a job go: no bundle of it stays here, and nobody is told any more that it is here.
+    fn let_go(&mut self, id: JobId, ending: Ending, out: &mut Outbox) {
+        let Some(job) = self.jobs.remove(&id) else {
+            return;
+        };
+        self.snapshots.retain(|key, _| key.job != id);
+        let (epoch, step) = (Epoch::new(u64::MAX), Step::default());
+        out.push(Effect::DropBefore { job: id, epoch, step });
+        if job.plan.is_some() {
+            out.push(Effect::Withdraw(id));
+        }
+        if ending == Ending::LeftBehind && job.submitter == self.me && !job.over {
+            // Its people still wait for it: whoever leads it by now takes it from here as from anybody.
+            let spec = Box::new((*job.spec).clone());
+            self.submissions.insert(id, Submission::new(spec));
+        }
     }
 
     fn on_found(&mut self, peer: PeerId, now: Instant, out: &mut Outbox) {
@@ -329,7 +354,7 @@ impl Peer {
                 out.push(Effect::Send { to: from, message });
             }
             Message::Runs(briefs) => out.push(Effect::Notify(Event::Runs { from, briefs })),
-            Message::Submit { spec, term } => self.on_submit(from, spec, term, now, out),
+            Message::Submit { spec, term } => self.on_submit(from, *spec, term, now, out),
             Message::Job { job, body } => self.on_job_message(from, job, *body, now, out),
         }
     }
@@ -374,10 +399,14 @@ impl Peer {
                     for backup in job.backups.values() {
                         backup.tick(ctx);
                     }
+                    job.tell_failed(ctx);
                     job.ask(ctx);
                     job.elect_tick(ctx);
                     job.lead_tick(ctx);
                     job.tell_tick(ctx);
+                    if job.is_stillborn(ctx) {
+                        job.ending = Some(Ending::Over);
+                    }
                 });
             }
         }
@@ -387,8 +416,7 @@ impl Peer {
         match command {
             Command::Submit(spec) => match job_id(&spec) {
                 Ok(id) => {
-                    let submission = Submission { spec, term: Term::default(), asked: None };
-                    self.submissions.insert(id, submission);
+                    self.submissions.insert(id, Submission::new(spec));
                     self.submit(now, out);
                 }
                 Err(error) => {

@@ -14,7 +14,7 @@ use super::advert::Advert;
 use super::estimate::Placement;
 use super::links::Links;
 use super::{Plan, PlanError, Prediction, StagePlan};
-use crate::dag::cut::{Cut, cut, whole};
+use crate::dag::cut::{Cut, StageGraph, cut, whole};
 use crate::dag::grad::differentiate;
 use crate::ids::{Epoch, JobId, PeerId, StageId};
 use crate::job::JobSpec;
@@ -25,7 +25,7 @@ use profile::Profile;
 const PEERS_MAX: usize = 16;
 /// Up to so many peers every choice and order is tried.
 const PERMUTED_MAX: usize = 4;
-/// Most voters of a job's council, beside the submitter.
+/// Most voters of a job's council, beside the leader and the submitter.
 const COUNCIL_MAX: usize = 9;
 
 /// What the first placement starts from.
@@ -59,6 +59,7 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         return Err(PlanError::NotEnoughNodes { wanted, nodes: pieces });
     }
     let links = Links::of(adverts);
+    let standby = Standby { spec, able: &able, links: &links, barred: &[] };
     let peers: BTreeMap<PeerId, &Advert> = adverts.iter().map(|a| (a.peer, *a)).collect();
     let most = able.len().min(pieces);
     let counts: Vec<usize> = match spec.swarm.stages {
@@ -73,7 +74,7 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
             };
             let cut = cut(&profile.training, &assignment)
                 .map_err(|error| PlanError::Network(error.to_string()))?;
-            let plans = with_backups(spec, &cut, &owners, &able, &links);
+            let plans = standby.with_backups(&cut, &owners);
             let placement = Placement {
                 spec,
                 cut: &cut,
@@ -98,7 +99,7 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         job: request.job,
         epoch: request.epoch,
         assignment,
-        council: council(&stages, &able, request.submitter),
+        council: council(&stages, &able, &request),
         stages,
         submitter: request.submitter,
         order: spec.swarm.order,
@@ -125,8 +126,13 @@ pub fn stage_graphs(
     Ok(cut)
 }
 
-/// Returns the voters of a job: owners, backups, others by speed, then the submitter; each once.
-pub(super) fn council(stages: &[StagePlan], able: &[&Advert], submitter: PeerId) -> Vec<PeerId> {
+/// Returns the voters of a job: owners, backups, others by speed, then the leader and the submitter; each once.
+pub(super) fn council(
+    stages: &[StagePlan],
+    able: &[&Advert],
+    request: &Request<'_>,
+) -> Vec<PeerId> {
+    let submitter = request.submitter;
     let owners = stages.iter().map(|s| s.owner);
     let backups = stages.iter().flat_map(|s| s.backups.iter().copied());
     let others = able.iter().map(|a| a.peer);
@@ -135,6 +141,9 @@ pub(super) fn council(stages: &[StagePlan], able: &[&Advert], submitter: PeerId)
         if peer != submitter && !list.contains(&peer) && list.len() < COUNCIL_MAX {
             list.push(peer);
         }
+    }
+    if request.leader != submitter && !list.contains(&request.leader) {
+        list.push(request.leader);
     }
     list.push(submitter);
     list
@@ -151,26 +160,31 @@ pub(super) fn able_peers<'a>(adverts: &[&'a Advert]) -> Vec<&'a Advert> {
     able
 }
 
-/// Chooses backups of each stage: peers without a stage first, then those to whom the gradient travels fastest.
-pub(super) fn with_backups(
-    spec: &JobSpec,
-    cut: &Cut,
-    owners: &[PeerId],
-    able: &[&Advert],
-    links: &Links,
-) -> Vec<StagePlan> {
-    cut.stages
-        .iter()
-        .zip(owners)
-        .map(|(stage, &owner)| {
+/// What backups are chosen from.
+#[derive(Debug)]
+pub(super) struct Standby<'a> {
+    pub(super) spec: &'a JobSpec,
+    pub(super) able: &'a [&'a Advert],
+    pub(super) links: &'a Links,
+    /// Who backs which stage not.
+    pub(super) barred: &'a [(StageId, PeerId)],
+}
+
+impl Standby<'_> {
+    /// Chooses backups of each stage: peers without a stage first, then those to whom the gradient travels fastest.
+    pub(super) fn with_backups(&self, cut: &Cut, owners: &[PeerId]) -> Vec<StagePlan> {
+        let one = |(stage, &owner): (&StageGraph, &PeerId)| {
             let size = super::estimate::parameter_bytes(stage);
+            let able = self.able.iter().map(|a| a.peer).filter(|p| *p != owner);
             let mut others: Vec<PeerId> =
-                able.iter().map(|a| a.peer).filter(|p| *p != owner).collect();
-            others.sort_by_key(|p| (owners.contains(p), links.transfer(owner, *p, size).0, *p));
-            others.truncate(usize::from(spec.swarm.backups));
+                able.filter(|p| !self.barred.contains(&(stage.stage, *p))).collect();
+            others
+                .sort_by_key(|p| (owners.contains(p), self.links.transfer(owner, *p, size).0, *p));
+            others.truncate(usize::from(self.spec.swarm.backups));
             StagePlan { owner, backups: others }
-        })
-        .collect()
+        };
+        cut.stages.iter().zip(owners).map(one).collect()
+    }
 }
 
 /// Returns orders of peers for so many stages: every choice in every order while that is few; else all peers by

@@ -33,6 +33,15 @@ pub(super) struct Proposal {
     pub(super) restart: bool,
 }
 
+/// Why a job is let go here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It was released, refused, given up, or never came to a plan.
+    Over,
+    /// The others went on without this member.
+    LeftBehind,
+}
+
 /// A job that this peer takes part in.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -44,6 +53,10 @@ pub(super) struct Job {
     pub(super) proposal: Option<Proposal>,
     pub(super) stages: BTreeMap<StageId, Stage>,
     pub(super) backups: BTreeMap<StageId, Backup>,
+    /// Stages that failed here, under which plan, and why; told until the next plan is in force.
+    failed: BTreeMap<StageId, (Epoch, String)>,
+    /// The highest version of a plan that this peer has accepted.
+    pub(super) accepted: Epoch,
     /// The last decided step that this peer knows.
     pub(super) last: Option<Commit>,
     pub(super) election: Election,
@@ -53,6 +66,8 @@ pub(super) struct Job {
     /// What the people here have been told.
     pub(super) teller: Teller,
     pub(super) over: bool,
+    /// Set once the job is to be let go here.
+    pub(super) ending: Option<Ending>,
 }
 
 impl Job {
@@ -71,12 +86,15 @@ impl Job {
             proposal: None,
             stages: BTreeMap::new(),
             backups: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            accepted: Epoch::default(),
             last: None,
             election,
             lead: None,
             pulling: BTreeMap::new(),
             teller: Teller::default(),
             over: false,
+            ending: None,
         }
     }
 
@@ -106,7 +124,7 @@ impl Job {
 
     /// Returns the highest version of a plan that this peer has adopted or accepted: the next one must be higher.
     pub(super) fn epoch_seen(&self) -> Epoch {
-        self.proposal.as_ref().map(|p| p.plan.epoch).unwrap_or_default().max(self.epoch())
+        self.accepted.max(self.epoch())
     }
 
     /// Puts the accepted proposal of this reign and epoch in force; one of an earlier reign may be another plan.
@@ -125,6 +143,7 @@ impl Job {
             self.commit(last, ctx);
         }
         let plan = proposal.plan;
+        self.failed.clear();
         self.submitter = plan.submitter;
         self.works = proposal.works;
         self.plan = Some(plan.clone());
@@ -206,6 +225,45 @@ impl Job {
             self.backups.remove(&stage);
             let task = Task::Unload { job: self.id, stage };
             ctx.run((self.id, stage), Purpose::Unload, task);
+        }
+    }
+
+    /// Gives stages up that fail here, and a plan that was accepted in the belief that they are held.
+    pub(super) fn fail_stages(
+        &mut self,
+        which: impl Fn(StageId) -> bool,
+        reason: &str,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let held = self.stages.keys().chain(self.backups.keys()).copied();
+        let lost: Vec<StageId> = held.filter(|s| which(*s)).collect();
+        if lost.is_empty() {
+            return;
+        }
+        self.unload(|s| lost.contains(&s), ctx);
+        let counts_on = |p: &Proposal| {
+            let part = |s: &StageId| {
+                let roles = p.plan.stages.get(s.index());
+                roles.is_some_and(|r| r.owner == ctx.me || r.backups.contains(&ctx.me))
+            };
+            lost.iter().any(part)
+        };
+        let epoch = match self.proposal.take_if(|p| counts_on(p)) {
+            Some(proposal) => proposal.plan.epoch,
+            None => self.epoch(),
+        };
+        self.failed.extend(lost.into_iter().map(|stage| (stage, (epoch, reason.to_owned()))));
+        self.tell_failed(ctx);
+    }
+
+    /// Tells the leader what failed here; it may be another one by now, or not have heard.
+    pub(super) fn tell_failed(&self, ctx: &mut Ctx<'_>) {
+        let Some(leader) = ctx.leader else {
+            return;
+        };
+        for (&stage, (epoch, reason)) in &self.failed {
+            let (epoch, reason) = (*epoch, reason.clone());
+            ctx.send(leader, self.id, JobMessage::StageFailed { epoch, stage, reason });
         }
     }
 

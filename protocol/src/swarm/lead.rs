@@ -11,6 +11,7 @@
 //! A repair goes on from the last decided step. A stage that nobody holds any more sends the job back to step 0,
 //! which is drawn from the seed: redone with equal numbers. Not here: elections (`elect`).
 
+mod barred;
 mod inquiry;
 mod offer;
 
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Ctx;
-use super::job::Job;
+use super::job::{Ending, Job};
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
 use crate::schedule::Plan;
 use crate::units::{Duration, Instant};
@@ -36,8 +37,8 @@ const PLACING_MAX: Duration = Duration::from_millis(120_000);
 const SETTLE: Duration = Duration::from_millis(5_000);
 /// How long a finished job's state is kept for a submitter that is gone.
 const KEEP: Duration = Duration::from_millis(600_000);
-/// Failed tasks without a step between them after which a job is given up: a deterministic fault would fail for ever.
-const FAILURES_MAX: u32 = 6;
+/// A proposal that somebody needed has not answered after this is given up.
+const ANSWER: Duration = Duration::from_millis(10_000);
 
 /// What a stage has reported of a step.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ struct Ready {
 enum Phase {
     Placing,
     Inquiring { reports: BTreeMap<PeerId, Report>, since: Instant },
-    Proposing { offer: Box<Offer>, accepted: BTreeSet<PeerId>, sent: Instant },
+    Proposing { offer: Box<Offer>, accepted: BTreeSet<PeerId>, since: Instant, sent: Instant },
     Running { ready: BTreeMap<StageId, Ready> },
     Done,
 }
@@ -73,6 +74,8 @@ pub(super) struct Lead {
     decided: Instant,
     settled: Instant,
     failures: u32,
+    /// Who failed at which stage, in which epoch and when.
+    barred: BTreeMap<(StageId, PeerId), (Epoch, Instant)>,
     waiting: Option<String>,
 }
 
@@ -80,6 +83,11 @@ impl Lead {
     /// A founder: the submitter chose this peer.
     pub(super) fn founding(term: Term, now: Instant) -> Self {
         Self::new(term, Phase::Placing, Epoch::default(), now)
+    }
+
+    /// A founder that is asked anew: the reign is another, and its patience goes on.
+    pub(super) fn refounding(self, term: Term) -> Self {
+        Self { term, phase: Phase::Placing, ..self }
     }
 
     /// A successor.
@@ -98,6 +106,7 @@ impl Lead {
             decided: now,
             settled: now,
             failures: 0,
+            barred: BTreeMap::new(),
             waiting: None,
         }
     }
@@ -129,10 +138,13 @@ impl Job {
         };
         match &mut lead.phase {
             Phase::Inquiring { .. } => self.conclude(ctx),
-            Phase::Proposing { offer, accepted, sent } => {
+            Phase::Proposing { offer, accepted, since, sent } => {
                 let needed = needed(&offer.plan);
                 if needed.iter().any(|p| *p != ctx.me && !ctx.membership.is_living(*p)) {
                     return self.start_over(ctx);
+                }
+                if ctx.now.since(*since) >= ANSWER {
+                    return self.on_silence(ctx);
                 }
                 if ctx.now.since(*sent) >= REPEAT {
                     *sent = ctx.now;
@@ -198,7 +210,8 @@ impl Job {
         let Some(lead) = &mut self.lead else {
             return;
         };
-        if lead.term != term {
+        let votes = self.plan.as_ref().is_some_and(|plan| plan.council.contains(&from));
+        if lead.term != term || !votes {
             return;
         }
         lead.granted.insert(from, sent);
@@ -214,6 +227,10 @@ impl Job {
     fn fail(&mut self, reason: String, ctx: &mut Ctx<'_>) {
         if let Some(lead) = &mut self.lead {
             lead.phase = Phase::Done;
+        }
+        if self.plan.is_none() {
+            // Nobody holds anything yet.
+            self.ending = Some(Ending::Over);
         }
         self.tell(News::Failed { reason }, ctx);
     }
@@ -241,19 +258,6 @@ impl Job {
             self.submitter = from;
             self.inquire(ctx);
         }
-    }
-
-    /// A member refuses a proposal, or fails at a stage: ask around again, or give up.
-    pub(super) fn on_failure(&mut self, from: PeerId, reason: &str, ctx: &mut Ctx<'_>) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        lead.failures += 1;
-        tracing::warn!(job = %self.id, peer = %from, reason, "a member cannot do its part");
-        if lead.failures > FAILURES_MAX {
-            return self.fail(format!("peer {from}: {reason}"), ctx);
-        }
-        self.start_over(ctx);
     }
 
     fn start_over(&mut self, ctx: &mut Ctx<'_>) {

@@ -1,17 +1,19 @@
 //! A world of a few peers in one test: constant latency, constant task times, kills. Only for this room's own tests;
 //! the simulator is the real one.
 
+mod failures;
 mod runs;
+mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::{
-    Admission, Command, Effect, Event, Input, Outbox, Outcome, Task, TensorKey, Timer,
+    Admission, Command, Effect, Event, Input, Outbox, Outcome, Task, TaskError, TensorKey, Timer,
 };
 use super::{Config, Peer};
 use crate::dag::op::Op;
 use crate::dag::{Dag, DagBuilder, Fact, Init};
-use crate::ids::{PeerId, StageId, Step};
+use crate::ids::{JobId, PeerId, StageId, Step};
 use crate::job::{DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec};
 use crate::schedule::Plan;
 use crate::schedule::advert::Hardware;
@@ -43,6 +45,10 @@ struct World {
     epochs: usize,
     trace: Vec<String>,
     pulled: usize,
+    /// Devices on which every task fails, or every one of a stage.
+    broken: BTreeMap<PeerId, (Option<StageId>, TaskError)>,
+    /// Who has let a job go, with the bundles that were dropped.
+    let_go: Vec<(PeerId, JobId)>,
     /// Every message is heard twice.
     doubles: bool,
     /// Passes begun since the last reset: nothing is to be computed twice.
@@ -116,6 +122,8 @@ impl World {
             epochs: 0,
             trace: Vec::new(),
             pulled: 0,
+            broken: BTreeMap::new(),
+            let_go: Vec::new(),
             doubles: false,
             begun: BTreeSet::new(),
             peers,
@@ -182,6 +190,11 @@ impl World {
                     self.timers.insert((me, timer), (self.now + after, self.sequence));
                 }
                 Effect::Run { id, task } => {
+                    if let Some(error) = self.fails(me, &task) {
+                        let input = Input::TaskFailed { task: id, error };
+                        self.later(me, WORK, Happening::Input(input));
+                        continue;
+                    }
                     self.note(me, &task);
                     let outcome = match &task {
                         Task::Forward { step, micro_batch, stage, .. } => {
@@ -213,8 +226,34 @@ impl World {
                 | Effect::Drop(_)
                 | Effect::DropBefore { .. }
                 | Effect::Announce(_) => {}
+                Effect::Withdraw(job) => self.let_go.push((me, job)),
             }
         }
+    }
+
+    fn fails(&self, me: PeerId, task: &Task) -> Option<TaskError> {
+        let (only, error) = self.broken.get(&me)?;
+        let stage = task_stage(task);
+        only.is_none_or(|only| only == stage).then(|| error.clone())
+    }
+
+    /// Delivers a message that no peer of this world wrote, or a member that lies.
+    fn forge(&mut self, from: PeerId, to: PeerId, message: Message) {
+        let input = Input::Received { from, message: Box::new(message) };
+        self.later(to, Duration::ZERO, Happening::Input(input));
+    }
+
+    /// Runs for a while, whatever happens.
+    fn pass(&mut self, pause: Duration) {
+        let until = self.now + pause;
+        self.run_until(pause, |w| w.now >= until);
+    }
+
+    /// Runs until the submitter is told that its job has failed.
+    fn run_until_failed(&mut self, limit: Duration) -> String {
+        let end = self.now + limit;
+        while self.now < end && self.failed.is_none() && self.step() {}
+        self.failed.take().expect("the job fails within the limit")
     }
 
     fn note(&mut self, me: PeerId, task: &Task) {
@@ -258,7 +297,7 @@ impl World {
             return false;
         };
         self.now = at;
-        if self.dead.contains(&to) {
+        if self.dead.contains(&to) || !self.peers.contains_key(&to) {
             if let Happening::Offer { from, key } = happening {
                 let input = Input::Shipped { key, to, size: Bytes::new(9), delivered: false };
                 self.later(from, LATENCY, Happening::Input(input));
@@ -319,7 +358,7 @@ impl World {
     }
 }
 
-fn task_job(task: &Task) -> crate::ids::JobId {
+fn task_job(task: &Task) -> JobId {
     match task {
         Task::LoadStage { job, .. }
         | Task::ResetStep { job, .. }
@@ -330,5 +369,19 @@ fn task_job(task: &Task) -> crate::ids::JobId {
         | Task::OptimizerStep { job, .. }
         | Task::Snapshot { job, .. }
         | Task::Unload { job, .. } => *job,
+    }
+}
+
+fn task_stage(task: &Task) -> StageId {
+    match task {
+        Task::LoadStage { work, .. } => work.graph.stage,
+        Task::ResetStep { stage, .. }
+        | Task::Forward { stage, .. }
+        | Task::Backward { stage, .. }
+        | Task::ShareGradients { stage, .. }
+        | Task::ReduceGradients { stage, .. }
+        | Task::OptimizerStep { stage, .. }
+        | Task::Snapshot { stage, .. }
+        | Task::Unload { stage, .. } => *stage,
     }
 }

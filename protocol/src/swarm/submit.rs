@@ -2,18 +2,19 @@
 //!
 //! A submitter asks the fastest peer to lead its job, and another one when that does not place it in time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::elect::Election;
-use super::io::{Effect, Outbox, Timer};
-use super::job::Job;
+use super::io::{Effect, Event, Outbox, Timer};
+use super::job::{Ending, Job};
 use super::lead::Lead;
 use super::{JOBS_MAX, Peer, join};
-use crate::ids::{PeerId, Term};
+use crate::ids::{JobId, PeerId, Term};
 use crate::job::JobSpec;
 use crate::units::{Duration, Instant};
 use crate::wire::frame::job_id;
-use crate::wire::message::Message;
+use crate::wire::message::{JobMessage, Message, News};
 
 /// A submitter asks another peer when the first has not placed its job after this.
 const SUBMIT_AGAIN: Duration = Duration::from_millis(2_000);
@@ -24,6 +25,14 @@ pub(super) struct Submission {
     pub(super) spec: Box<JobSpec>,
     pub(super) term: Term,
     pub(super) asked: Option<Instant>,
+    /// Who has been asked to lead it.
+    of: BTreeSet<PeerId>,
+}
+
+impl Submission {
+    pub(super) fn new(spec: Box<JobSpec>) -> Self {
+        Self { spec, term: Term::default(), asked: None, of: BTreeSet::new() }
+    }
 }
 
 impl Peer {
@@ -54,6 +63,7 @@ impl Peer {
             let (_, to) = able[attempt % able.len()];
             submission.term = submission.term.next();
             submission.asked = Some(now);
+            submission.of.insert(to);
             let (spec, term) = (submission.spec.clone(), submission.term);
             if to == self.me {
                 own.push((spec, term));
@@ -62,40 +72,91 @@ impl Peer {
             }
         }
         for (spec, term) in own {
-            self.on_submit(self.me, spec, term, now, out);
+            self.on_submit(self.me, *spec, term, now, out);
         }
     }
 
-    /// Becomes the founding leader of a job.
+    /// Becomes the founding leader of a job, or says why not.
     pub(super) fn on_submit(
         &mut self,
         from: PeerId,
-        spec: Box<JobSpec>,
+        spec: JobSpec,
         term: Term,
         now: Instant,
         out: &mut Outbox,
     ) {
-        let checked = job_id(&spec)
-            .map_err(|e| e.to_string())
-            .and_then(|id| join::check_spec(&spec).map(|()| id));
-        let id = match checked {
-            Ok(id) => id,
-            Err(reason) => {
-                tracing::warn!(from = %from, reason, "refuses a job");
-                return;
-            }
+        let Ok(id) = job_id(&spec) else {
+            // No message could carry it, so none did.
+            return;
         };
-        if self.jobs.get(&id).is_some_and(|j| j.plan.is_some()) {
-            return self.with_job(id, now, out, |job, ctx| job.on_claim(from, ctx));
-        }
-        let known = self.jobs.get(&id).is_some_and(|j| j.election.term >= term);
-        if known || self.jobs.len() >= JOBS_MAX {
+        let begun = match self.jobs.get_mut(&id) {
+            Some(job) if job.plan.is_some() => {
+                return self.with_job(id, now, out, |job, ctx| job.on_claim(from, ctx));
+            }
+            Some(job) if job.election.term >= term => return,
+            Some(job) => job.lead.take(),
+            None => None,
+        };
+        if !Term::default().may_hear(term) {
             return;
         }
-        let mut job = Job::new(id, Arc::new(*spec), from, Election::new(term, Some(self.me), now));
-        job.lead = Some(Lead::founding(term, now));
+        let full = self.jobs.len() >= JOBS_MAX && !self.jobs.contains_key(&id);
+        let refusal = match join::check_spec(&spec) {
+            Ok(()) => full.then(|| format!("takes part in {JOBS_MAX} jobs already")),
+            Err(reason) => Some(reason),
+        };
+        if let Some(reason) = refusal {
+            tracing::warn!(from = %from, reason, "refuses a job");
+            let reason = format!("peer {} refuses the job: {reason}", self.me);
+            return self.answer(from, id, News::Failed { reason }, out);
+        }
+        let mut job = Job::new(id, Arc::new(spec), from, Election::new(term, Some(self.me), now));
+        job.lead = Some(match begun {
+            Some(lead) => lead.refounding(term),
+            None => Lead::founding(term, now),
+        });
         self.jobs.insert(id, job);
         out.push(Effect::SetTimer { timer: Timer::Job(id), at: now + self.config.heartbeat });
         self.with_job(id, now, out, Job::lead_tick);
+    }
+
+    fn answer(&mut self, to: PeerId, job: JobId, news: News, out: &mut Outbox) {
+        let body = JobMessage::News(Box::new(news));
+        if to == self.me {
+            return self.local.push_back((job, body));
+        }
+        let message = Box::new(Message::Job { job, body: Box::new(body) });
+        out.push(Effect::Send { to, message });
+    }
+
+    /// Takes news of a job: from its leader, or, before there is a plan, from whom this peer has asked to lead it.
+    pub(super) fn on_news(
+        &mut self,
+        from: PeerId,
+        id: JobId,
+        news: News,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let job = self.jobs.get(&id);
+        let leads = job.is_some_and(|job| job.election.leader == Some(from));
+        let asked = job.is_none_or(|job| job.plan.is_none())
+            && self.submissions.get(&id).is_some_and(|s| s.of.contains(&from));
+        if !leads && !asked {
+            return;
+        }
+        if asked && matches!(news, News::Failed { .. }) {
+            self.submissions.remove(&id);
+        }
+        if self.jobs.contains_key(&id) {
+            return self.with_job(id, now, out, |job, ctx| {
+                job.notify(news, ctx);
+                if job.over && job.plan.is_none() {
+                    job.ending = Some(Ending::Over);
+                }
+            });
+        }
+        // Who is asked may have to wait, or refuse, before there is a plan to take part in.
+        out.push(Effect::Notify(Event::Job { job: id, news: Box::new(news) }));
     }
 }

@@ -7,7 +7,10 @@ use super::io::{Effect, Outbox, Outcome, Task, TaskError, TensorKey};
 use crate::ids::{JobId, PeerId, StageId, TaskId};
 use crate::schedule::pipeline::Pass;
 use crate::units::{Bytes, Instant};
-use crate::wire::message::JobMessage;
+use crate::wire::message::Message;
+
+/// Most characters of a failure's reason that are told.
+const REASON_MAX: usize = 400;
 
 /// What a task was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,20 +103,32 @@ impl Peer {
             return;
         };
         tracing::warn!(job = %id, stage = %stage, ?purpose, ?error, "a task failed");
-        if matches!(purpose, Purpose::Unload) {
-            return;
+        if let Purpose::Snapshot(key) = purpose {
+            self.snapshots.remove(&key);
         }
-        self.with_job(id, now, out, |job, ctx| {
-            if !job.stages.contains_key(&stage) && !job.backups.contains_key(&stage) {
-                return;
+        let reason: String = format!("{error:?}").chars().take(REASON_MAX).collect();
+        if matches!(error, TaskError::DeviceLost(_)) {
+            return self.on_device_lost(&reason, now, out);
+        }
+        if !matches!(purpose, Purpose::Unload) {
+            self.with_job(id, now, out, |job, ctx| job.fail_stages(|s| s == stage, &reason, ctx));
+        }
+    }
+
+    /// Everything that the device held is gone, and nobody is to count on it until it is measured again.
+    fn on_device_lost(&mut self, reason: &str, now: Instant, out: &mut Outbox) {
+        if self.gossip.has_device() {
+            self.gossip.lose_device();
+            let adverts = vec![self.gossip.publish()];
+            for to in self.membership.connected() {
+                let message = Box::new(Message::Adverts(adverts.clone()));
+                out.push(Effect::Send { to, message });
             }
-            job.unload(|s| s == stage, ctx);
-            if let Some(leader) = ctx.leader {
-                let reason = format!("{error:?}").chars().take(400).collect();
-                let epoch = job.epoch();
-                ctx.send(leader, id, JobMessage::StageFailed { epoch, stage, reason });
-            }
-        });
+        }
+        let jobs: Vec<JobId> = self.jobs.keys().copied().collect();
+        for id in jobs {
+            self.with_job(id, now, out, |job, ctx| job.fail_stages(|_| true, reason, ctx));
+        }
     }
 
     pub(super) fn on_shipped(

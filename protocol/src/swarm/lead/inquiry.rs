@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::offer::{Offer, living_adverts, needed};
 use super::{INQUIRY, Phase, SETTLE};
-use crate::ids::{Epoch, PeerId, Step, Term};
+use crate::ids::{Epoch, PeerId, StageId, Step, Term};
 use crate::schedule::advert::Advert;
-use crate::schedule::fence::{Request, place};
+use crate::schedule::fence::Request;
 use crate::schedule::repair::repair;
-use crate::schedule::{Basis, Plan, PlanError};
+use crate::schedule::{Basis, Plan, PlanError, Standing};
 use crate::swarm::Ctx;
 use crate::swarm::job::Job;
 use crate::wire::message::{Commit, Holding, JobMessage, News};
@@ -87,8 +87,11 @@ impl Job {
             .map(|s| s.advert.peer)
             .filter(|p| *p == ctx.me || ctx.membership.is_living(*p))
             .collect();
-        let gap = plan.stages.iter().any(|s| {
-            s.backups.len() < wanted && able.iter().any(|p| *p != s.owner && !s.backups.contains(p))
+        let gap = plan.stage_ids().zip(&plan.stages).any(|(id, s)| {
+            let fits = |p: &PeerId| {
+                *p != s.owner && !s.backups.contains(p) && !lead.is_barred(*p, id, ctx.now)
+            };
+            s.backups.len() < wanted && able.iter().any(fits)
         });
         if gap {
             self.inquire(ctx);
@@ -102,7 +105,8 @@ impl Job {
         report: Report,
         ctx: &mut Ctx<'_>,
     ) {
-        let Some(lead) = &mut self.lead else {
+        let votes = self.plan.as_ref().is_some_and(|plan| plan.council.contains(&from));
+        let Some(lead) = self.lead.as_mut().filter(|_| votes) else {
             return;
         };
         let Phase::Inquiring { reports, .. } = &mut lead.phase else {
@@ -129,34 +133,36 @@ impl Job {
         if !majority || (!all && ctx.now.since(*since) < INQUIRY) {
             return;
         }
-        let (base, last, holders) = standing(&plan, reports);
+        let (base, last, holders) =
+            standing(&plan, reports, &|p, stage| lead.is_barred(p, stage, ctx.now));
+        let standing = Standing { holders, barred: lead.bars(ctx.now) };
         // Whatever was ever adopted, a majority had accepted: one of these reports knows of it.
         let seen = reports.values().map(|r| r.epoch).max().unwrap_or_default();
         let epoch = lead.epoch.max(plan.epoch).max(seen).next();
-        let evidence = living_adverts(ctx);
-        let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
-        let request = Request {
-            spec: &self.spec,
-            job: self.id,
-            epoch,
-            submitter: self.submitter,
-            leader: ctx.me,
-        };
         let voters = plan.council.clone();
-        if holders.iter().all(|h| !h.is_empty()) {
-            let basis =
-                Basis::Repair { previous: Box::new((*plan).clone()), holders: holders.clone() };
-            match repair(request, &plan, &holders, &adverts) {
-                Ok(plan) => {
-                    let offer = Offer { plan, basis, evidence, base, last, restart: false, voters };
-                    return self.propose(offer, ctx);
+        if standing.holders.iter().all(|h| !h.is_empty()) {
+            let evidence = living_adverts(ctx);
+            let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            let request = Request {
+                spec: &self.spec,
+                job: self.id,
+                epoch,
+                submitter: self.submitter,
+                leader: ctx.me,
+            };
+            return match repair(request, &plan, &standing, &adverts) {
+                Ok(next) => {
+                    let basis = Basis::Repair { previous: Box::new((*plan).clone()), standing };
+                    let (plan, restart) = (next, false);
+                    let offer = Offer { plan, basis, evidence, base, last, restart, voters };
+                    self.propose(offer, ctx);
                 }
-                Err(error) => return self.fail(error.to_string(), ctx),
-            }
+                Err(error) => self.fail(error.to_string(), ctx),
+            };
         }
         tracing::warn!(job = %self.id, "a stage is lost with all its backups: begins anew from the seed");
-        match place(request, &adverts) {
-            Ok(plan) => {
+        match self.place_anew(epoch, ctx) {
+            Ok((plan, evidence)) => {
                 let (basis, base) = (Basis::Fresh, Step::default());
                 let offer =
                     Offer { plan, basis, evidence, base, last: None, restart: true, voters };
@@ -173,6 +179,7 @@ impl Job {
 fn standing(
     plan: &Plan,
     reports: &BTreeMap<PeerId, Report>,
+    is_barred: &dyn Fn(PeerId, StageId) -> bool,
 ) -> (Step, Option<Commit>, Vec<Vec<PeerId>>) {
     let holdings = || reports.iter().flat_map(|(p, r)| r.holdings.iter().map(move |h| (*p, *h)));
     let base = holdings().map(|(_, h)| h.applied).max().unwrap_or_default();
@@ -184,7 +191,7 @@ fn standing(
         .stage_ids()
         .map(|stage| {
             let able: BTreeSet<PeerId> = holdings()
-                .filter(|(_, h)| h.stage == stage && can_reach(h))
+                .filter(|(p, h)| h.stage == stage && can_reach(h) && !is_barred(*p, stage))
                 .map(|(p, _)| p)
                 .collect();
             let roles = &plan.stages[stage.index()];

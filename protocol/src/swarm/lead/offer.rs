@@ -30,42 +30,62 @@ impl Job {
         let Some(lead) = &mut self.lead else {
             return;
         };
-        let evidence = living_adverts(ctx);
-        let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
-        let request = Request {
-            spec: &self.spec,
-            job: self.id,
-            epoch: lead.epoch.next(),
-            submitter: self.submitter,
-            leader: ctx.me,
-        };
-        match place(request, &adverts) {
-            Ok(plan) => {
+        let epoch = lead.epoch.next();
+        let waited = ctx.now.since(lead.began);
+        match self.place_anew(epoch, ctx) {
+            Ok((plan, evidence)) => {
                 let voters = plan.council.clone();
-                let offer = Offer {
-                    plan,
-                    basis: Basis::Fresh,
-                    evidence,
-                    base: Step::default(),
-                    last: None,
-                    restart: self.plan.is_some(),
-                    voters,
-                };
+                let (basis, base) = (Basis::Fresh, Step::default());
+                let offer =
+                    Offer { plan, basis, evidence, base, last: None, restart: false, voters };
                 self.propose(offer, ctx);
             }
             Err(error @ PlanError::NotEnoughPeers { .. }) => {
                 let reason = error.to_string();
-                let waited = ctx.now.since(lead.began);
                 if waited > PLACING_MAX {
                     let reason = format!("{reason}; gave up after {waited}; start more peers");
                     return self.fail(reason, ctx);
                 }
+                let Some(lead) = &mut self.lead else {
+                    return;
+                };
                 if lead.waiting.as_ref() != Some(&reason) {
                     lead.waiting = Some(reason.clone());
                     self.tell(News::Waiting { reason }, ctx);
                 }
             }
             Err(error) => self.fail(error.to_string(), ctx),
+        }
+    }
+
+    /// Places the job from nothing, with those who have not failed at it lately; with all where those are too few.
+    pub(super) fn place_anew(
+        &self,
+        epoch: Epoch,
+        ctx: &Ctx<'_>,
+    ) -> Result<(Plan, Vec<SignedAdvert>), PlanError> {
+        let request = Request {
+            spec: &self.spec,
+            job: self.id,
+            epoch,
+            submitter: self.submitter,
+            leader: ctx.me,
+        };
+        let all = living_adverts(ctx);
+        let bars = self.lead.as_ref().map(|lead| lead.bars(ctx.now)).unwrap_or_default();
+        let fails = |peer: PeerId| bars.iter().any(|(_, barred)| *barred == peer);
+        let evidence: Vec<SignedAdvert> =
+            all.iter().filter(|s| !fails(s.advert.peer)).cloned().collect();
+        let place_on = |evidence: &[SignedAdvert]| {
+            place(request, &evidence.iter().map(|s| &s.advert).collect::<Vec<&Advert>>())
+        };
+        match place_on(&evidence) {
+            Err(PlanError::NotEnoughPeers { .. } | PlanError::OutOfMemory { .. })
+                if evidence.len() < all.len() =>
+            {
+                Ok((place_on(&all)?, all))
+            }
+            plan => Ok((plan?, evidence)),
         }
     }
 
@@ -77,6 +97,7 @@ impl Job {
         lead.phase = Phase::Proposing {
             offer: Box::new(offer.clone()),
             accepted: BTreeSet::new(),
+            since: ctx.now,
             sent: ctx.now,
         };
         self.send_offer(&offer, &BTreeSet::new(), ctx);

@@ -2,9 +2,9 @@
 
 use super::*;
 
-const LIMIT: Duration = Duration::from_millis(120_000);
+pub(super) const LIMIT: Duration = Duration::from_millis(120_000);
 
-fn undisturbed(steps: u64) -> Vec<u64> {
+pub(super) fn undisturbed(steps: u64) -> Vec<u64> {
     let mut world = World::new(4);
     world.submit(spec(3, steps));
     assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
