@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `job` (one job at one member)
 //! with `stage`, `backup`, `elect` and `lead`, `join` (checking a proposal),
-//! `tell` (news for people), `submit` (handing a job in), `tasks`.
+//! `pull` (state to whoever may have it), `tell` (news for people), `submit` (handing a job in), `tasks`.
 
 mod backup;
 mod elect;
@@ -12,6 +12,7 @@ mod job;
 mod join;
 mod lead;
 mod membership;
+mod pull;
 #[cfg(test)]
 mod small_world;
 mod stage;
@@ -306,7 +307,7 @@ impl Peer {
             out.push(Effect::Withdraw(id));
         }
         if ending == Ending::LeftBehind && job.submitter == self.me && !job.over {
-            // Its people still wait for it: whoever leads it by now takes it from here as from anybody.
+            // Its people still wait for it: whoever leads it takes it from here as from anybody.
             let spec = Box::new((*job.spec).clone());
             self.submissions.insert(id, Submission::new(spec));
         }

@@ -6,6 +6,7 @@
 //! Source: the objective and the dynamic program follow papers.md 1.8 (our proposal there, FusionLLM's algorithm is
 //! not established). Not here: fences (clusters of peers), replicas, cuts along branches.
 
+mod pieces;
 mod profile;
 
 use std::collections::BTreeMap;
@@ -15,16 +16,20 @@ use super::estimate::Placement;
 use super::links::Links;
 use super::{Plan, PlanError, Prediction, StagePlan};
 use crate::dag::cut::{Cut, StageGraph, cut, whole};
-use crate::dag::grad::differentiate;
+use crate::dag::grad::{Training, differentiate};
+use crate::dag::rewrite::recompute;
 use crate::ids::{Epoch, JobId, PeerId, StageId};
 use crate::job::JobSpec;
 use crate::units::Bytes;
+use pieces::{Pieces, Stations};
 use profile::Profile;
 
 /// Most peers that the program considers, the fastest first.
 const PEERS_MAX: usize = 16;
 /// Up to so many peers every choice and order is tried.
 const PERMUTED_MAX: usize = 4;
+/// Most lines that are cut and predicted in full, over all numbers of stages.
+const CANDIDATES_MAX: usize = 64;
 /// Most voters of a job's council, beside the leader and the submitter.
 const COUNCIL_MAX: usize = 9;
 
@@ -45,7 +50,8 @@ pub struct Request<'a> {
 
 /// Places a job on the measured peers; the same inputs give the same plan on every machine.
 ///
-/// *Errors*: [`PlanError`]. *Cost*: O(orders x stages^2 x peers^2 x places^2).
+/// *Errors*: [`PlanError`]. *Cost*: O(orders x stages x peers x places x (peers + places)); with 16 peers and 600
+/// operators under half a second.
 pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanError> {
     let spec = request.spec;
     let able = able_peers(adverts);
@@ -67,31 +73,29 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         None => (1..=most).collect(),
     };
     let mut best: Option<(Prediction, Vec<StageId>, Vec<StagePlan>)> = None;
-    for &stages in &counts {
-        for order in orders(&able, &links, stages) {
-            let Some((assignment, owners)) = profile.pieces(spec, &order, &links, stages) else {
-                continue;
-            };
-            let cut = cut(&profile.training, &assignment)
-                .map_err(|error| PlanError::Network(error.to_string()))?;
-            let plans = standby.with_backups(&cut, &owners);
-            let placement = Placement {
-                spec,
-                cut: &cut,
-                stages: &plans,
-                leader: request.leader,
-                peers: &peers,
-                links: &links,
-            };
-            let prediction = placement.predict();
-            if best.as_ref().is_none_or(|(least, ..)| prediction.step < least.step) {
-                best = Some((prediction, assignment, plans));
-            }
+    for pieces in candidates(&profile, spec, &able, (&links, &counts)) {
+        let (assignment, owners) = profile.spread(&pieces, &able);
+        let cut = cut_as(&profile.training, &assignment, spec.swarm.recompute)?;
+        let plans = standby.with_backups(&cut, &owners);
+        let placement = Placement {
+            spec,
+            cut: &cut,
+            stages: &plans,
+            leader: request.leader,
+            peers: &peers,
+            links: &links,
+        };
+        let prediction = placement.predict();
+        if best.as_ref().is_none_or(|(least, ..)| prediction.step < least.step) {
+            best = Some((prediction, assignment, plans));
         }
     }
     let Some((prediction, assignment, stages)) = best else {
-        let one = whole(&profile.training);
-        let needed = super::estimate::memory(spec, &one.stages[0], 1);
+        let mut one = whole(&profile.training).stages.swap_remove(0);
+        if spec.swarm.recompute {
+            one = recompute(one);
+        }
+        let needed = super::estimate::memory(spec, &one, 1);
         let offered = able.iter().filter_map(|a| a.hardware.as_ref()).map(|h| h.memory).sum();
         return Err(PlanError::OutOfMemory { needed, offered });
     };
@@ -116,12 +120,17 @@ pub fn stage_graphs(
     assignment: &[StageId],
     recompute: bool,
 ) -> Result<Cut, PlanError> {
-    let network = |error: String| PlanError::Network(error);
     let training = differentiate(spec.dag.clone(), spec.train.micro_batches)
-        .map_err(|error| network(error.to_string()))?;
-    let mut cut = cut(&training, assignment).map_err(|error| network(error.to_string()))?;
-    if recompute {
-        cut.stages = cut.stages.into_iter().map(crate::dag::rewrite::recompute).collect();
+        .map_err(|error| PlanError::Network(error.to_string()))?;
+    cut_as(&training, assignment, recompute)
+}
+
+/// Cuts a network; with recomputation its stages keep only what comes from outside.
+fn cut_as(training: &Training, assignment: &[StageId], recomputes: bool) -> Result<Cut, PlanError> {
+    let mut cut =
+        cut(training, assignment).map_err(|error| PlanError::Network(error.to_string()))?;
+    if recomputes {
+        cut.stages = cut.stages.into_iter().map(recompute).collect();
     }
     Ok(cut)
 }
@@ -187,28 +196,57 @@ impl Standby<'_> {
     }
 }
 
-/// Returns orders of peers for so many stages: every choice in every order while that is few; else all peers by
-/// speed, and from each along its fastest links (the program may leave some out).
-fn orders<'a>(able: &[&'a Advert], links: &Links, stages: usize) -> Vec<Vec<&'a Advert>> {
-    let mut list = vec![able.to_vec()];
-    if able.len() <= PERMUTED_MAX || stages == 1 {
-        return choices(able, stages);
+/// Returns pieces that may make the best plan: for each number of stages the fastest lines, each once.
+fn candidates(
+    profile: &Profile,
+    spec: &JobSpec,
+    able: &[&Advert],
+    (links, counts): (&Links, &[usize]),
+) -> Vec<Pieces> {
+    let mut stations = Stations::new(profile, spec, able, links);
+    let mut found: Vec<Pieces> = Vec::new();
+    if able.len() <= PERMUTED_MAX {
+        let peers: Vec<usize> = (0..able.len()).collect();
+        for &stages in counts {
+            for order in choices(&peers, stages) {
+                found.extend(stations.pieces(&order, &[stages]));
+            }
+        }
+    } else {
+        for order in orders(able, links) {
+            found.extend(stations.pieces(&order, counts));
+        }
     }
-    for first in able {
-        let mut chain = vec![*first];
-        let mut left: Vec<&Advert> =
-            able.iter().copied().filter(|a| a.peer != first.peer).collect();
+    found.sort();
+    found.dedup();
+    let each = CANDIDATES_MAX.div_ceil(counts.len().max(1));
+    let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
+    found.retain(|pieces| {
+        let taken = taken.entry(pieces.stages.len()).or_default();
+        *taken += 1;
+        *taken <= each
+    });
+    found
+}
+
+/// Returns orders of peers: all by speed, and from each along its fastest links (the program may leave some out).
+fn orders(able: &[&Advert], links: &Links) -> Vec<Vec<usize>> {
+    let all: Vec<usize> = (0..able.len()).collect();
+    let mut list = vec![all.clone()];
+    for first in all.iter().copied() {
+        let mut chain = vec![first];
+        let mut left: Vec<usize> = all.iter().copied().filter(|n| *n != first).collect();
         while !left.is_empty() {
-            let last = chain[chain.len() - 1].peer;
+            let last = able[chain[chain.len() - 1]].peer;
             let size = Bytes::new(1 << 20);
             let (place, _) = left
                 .iter()
                 .enumerate()
-                .min_by_key(|(_, a)| (links.transfer(last, a.peer, size).0, a.peer))
+                .min_by_key(|(_, n)| (links.transfer(last, able[**n].peer, size).0, able[**n].peer))
                 .expect("left is not empty");
             chain.push(left.remove(place));
         }
-        if !list.iter().any(|o| o.iter().map(|a| a.peer).eq(chain.iter().map(|a| a.peer))) {
+        if !list.contains(&chain) {
             list.push(chain);
         }
     }
@@ -216,16 +254,15 @@ fn orders<'a>(able: &[&'a Advert], links: &Links, stages: usize) -> Vec<Vec<&'a 
 }
 
 /// Returns every choice of `count` peers in every order.
-fn choices<'a>(able: &[&'a Advert], count: usize) -> Vec<Vec<&'a Advert>> {
+fn choices(peers: &[usize], count: usize) -> Vec<Vec<usize>> {
     if count == 0 {
         return vec![Vec::new()];
     }
     let mut list = Vec::new();
-    for (place, first) in able.iter().enumerate() {
-        let rest: Vec<&Advert> =
-            able.iter().enumerate().filter(|(i, _)| *i != place).map(|(_, a)| *a).collect();
+    for first in peers.iter().copied() {
+        let rest: Vec<usize> = peers.iter().copied().filter(|n| *n != first).collect();
         for tail in choices(&rest, count - 1) {
-            list.push(std::iter::once(*first).chain(tail).collect());
+            list.push(std::iter::once(first).chain(tail).collect());
         }
     }
     list

@@ -61,9 +61,9 @@ fn chain(layers: usize) -> Dag {
     let shared = b.parameter("shared", &[8, 8], Init::Normal(0.1), true);
     x = b.op("first", Op::Linear, &[x, shared]).unwrap();
     for layer in 0..layers {
-        let w = b.parameter(&format!("w{layer}"), &[8, 8], Init::Normal(0.1), true);
-        x = b.op(&format!("l{layer}"), Op::Linear, &[x, w]).unwrap();
-        x = b.op(&format!("r{layer}"), Op::Relu, &[x]).unwrap();
+        let w = b.parameter(format!("w{layer}"), &[8, 8], Init::Normal(0.1), true);
+        x = b.op(format!("l{layer}"), Op::Linear, &[x, w]).unwrap();
+        x = b.op(format!("r{layer}"), Op::Relu, &[x]).unwrap();
     }
     x = b.op("last", Op::Linear, &[x, shared]).unwrap();
     let targets = b.input("targets", Fact::i32(&[4]));

@@ -5,28 +5,33 @@ use std::collections::BTreeMap;
 use super::super::PlanError;
 use super::super::advert::Advert;
 use super::super::estimate::node_loads;
-use super::super::links::Links;
 use super::super::load::Load;
-use super::super::pipeline::in_flight;
+use super::pieces::Pieces;
+use crate::dag::Source;
 use crate::dag::grad::{Training, differentiate};
 use crate::ids::{PeerId, StageId};
 use crate::job::{JobSpec, Optimizer};
-use crate::units::{Bytes, Duration};
+use crate::units::Bytes;
 
 /// Most places at which the order may be cut; beyond, the cheapest place of each stretch is taken.
 const CUT_PLACES_MAX: usize = 160;
 
 /// A network with what choosing cuts needs.
+#[derive(Debug)]
 pub(super) struct Profile {
     pub(super) training: Training,
-    /// Work before each cut place, forward and backward, running sums; one longer than the pieces.
-    work: Vec<Load>,
+    /// Forward work before each cut place, running sums; one longer than the pieces. So are the next four.
+    forward: Vec<Load>,
+    backward: Vec<Load>,
     parameters: Vec<Bytes>,
+    /// Results of nodes.
     saved: Vec<Bytes>,
+    /// Inputs of the network, each where it is read first.
+    inputs: Vec<Bytes>,
     /// Node index of each cut place; first 0, last the number of forward nodes.
     pub(super) places: Vec<usize>,
     /// Bytes that cross each cut place in one direction.
-    crossing: Vec<Bytes>,
+    pub(super) crossing: Vec<Bytes>,
 }
 
 impl Profile {
@@ -40,13 +45,17 @@ impl Profile {
         let mut parameters = vec![Bytes::ZERO; count];
         let mut saved = vec![Bytes::ZERO; count];
         let dag = &training.dag;
+        let mut inputs = vec![Bytes::ZERO; count];
         let mut counted = std::collections::BTreeSet::new();
         for id in dag.node_ids().take(count) {
             for input in &dag.node(id).inputs {
-                let parameter =
-                    matches!(dag.value(*input).source, crate::dag::Source::Parameter { .. });
-                if parameter && counted.insert(*input) {
-                    parameters[id.index()] += dag.fact(*input).bytes();
+                let sums = match dag.value(*input).source {
+                    Source::Parameter { .. } => &mut parameters,
+                    Source::Input => &mut inputs,
+                    Source::Buffer { .. } | Source::Node { .. } => continue,
+                };
+                if counted.insert(*input) {
+                    sums[id.index()] += dag.fact(*input).bytes();
                 }
             }
             let outputs = &dag.node(id).outputs;
@@ -55,12 +64,13 @@ impl Profile {
         let total = |list: &[Bytes]| -> Vec<Bytes> {
             places.iter().map(|p| list[..*p].iter().copied().sum()).collect()
         };
-        let work = places
-            .iter()
-            .map(|p| forward[..*p].iter().chain(&backward[..*p]).copied().sum())
-            .collect();
+        let work = |list: &[Load]| -> Vec<Load> {
+            places.iter().map(|p| list[..*p].iter().copied().sum()).collect()
+        };
         Ok(Self {
-            work,
+            forward: work(&forward),
+            backward: work(&backward),
+            inputs: total(&inputs),
             parameters: total(&parameters),
             saved: total(&saved),
             crossing: places.iter().map(|p| crossing[*p]).collect(),
@@ -69,95 +79,40 @@ impl Profile {
         })
     }
 
-    /// Finds the best contiguous pieces for `stages` stages on peers taken in this order (some may be left out).
-    pub(super) fn pieces(
-        &self,
-        spec: &JobSpec,
-        order: &[&Advert],
-        links: &Links,
-        stages: usize,
-    ) -> Option<(Vec<StageId>, Vec<PeerId>)> {
-        let ends = self.places.len();
-        // papers.md 1.7: identical jobs on a line of stations take the sum of all plus the slowest for each further
-        // job. The slowest and the sum are kept apart; their line time ranks the partial placements (our rule).
-        let more = u64::from(spec.train.micro_batches.saturating_sub(1));
-        let line = |slowest: Duration, sum: Duration| (sum + slowest * more, slowest);
-        // best[stage][peer][place]: slowest station so far, its sum as tie-break, and where it came from.
-        type Cell = Option<(Duration, Duration, usize, usize)>;
-        let mut best: Vec<Vec<Vec<Cell>>> = vec![vec![vec![None; ends]; order.len()]; stages];
-        for stage in 0..stages {
-            for (peer, advert) in order.iter().enumerate() {
-                for end in 1..ends {
-                    let mut cell: Cell = None;
-                    for start in 0..end {
-                        let Some(own) = self.station(spec, advert, (start, end), (stage, stages))
-                        else {
-                            continue;
-                        };
-                        if stage == 0 {
-                            if start == 0 {
-                                cell = Some((own, own, 0, 0));
-                            }
-                            continue;
-                        }
-                        for (before, other) in order.iter().enumerate().take(peer) {
-                            let Some((slowest, sum, ..)) = best[stage - 1][before][start] else {
-                                continue;
-                            };
-                            let (link, _) =
-                                links.transfer(other.peer, advert.peer, self.crossing[start]);
-                            let (back, _) =
-                                links.transfer(advert.peer, other.peer, self.crossing[start]);
-                            let station = own.max(link).max(back);
-                            let next =
-                                (slowest.max(station), sum + own + link + back, before, start);
-                            if cell.is_none_or(|c| line(next.0, next.1) < line(c.0, c.1)) {
-                                cell = Some(next);
-                            }
-                        }
-                    }
-                    best[stage][peer][end] = cell;
-                }
-            }
+    /// Returns the stage of each node and the owner of each stage.
+    pub(super) fn spread(&self, pieces: &Pieces, able: &[&Advert]) -> (Vec<StageId>, Vec<PeerId>) {
+        let (mut assignment, mut owners) = (Vec::new(), Vec::new());
+        for (stage, (owner, end)) in (0..).map(StageId::new).zip(&pieces.stages) {
+            assignment.resize(self.places[*end], stage);
+            owners.push(able[*owner].peer);
         }
-        let last = (0..order.len())
-            .filter_map(|p| best[stages - 1][p][ends - 1].map(|c| (line(c.0, c.1), p)))
-            .min()?;
-        let (mut peer, mut end) = (last.1, ends - 1);
-        let mut owners = vec![order[peer].peer; stages];
-        let mut assignment = vec![StageId::default(); self.places[ends - 1]];
-        for stage in (0..stages).rev() {
-            let (_, _, before, start) = best[stage][peer][end]?;
-            owners[stage] = order[peer].peer;
-            let id = StageId::new(u16::try_from(stage).ok()?);
-            assignment[self.places[start]..self.places[end]].fill(id);
-            (peer, end) = (before, start);
-        }
-        Some((assignment, owners))
+        (assignment, owners)
     }
 
-    /// Returns a micro-batch's time of one piece on one peer, or None where it does not fit into its memory.
-    fn station(
-        &self,
-        spec: &JobSpec,
-        advert: &Advert,
-        (start, end): (usize, usize),
-        (stage, stages): (usize, usize),
-    ) -> Option<Duration> {
-        let hardware = advert.hardware.as_ref()?;
+    /// Returns a micro-batch's work in one piece: forward, backward, and forward again where that is not kept.
+    pub(super) fn load(&self, start: usize, end: usize, recompute: bool) -> Load {
+        let forward = self.forward[end] - self.forward[start];
+        let both = forward + (self.backward[end] - self.backward[start]);
+        if recompute { both + forward } else { both }
+    }
+
+    /// Returns the memory that one piece takes while it keeps so many micro-batches; grows with the piece.
+    ///
+    /// With recomputation a micro-batch keeps what came from outside, and one at a time has all its values again.
+    pub(super) fn memory(&self, spec: &JobSpec, (start, end): (usize, usize), kept: u64) -> u64 {
         let slots = match spec.train.optimizer {
             Optimizer::AdamW { .. } => 4,
             Optimizer::Sgd { .. } => 3,
         };
-        let kept = in_flight(spec.swarm.order, stage, stages, spec.train.micro_batches);
-        let parameters = self.parameters[end].count() - self.parameters[start].count();
-        let saved = self.saved[end].count() - self.saved[start].count();
-        let needed = parameters.saturating_mul(slots) + saved.saturating_mul(u64::from(kept));
-        if needed > hardware.memory.count() {
-            return None;
-        }
-        let (before, after) = (self.work[start], self.work[end]);
-        Some(hardware.time(after - before))
+        let of = |sums: &[Bytes]| sums[end].count() - sums[start].count();
+        let values = match spec.swarm.recompute {
+            false => of(&self.saved).saturating_mul(kept),
+            true => {
+                let outside = self.crossing[start].count() + of(&self.inputs);
+                outside.saturating_mul(kept).saturating_add(of(&self.saved))
+            }
+        };
+        of(&self.parameters).saturating_mul(slots).saturating_add(values)
     }
 }
 
