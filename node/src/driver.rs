@@ -351,6 +351,8 @@ impl Driver {
                     self.forget(Forget::Before(job, epoch, step));
                 }
                 Effect::Announce(job) => self.net.announce(job),
+                // A provider record runs out by itself within a day; the network offers no earlier end.
+                Effect::Withdraw(_) => {}
                 Effect::Notify(event) => {
                     if self.events.try_send(event).is_err() {
                         tracing::debug!("nobody listens to events");

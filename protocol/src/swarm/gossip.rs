@@ -47,6 +47,17 @@ impl Gossip {
         self.dirty = true;
     }
 
+    /// The device is gone: this peer offers nothing until it is measured again.
+    pub(super) fn lose_device(&mut self) {
+        self.own.hardware = None;
+        self.dirty = true;
+    }
+
+    /// Says whether this peer can compute.
+    pub(super) fn has_device(&self) -> bool {
+        self.own.hardware.is_some()
+    }
+
     pub(super) fn listens(&mut self, address: String) {
         if self.own.addresses.len() < ADDRESSES_MAX && !self.own.addresses.contains(&address) {
             self.own.addresses.push(address);
@@ -80,10 +91,7 @@ impl Gossip {
         let neighbours: Vec<PeerId> = members.connected().collect();
         let mut letters = Letters::new();
         if self.dirty {
-            self.dirty = false;
-            self.own.sequence += 1;
-            let signed = SignedAdvert::sign(self.own.clone(), &self.key);
-            self.known.insert(self.own.peer, signed.clone());
+            let signed = self.publish();
             for peer in some_of(&neighbours, FANOUT, rng) {
                 letters.push((peer, Message::Adverts(vec![signed.clone()])));
             }
@@ -92,6 +100,15 @@ impl Gossip {
             letters.push((peer, Message::Digest { known: self.digest(), answer: true }));
         }
         letters
+    }
+
+    /// Signs what this peer says of itself by now.
+    pub(super) fn publish(&mut self) -> SignedAdvert {
+        self.dirty = false;
+        self.own.sequence += 1;
+        let signed = SignedAdvert::sign(self.own.clone(), &self.key);
+        self.known.insert(self.own.peer, signed.clone());
+        signed
     }
 
     fn digest(&self) -> Vec<(PeerId, u64)> {

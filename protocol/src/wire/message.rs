@@ -111,6 +111,8 @@ pub enum JobMessage {
         term: Term,
         /// Yes or no.
         granted: bool,
+        /// Version of the plan that I have adopted.
+        epoch: Epoch,
     },
     /// I lead: renews my lease; tells what is in force.
     Lease {
