@@ -95,7 +95,6 @@ pub(super) struct Hub {
     connections: Connections,
     desk: Desk,
     events: mpsc::Sender<NetEvent>,
-    served: BTreeSet<usize>,
     asked: BTreeMap<OutboundRequestId, oneshot::Sender<bool>>,
     /// Frames that are on their way.
     sent: BTreeSet<OutboundRequestId>,
@@ -181,7 +180,6 @@ impl Hub {
             connections,
             desk,
             events,
-            served: BTreeSet::new(),
             asked: BTreeMap::new(),
             sent: BTreeSet::new(),
             incoming: BTreeMap::new(),
@@ -324,12 +322,10 @@ impl Hub {
                     self.swarm.disconnect_peer_id(peer_id).unwrap_or_default();
                     return;
                 };
-                for connection in self.connections.all(&peer_id) {
-                    if self.served.insert(connection.stable_id()) {
-                        connection.set_max_concurrent_uni_streams(STREAMS.into());
-                        let (desk, events) = (self.desk.clone(), self.events.clone());
-                        tokio::spawn(bulk::serve(connection, peer, desk, events));
-                    }
+                for connection in self.connections.unserved(&peer_id) {
+                    connection.set_max_concurrent_uni_streams(STREAMS.into());
+                    let (desk, events) = (self.desk.clone(), self.events.clone());
+                    tokio::spawn(bulk::serve(connection, peer, desk, events));
                 }
                 if num_established.get() == 1 {
                     let quic = self.connections.best(&peer_id).is_some();
