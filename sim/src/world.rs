@@ -350,7 +350,7 @@ impl<'a> World<'a> {
                     }
                 }
                 // Everybody is connected with everybody who lives.
-                Effect::Dial { .. } | Effect::Announce(_) => {}
+                Effect::Dial { .. } | Effect::Announce(_) | Effect::Withdraw(_) => {}
             }
         }
     }

@@ -62,8 +62,7 @@ impl Connections {
     pub(super) fn unserved(&self, peer: &PeerId) -> Vec<quinn::Connection> {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let live = map.get_mut(peer).into_iter().flatten();
-        live.filter(|l| !std::mem::replace(&mut l.served, true))
-            .map(|l| l.connection.clone())
+        live.filter_map(|l| (!std::mem::replace(&mut l.served, true)).then(|| l.connection.clone()))
             .collect()
     }
 
@@ -372,4 +371,19 @@ impl futures::AsyncWrite for Stream {
         self.send.finish().unwrap_or_default();
         Poll::Ready(Ok(()))
     }
+}
+
+/// Two ends of one connection over loopback, for tests: who dialed, and who was dialed. The endpoints must outlive it.
+#[cfg(test)]
+pub(super) async fn pair() -> ([quinn::Endpoint; 2], [quinn::Connection; 2]) {
+    let end = || {
+        let key = Keypair::generate_ed25519();
+        OneQuic::new(&key, SocketAddr::from(([127, 0, 0, 1], 0)), Connections::default()).unwrap()
+    };
+    let (dialer, dialed) = (end(), end());
+    let to = dialed.endpoint.local_addr().unwrap();
+    let dial = dialer.endpoint.connect_with(dialer.client.clone(), to, "l").unwrap();
+    let answer = async { dialed.accept.await.unwrap().accept().unwrap().await.unwrap() };
+    let (near, far) = tokio::join!(dial, answer);
+    ([dialer.endpoint, dialed.endpoint], [near.unwrap(), far])
 }

@@ -406,6 +406,8 @@ pub enum Effect {
     },
     /// Say in the DHT that this peer takes part in a job.
     Announce(JobId),
+    /// Say so no longer.
+    Withdraw(JobId),
     /// Tell the people at this machine.
     Notify(Event),
 }

@@ -74,6 +74,7 @@ impl Peer {
                 if entitled {
                     self.with_job(id, now, out, |job, ctx| job.unload(|_| true, ctx));
                     self.jobs.remove(&id);
+                    out.push(super::Effect::Withdraw(id));
                 }
             }
             JobMessage::News(news)

@@ -210,7 +210,8 @@ impl World {
                 | Effect::Dial { .. }
                 | Effect::Drop(_)
                 | Effect::DropBefore { .. }
-                | Effect::Announce(_) => {}
+                | Effect::Announce(_)
+                | Effect::Withdraw(_) => {}
             }
         }
     }
