@@ -2,9 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use serde_json::Value;
 
@@ -73,13 +74,17 @@ fn two_peers_and_more_stages_than_cores_learn_the_same() {
     }
 }
 
-/// A peer of the test: ends with it.
-struct Peer(Child);
+/// A process of the test: ends with it.
+struct Peer {
+    child: Child,
+    /// Reads what it prints after its ticket, so that its pipe does not fill up.
+    rest: Option<JoinHandle<Vec<u8>>>,
+}
 
 impl Drop for Peer {
     fn drop(&mut self) {
         // It may have ended already.
-        let _ended = self.0.kill().and_then(|()| self.0.wait());
+        let _ended = self.child.kill().and_then(|()| self.child.wait());
     }
 }
 
@@ -91,10 +96,16 @@ fn up(network: &str, ticket: Option<&str>) -> (Peer, String) {
         command.args(["--join", ticket]);
     }
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut first = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    out.read_line(&mut first).unwrap();
+    let rest = std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        out.read_to_end(&mut rest).unwrap();
+        rest
+    });
     let line: Value = serde_json::from_str(&first).unwrap();
-    (Peer(child), line["ticket"].as_str().unwrap().to_owned())
+    (Peer { child, rest: Some(rest) }, line["ticket"].as_str().unwrap().to_owned())
 }
 
 fn train(job: &std::path::Path, network: &str, ticket: &str) -> Command {
@@ -163,8 +174,8 @@ fn a_peer_leaves_in_good_order_when_it_is_asked_to_end() {
     let _turn = turn();
     for name in ["-INT", "-TERM"] {
         let (mut peer, _) = up("signals", None);
-        signal(name, &peer.0);
-        assert!(peer.0.wait().unwrap().success(), "{name}");
+        signal(name, &peer.child);
+        assert!(peer.child.wait().unwrap().success(), "{name}");
     }
 }
 
@@ -177,15 +188,16 @@ fn a_demonstration_that_is_ended_early_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let mut demo = wattle();
         demo.args(["demo", "--peers", "3"]).env("TMPDIR", folder.path()).env_remove("WATTLE_LOG");
-        let mut demo = Peer(demo.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
-        let mut said = BufReader::new(demo.0.stderr.take().unwrap());
+        let child = demo.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut demo = Peer { child, rest: None };
+        let mut said = BufReader::new(demo.child.stderr.take().unwrap());
         let mut first = String::new();
         said.read_line(&mut first).unwrap();
         assert!(first.contains("Wattle demo"), "{first}");
-        signal(name, &demo.0);
+        signal(name, &demo.child);
         // Until its end, so that it never writes into a closed pipe.
         std::io::copy(&mut said, &mut std::io::sink()).unwrap();
-        assert_eq!(demo.0.wait().unwrap().code(), Some(130), "{name}");
+        assert_eq!(demo.child.wait().unwrap().code(), Some(130), "{name}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{name}");
     }
 }
@@ -213,9 +225,8 @@ fn a_swarm_tells_programs_what_happens() {
     );
     let trained = train(&job, &network, &ticket).output().unwrap();
     assert!(trained.status.success(), "{}", said(&trained));
-    signal("-TERM", &peer.0);
-    let mut rest = Vec::new();
-    std::io::copy(peer.0.stdout.as_mut().unwrap(), &mut rest).unwrap();
+    signal("-TERM", &peer.child);
+    let rest = peer.rest.take().unwrap().join().unwrap();
     let schemas = |lines: Vec<Value>| -> Vec<String> {
         lines.iter().map(|l| l["schema"].as_str().unwrap().to_owned()).collect()
     };
