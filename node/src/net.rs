@@ -337,7 +337,9 @@ impl Net {
             tokio::time::sleep_until(self.book(to, link, size)).await;
         }
         let delivered = match hub::library_id(&to).and_then(|id| self.connections.best(&id)) {
-            Some(connection) => bulk::send(&connection, &self.desk, kind, header, payload).await,
+            Some(connection) => {
+                bulk::send((&connection, to), &self.desk, kind, header, payload).await
+            }
             None => fallback::carry(&self.orders, &self.desk, to, kind, header, payload).await,
         };
         if let Some(link) = emulated {

@@ -51,6 +51,8 @@ pub(super) enum Kind {
     Probe,
     /// A bundle or probe has arrived.
     Receipt,
+    /// It is not taken: stopping a stream that has been read to its end says nothing.
+    Refusal,
 }
 
 /// How long the other side is waited for.
@@ -77,12 +79,16 @@ impl Patience {
     }
 }
 
+/// Who waits for a receipt, by receiver and number: nobody answers for another.
+#[derive(Debug, Default)]
+struct Waiting(BTreeMap<(PeerId, u64), oneshot::Sender<bool>>);
+
 /// Awaited receipts, the receive budget and patience; shared by all connections.
 #[derive(Clone, Debug)]
 pub(super) struct Desk {
     patience: Patience,
     next: Arc<AtomicU64>,
-    waiting: Arc<Mutex<BTreeMap<u64, oneshot::Sender<()>>>>,
+    waiting: Arc<Mutex<Waiting>>,
     budget: Arc<Semaphore>,
 }
 
@@ -111,21 +117,17 @@ impl Desk {
         soon(self.patience.stall, self.budget.clone().acquire_many_owned(units)).await
     }
 
-    fn expect(&self, nonce: u64) -> oneshot::Receiver<()> {
+    fn expect(&self, from: PeerId, nonce: u64) -> oneshot::Receiver<bool> {
         let (tx, rx) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, tx);
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).0.insert((from, nonce), tx);
         rx
     }
 
-    fn forget(&self, nonce: u64) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
-    }
-
-    fn receipt(&self, nonce: u64) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
-        if let Some(waiting) = waiting {
-            // The sender may have given up.
-            waiting.send(()).unwrap_or_default();
+    /// Tells the one who waits, if there is one, how it went; returns nothing, since the sender may have given up.
+    fn settle(&self, from: PeerId, nonce: u64, good: bool) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = waiting.0.remove(&(from, nonce)) {
+            waiting.send(good).unwrap_or_default();
         }
     }
 }
@@ -156,6 +158,7 @@ fn prefix(
         Kind::Bundle => 0,
         Kind::Probe => 1,
         Kind::Receipt => 2,
+        Kind::Refusal => 3,
     });
     bytes.extend_from_slice(&nonce.to_le_bytes());
     bytes.extend_from_slice(&header_length.to_le_bytes());
@@ -177,16 +180,16 @@ pub(super) fn hash(payload: &[Bytes]) -> [u8; 32] {
 /// Sends a bundle or a probe and waits for its receipt. Returns whether it was delivered.
 /// Safe to drop midway: the receiver sees a reset stream.
 pub(super) async fn send(
-    connection: &quinn::Connection,
+    (connection, to): (&quinn::Connection, PeerId),
     desk: &Desk,
     kind: Kind,
     header: &[u8],
     payload: Vec<Bytes>,
 ) -> bool {
     let nonce = desk.nonce();
-    let receipt = desk.expect(nonce);
+    let receipt = desk.expect(to, nonce);
     let sent = push(connection, desk, (kind, nonce, header), payload, receipt).await;
-    desk.forget(nonce);
+    desk.settle(to, nonce, false);
     match sent {
         Ok(()) => true,
         Err(error) => {
@@ -201,7 +204,7 @@ async fn push(
     desk: &Desk,
     (kind, nonce, header): (Kind, u64, &[u8]),
     payload: Vec<Bytes>,
-    receipt: oneshot::Receiver<()>,
+    receipt: oneshot::Receiver<bool>,
 ) -> io::Result<()> {
     let patience = desk.patience;
     let length: u64 = payload.iter().map(|p| p.len() as u64).sum();
@@ -242,7 +245,7 @@ async fn received(
     connection: &quinn::Connection,
     stream: &quinn::SendStream,
     limit: Duration,
-    receipt: oneshot::Receiver<()>,
+    receipt: oneshot::Receiver<bool>,
 ) -> io::Result<()> {
     let stopped = async {
         match stream.stopped().await {
@@ -253,7 +256,10 @@ async fn received(
         }
     };
     tokio::select! {
-        received = soon(limit, receipt) => received,
+        received = soon(limit, receipt) => match received? {
+            true => Ok(()),
+            false => Err(io::Error::other("refused")),
+        },
         error = stopped => Err(error),
         lost = connection.closed() => Err(io::Error::other(lost)),
     }
@@ -301,44 +307,61 @@ async fn receive(
     }
     let mut header = vec![0; header_length];
     soon(desk.patience.stall, stream.read_exact(&mut header)).await?;
-    match start[4] {
+    let taken = match start[4] {
         0 => {
-            let (reply, answer) = oneshot::channel();
-            let offer = NetEvent::Offer { from, header: header.clone(), length, reply };
-            events.send(offer).await.map_err(io::Error::other)?;
-            if !answer.await.unwrap_or(false) {
-                return refuse(&mut stream, REFUSED, "not awaited");
-            }
-            let payload = read(&mut stream, length, desk).await?;
-            if blake3::hash(&payload).as_bytes() != &start[23..PREFIX] {
-                return refuse(&mut stream, CORRUPT, "the hash does not match");
-            }
-            let arrived = NetEvent::Arrived { from, header, payload };
-            events.send(arrived).await.map_err(io::Error::other)?;
-            return acknowledge(connection, nonce, desk).await;
+            let hash = &start[23..PREFIX];
+            take(&mut stream, from, (header, length, hash), desk, events).await
         }
-        1 => {
-            let Ok(_turn) = probes.try_acquire() else {
-                return refuse(&mut stream, REFUSED, "too many probes at once");
-            };
-            if length > super::PROBE_MAX {
-                return refuse(&mut stream, REFUSED, "a probe is too long");
+        1 => match probes.try_acquire() {
+            Ok(_turn) if length <= super::PROBE_MAX => {
+                soon(desk.patience.probe, swallow(&mut stream, length)).await
             }
-            soon(desk.patience.probe, swallow(&mut stream, length)).await?;
-            return acknowledge(connection, nonce, desk).await;
+            Ok(_) => refuse(&mut stream, REFUSED, "a probe is too long"),
+            Err(_) => refuse(&mut stream, REFUSED, "too many probes at once"),
+        },
+        answer @ (2 | 3) => {
+            desk.settle(from, nonce, answer == 2);
+            return Ok(());
         }
-        2 => desk.receipt(nonce),
         _ => return refuse(&mut stream, MALFORMED, "an unknown kind"),
-    }
-    Ok(())
+    };
+    answer(connection, if taken.is_ok() { Kind::Receipt } else { Kind::Refusal }, nonce, desk)
+        .await?;
+    taken
 }
 
-/// Sends the receipt of a stream.
-async fn acknowledge(connection: &quinn::Connection, nonce: u64, desk: &Desk) -> io::Result<()> {
+/// Offers a bundle to the driver, and takes it if it is wanted and right.
+async fn take(
+    stream: &mut quinn::RecvStream,
+    from: PeerId,
+    (header, length, hash): (Vec<u8>, u64, &[u8]),
+    desk: &Desk,
+    events: &mpsc::Sender<NetEvent>,
+) -> io::Result<()> {
+    let (reply, answer) = oneshot::channel();
+    let offer = NetEvent::Offer { from, header: header.clone(), length, reply };
+    events.send(offer).await.map_err(io::Error::other)?;
+    if !answer.await.unwrap_or(false) {
+        return refuse(stream, REFUSED, "not awaited");
+    }
+    let payload = read(stream, length, desk).await?;
+    if blake3::hash(&payload).as_bytes() != hash {
+        return refuse(stream, CORRUPT, "the hash does not match");
+    }
+    events.send(NetEvent::Arrived { from, header, payload }).await.map_err(io::Error::other)
+}
+
+/// Says on a stream of its own how another ended.
+async fn answer(
+    connection: &quinn::Connection,
+    kind: Kind,
+    nonce: u64,
+    desk: &Desk,
+) -> io::Result<()> {
     let stall = desk.patience.stall;
     let mut back = soon(stall, connection.open_uni()).await?;
     back.set_priority(2).map_err(io::Error::other)?;
-    soon(stall, back.write_all(&prefix(Kind::Receipt, nonce, &[], 0, &[0; 32])?)).await?;
+    soon(stall, back.write_all(&prefix(kind, nonce, &[], 0, &[0; 32])?)).await?;
     back.finish().map_err(io::Error::other)
 }
 

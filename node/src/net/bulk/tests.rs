@@ -44,7 +44,7 @@ async fn served(desk: Desk, take: bool) -> Served {
 
 impl Served {
     async fn send(&self, kind: Kind, payload: Vec<Bytes>) -> bool {
-        send(&self.near, &self.desk, kind, b"header", payload).await
+        send((&self.near, FROM), &self.desk, kind, b"header", payload).await
     }
 
     /// Sends bytes as they are and returns the code with which the far end stops the stream.
@@ -74,11 +74,21 @@ async fn a_refused_offer_is_not_delivered() {
 }
 
 #[tokio::test]
+async fn bytes_that_do_not_match_their_hash_are_refused() {
+    let mut served = served(Desk::new(Patience::default()), true).await;
+    let answer = served.desk.expect(FROM, 77);
+    let mut stream = served.near.open_uni().await.unwrap();
+    stream.write_all(&prefix(Kind::Bundle, 77, b"h", 4, &[9; 32]).unwrap()).await.unwrap();
+    stream.write_all(b"1234").await.unwrap();
+    stream.finish().unwrap();
+    assert!(!answer.await.unwrap());
+    assert!(served.arrived.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn a_stream_that_breaks_the_rules_is_stopped() {
     let served = served(Desk::new(Patience::default()), true).await;
     let start = |kind, header: &[u8], length| prefix(kind, 0, header, length, &[9; 32]).unwrap();
-    let wrong_hash = start(Kind::Bundle, b"h", 4);
-    assert_eq!(served.stopped(&wrong_hash, b"1234").await, u64::from(CORRUPT));
     let too_long = start(Kind::Bundle, b"h", BUNDLE_MAX + 1);
     assert_eq!(served.stopped(&too_long, b"").await, u64::from(MALFORMED));
     let header_too_long = start(Kind::Bundle, &[0; HEADER_MAX + 1], 0);
@@ -96,10 +106,13 @@ async fn a_stream_that_breaks_the_rules_is_stopped() {
 async fn a_peer_that_stops_reading_ends_the_shipment() {
     let payload = || vec![Bytes::from(vec![1; 40 << 20])];
     let (_endpoints, [near, far]) = pair().await;
-    assert!(!send(&near, &hasty(), Kind::Bundle, b"h", payload()).await);
+    assert!(!send((&near, FROM), &hasty(), Kind::Bundle, b"h", payload()).await);
     far.set_max_concurrent_uni_streams(8u32.into());
-    assert!(!send(&near, &hasty(), Kind::Bundle, b"h", payload()).await);
-    assert!(!send(&near, &hasty(), Kind::Bundle, b"h", vec![Bytes::from_static(b"short")]).await);
+    assert!(!send((&near, FROM), &hasty(), Kind::Bundle, b"h", payload()).await);
+    assert!(
+        !send((&near, FROM), &hasty(), Kind::Bundle, b"h", vec![Bytes::from_static(b"short")])
+            .await
+    );
 }
 
 #[tokio::test]
