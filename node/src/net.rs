@@ -2,11 +2,13 @@
 //! at this border; what passes is bytes, our ids and our units.
 //!
 //! [`transport`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop) with [`behaviour`] (its settings),
-//! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`bulk`] and [`fallback`] (tensors with and without QUIC),
+//! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`bulk`] and [`fallback`] (tensors with and without QUIC, over
+//! one [`desk`]),
 //! [`emulate`] (link limits for demonstrations), [`ticket`].
 
 mod behaviour;
 mod bulk;
+mod desk;
 mod emulate;
 mod fallback;
 mod hub;
@@ -33,7 +35,8 @@ use wattle_protocol::units::{Bytes as Size, Duration, Rate};
 pub use emulate::{EmulatedLink, EmulatedLinks};
 pub use ticket::{Ticket, TicketError};
 
-use bulk::{Desk, Kind, Patience};
+use bulk::Kind;
+use desk::{Desk, Patience};
 use emulate::Lines;
 use hub::Order;
 use transport::Connections;

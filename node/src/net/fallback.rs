@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use wattle_protocol::ids::PeerId;
 
-use super::bulk::{self, Desk, Kind, RATE_MIN};
+use super::bulk::{self, Kind};
+use super::desk::{Desk, RATE_MIN};
 use super::hub::{Order, REQUEST};
 use super::rpc::{CHUNK, Request};
 
@@ -166,7 +167,7 @@ pub(super) async fn carry(
 
 #[cfg(test)]
 mod tests {
-    use super::super::bulk::Patience;
+    use super::super::desk::Patience;
     use super::*;
 
     const FROM: PeerId = PeerId::new([5; 32]);

@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use wattle_protocol::ids::{JobId, PeerId};
 
 use super::behaviour::{Behaviour, BehaviourEvent, Names};
-use super::bulk::{self, Desk};
+use super::bulk;
+use super::desk::Desk;
 use super::fallback::{Chunked, Inbox, Offered};
 use super::lookup::Lookup;
 use super::rpc::Request;

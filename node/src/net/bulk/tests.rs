@@ -1,6 +1,7 @@
 //! What one end of a connection does when the other keeps the rules, breaks them, or falls silent.
 
 use super::*;
+use crate::net::desk::Patience;
 use crate::net::transport::pair;
 
 const FROM: PeerId = PeerId::new([7; 32]);
