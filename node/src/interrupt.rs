@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Waits until this process is asked to end. Safe to drop midway; from the first call on, the process no longer ends
-/// by itself when it is asked.
+/// Waits until this process is asked to end. Safe to drop midway; from the first call on, being asked does not
+/// end the process by itself.
 ///
 /// *Errors*: signals cannot be listened to.
 pub async fn asked_to_end() -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Bundles and probes for peers without QUIC: an offer, then chunk after chunk, each a request of its own.
 //!
 //! The receiving side takes an offer only if it has room for all of it, out of the budget that QUIC's bundles draw
-//! from too, and lets go of what no longer grows. The hub calls it; it looks at no clock.
+//! from too, and lets go of what has stopped growing. The hub calls it; it looks at no clock.
 
 use std::collections::BTreeMap;
 
