@@ -6,6 +6,7 @@ use serde_json::json;
 use wattle_protocol::swarm::io::Event;
 
 use crate::driver::Node;
+use crate::lines;
 use crate::net::Ticket;
 use crate::output::Output;
 use crate::swarm_options::{ComputeOptions, JoinOptions};
@@ -21,7 +22,7 @@ pub struct UpOptions {
     pub until_stdin_closes: bool,
 }
 
-/// Runs a peer until Ctrl-C (or the end of standard input, where that is asked for).
+/// Runs a peer until it is asked to end (or until the end of standard input, where that is wanted).
 ///
 /// *Errors*: what `Node::start` says.
 pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
@@ -46,7 +47,8 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
         }
         stdin_end().await;
     };
-    tokio::pin!(stdin_closed);
+    let end = crate::interrupt::asked_to_end();
+    tokio::pin!(stdin_closed, end);
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -54,8 +56,8 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
                 None => anyhow::bail!("the node has stopped by itself; run with -v to see why"),
             },
             () = &mut stdin_closed => break,
-            stop = tokio::signal::ctrl_c() => {
-                stop?;
+            asked = &mut end => {
+                asked?;
                 break;
             }
         }
@@ -78,11 +80,18 @@ async fn stdin_end() {
     }
 }
 
+/// Says what has happened: lines of data for programs, progress for people.
 fn report(event: &Event, output: &Output) {
+    if output.is_json() {
+        if let Some(line) = lines::event(event) {
+            output.data(&line, "");
+        }
+        return;
+    }
     match event {
         Event::PeerAlive(peer) => output.progress(&format!("peer {peer} is here")),
         Event::PeerLost(peer) => output.progress(&format!("peer {peer} is gone")),
-        Event::Job { job, news } => output.progress(&format!("job {job}: {news:?}")),
+        Event::Job { job, news } => output.progress(&format!("job {job}: {}", lines::text(news))),
         Event::Runs { .. } | Event::Pulled { .. } | Event::MayStop => {}
     }
 }

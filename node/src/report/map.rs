@@ -42,9 +42,9 @@ const LABEL: f64 = 0.3;
 
 /// Draws the map.
 pub fn draw(out: &mut String, dots: &[Dot], arrows: &[Arrow]) -> fmt::Result {
-    write!(
+    writeln!(
         out,
-        "<div class=\"scroll\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Peers and links\">\n"
+        "<div class=\"scroll\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Peers and links\">"
     )?;
     let place = |index: usize| {
         let angle = TAU * index as f64 / dots.len().max(1) as f64 - TAU / 4.0 + TAU / 12.0;

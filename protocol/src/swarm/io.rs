@@ -406,7 +406,7 @@ pub enum Effect {
     },
     /// Say in the DHT that this peer takes part in a job.
     Announce(JobId),
-    /// Say so no more.
+    /// Take back what `Announce` has said.
     Withdraw(JobId),
     /// Tell the people at this machine.
     Notify(Event),
