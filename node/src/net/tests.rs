@@ -162,7 +162,7 @@ async fn tensors_arrive_after_the_other_end_has_restarted() {
 /// connection comes, goes and comes, since ids are those of memory and cannot be forced to come again.
 #[tokio::test]
 async fn a_connection_with_the_id_of_an_earlier_one_is_served() {
-    let (_endpoints, [near, _far]) = super::transport::pair().await;
+    let (_endpoints, [near, _far]) = transport::pair().await;
     let peer = Keypair::generate_ed25519().public().to_peer_id();
     let connections = Connections::default();
     for _ in 0..2 {
