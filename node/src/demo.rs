@@ -95,6 +95,7 @@ pub struct Fault {
 ///
 /// *Errors*: peers that do not start or find each other, a job that fails, numbers that disagree.
 pub async fn demo(options: DemoOptions, output: Arc<Output>) -> anyhow::Result<()> {
+    let end = crate::interrupt::asked_to_end().context("while listening to signals")?;
     let folder = std::env::temp_dir().join(format!("wattle-demo-{}", std::process::id()));
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("while making {}", folder.display()))?;
@@ -109,9 +110,9 @@ pub async fn demo(options: DemoOptions, output: Arc<Output>) -> anyhow::Result<(
     let (mut cast, mut follower) = (Cast::new(&cast_options), None);
     let ran = tokio::select! {
         ran = play(&options, &cast_options, &mut cast, &mut follower, &output) => ran,
-        asked = crate::interrupt::asked_to_end() => {
+        () = end => {
             output.progress("Interrupted: the peers are told to leave.");
-            asked.context("while listening to signals").and(Err(anyhow::Error::new(Interrupted)))
+            Err(anyhow::Error::new(Interrupted))
         }
     };
     // Whatever has been started ends here, however far it came.

@@ -2,22 +2,28 @@
 
 use std::io;
 
-/// Waits until this process is asked to end. Safe to drop midway; from the first call on, being asked does not
-/// end the process by itself.
+/// Listens from here on, and returns what waits until this process is asked to end. Safe to drop midway; being asked
+/// does not end the process by itself from here on.
 ///
 /// *Errors*: signals cannot be listened to.
-pub async fn asked_to_end() -> io::Result<()> {
+pub fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            asked = tokio::signal::ctrl_c() => asked,
-            _ = terminate.recv() => Ok(()),
-        }
+        Ok(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        })
     }
-    #[cfg(not(unix))]
+    #[cfg(windows)]
     {
-        tokio::signal::ctrl_c().await
+        let mut interrupt = tokio::signal::windows::ctrl_c()?;
+        Ok(async move {
+            interrupt.recv().await;
+        })
     }
 }

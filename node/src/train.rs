@@ -35,11 +35,11 @@ pub struct TrainOptions {
 ///
 /// *Errors*: no swarm, a job that fails, a checkpoint that cannot be written.
 pub async fn train(options: TrainOptions, output: Arc<Output>) -> anyhow::Result<()> {
+    let end = crate::interrupt::asked_to_end().context("while listening to signals")?;
     let mut follower = Follower::join(&options.join).await?;
     let ran = tokio::select! {
         ran = run(&options, &mut follower, &output) => ran,
-        asked = crate::interrupt::asked_to_end() => {
-            asked?;
+        () = end => {
             output.progress("Interrupted: the job goes on in the swarm without this terminal.");
             follower.node().stop().await;
             return Err(anyhow::Error::new(crate::demo::Interrupted));

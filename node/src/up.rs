@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use serde_json::json;
 use wattle_protocol::swarm::io::Event;
 
@@ -26,6 +27,8 @@ pub struct UpOptions {
 ///
 /// *Errors*: what `Node::start` says.
 pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
+    // Whoever reads the ticket may ask at once.
+    let end = crate::interrupt::asked_to_end().context("while listening to signals")?;
     let config = options.join.node(Some(&options.compute))?;
     let (node, mut events) = Node::start(config).await?;
     let ticket = Ticket { peer: node.id(), addresses: node.net().local_addresses() };
@@ -47,7 +50,6 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
         }
         stdin_end().await;
     };
-    let end = crate::interrupt::asked_to_end();
     tokio::pin!(stdin_closed, end);
     loop {
         tokio::select! {
@@ -56,10 +58,7 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
                 None => anyhow::bail!("the node has stopped by itself; run with -v to see why"),
             },
             () = &mut stdin_closed => break,
-            asked = &mut end => {
-                asked?;
-                break;
-            }
+            () = &mut end => break,
         }
     }
     node.stop().await;

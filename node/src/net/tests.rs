@@ -158,6 +158,22 @@ async fn tensors_arrive_after_the_other_end_has_restarted() {
     }
 }
 
+/// Goal: a connection is served once, and one that has the stable id of an earlier one is served too. Method: the same
+/// connection comes, goes and comes, since ids are those of memory and cannot be forced to come again.
+#[tokio::test]
+async fn a_connection_with_the_id_of_an_earlier_one_is_served() {
+    let (_endpoints, [near, _far]) = transport::pair().await;
+    let peer = Keypair::generate_ed25519().public().to_peer_id();
+    let connections = Connections::default();
+    for _ in 0..2 {
+        connections.add(peer, near.clone());
+        assert_eq!(connections.unserved(&peer).len(), 1);
+        assert_eq!(connections.unserved(&peer).len(), 0);
+        connections.remove(&peer, near.stable_id());
+    }
+    assert_eq!(connections.all(&peer).len(), 0);
+}
+
 #[tokio::test]
 async fn what_breaks_the_rules_of_the_fallback_is_refused() {
     let (one, mut two) = two(false).await;

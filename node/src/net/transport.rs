@@ -66,12 +66,12 @@ impl Connections {
             .collect()
     }
 
-    fn add(&self, peer: PeerId, connection: quinn::Connection) {
+    pub(super) fn add(&self, peer: PeerId, connection: quinn::Connection) {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         map.entry(peer).or_default().push(Live { connection, served: false });
     }
 
-    fn remove(&self, peer: &PeerId, id: usize) {
+    pub(super) fn remove(&self, peer: &PeerId, id: usize) {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(list) = map.get_mut(peer) {
             list.retain(|l| l.connection.stable_id() != id);
