@@ -17,17 +17,17 @@ use wattle_protocol::job::JobSpec;
 use wattle_protocol::schedule::Plan;
 use wattle_protocol::schedule::advert::Hardware;
 use wattle_protocol::swarm::io::{
-    Admission, Command, Effect, Event, Input, Outbox, StageWork, Task, TensorKey, Timer,
+    Admission, Command, Effect, Input, Outbox, StageWork, Task, TensorKey, Timer,
 };
 use wattle_protocol::swarm::{Config, Peer};
 use wattle_protocol::units::{Bytes, Duration, Instant};
 use wattle_protocol::wire::frame::{decode, encode};
-use wattle_protocol::wire::message::{Message, News};
+use wattle_protocol::wire::message::Message;
 
 use crate::check::Check;
+use crate::device::Device;
 use crate::device::numeric::Numeric;
 use crate::device::symbolic::Symbolic;
-use crate::device::{self, Device};
 use crate::network::Network;
 use crate::scenario::{Arithmetic, Scenario};
 use crate::trace::Trace;
