@@ -1,6 +1,6 @@
 //! One peer's whole behaviour: [`Peer::handle`] routes inputs to small machines and composes nothing else.
 //!
-//! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `job` (one job at one member)
+//! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `meet` (dials), `job` (one job at one member)
 //! with `stage`, `backup`, `elect` and `lead`, `join` (checking a proposal),
 //! `pull` (state to whoever may have it), `tell` (news for people), `submit` (handing a job in), `tasks`.
 
@@ -11,6 +11,7 @@ pub mod io;
 mod job;
 mod join;
 mod lead;
+mod meet;
 mod membership;
 mod pull;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use io::{
     Admission, Command, Effect, Event, Input, Outbox, StageWork, Task, TensorKey, TensorName, Timer,
 };
 use job::{Ending, Job};
+use meet::{Dials, send_all};
 use membership::Membership;
 use submit::Submission;
 use tasks::{Purpose, Tasks};
@@ -139,6 +141,7 @@ pub struct Peer {
     snapshots: BTreeMap<TensorKey, BTreeSet<PeerId>>,
     local: VecDeque<(JobId, JobMessage)>,
     arrivals: VecDeque<TensorKey>,
+    dials: Dials,
 }
 
 impl Peer {
@@ -157,6 +160,7 @@ impl Peer {
             snapshots: BTreeMap::new(),
             local: VecDeque::new(),
             arrivals: VecDeque::new(),
+            dials: Dials::default(),
             config,
         }
     }
@@ -313,18 +317,6 @@ impl Peer {
         }
     }
 
-    fn on_found(&mut self, peer: PeerId, now: Instant, out: &mut Outbox) {
-        if peer == self.me {
-            return;
-        }
-        if self.membership.found(peer, now) {
-            out.push(Effect::Notify(Event::PeerAlive(peer)));
-        }
-        for (to, message) in self.gossip.on_digest(peer, &[], true) {
-            out.push(Effect::Send { to, message: Box::new(message) });
-        }
-    }
-
     fn on_message(&mut self, from: PeerId, message: Message, now: Instant, out: &mut Outbox) {
         if from == self.me {
             return;
@@ -341,14 +333,14 @@ impl Peer {
             }
             Message::Adverts(adverts) => {
                 let (fresh, letters) =
-                    self.gossip.on_adverts(from, adverts, &self.membership, &mut self.rng);
+                    self.gossip.on_adverts(from, adverts, (&self.membership, now), &mut self.rng);
                 send_all(letters, out);
                 for peer in fresh {
                     self.dial(peer, out);
                 }
             }
-            Message::Digest { known, answer } => {
-                send_all(self.gossip.on_digest(from, &known, answer), out);
+            Message::Digest { span, known, answer } => {
+                send_all(self.gossip.on_digest(from, span, &known, answer), out);
             }
             Message::WhatRuns => {
                 let message = Box::new(Message::Runs(self.briefs()));
@@ -357,18 +349,6 @@ impl Peer {
             Message::Runs(briefs) => out.push(Effect::Notify(Event::Runs { from, briefs })),
             Message::Submit { spec, term } => self.on_submit(from, *spec, term, now, out),
             Message::Job { job, body } => self.on_job_message(from, job, *body, now, out),
-        }
-    }
-
-    fn dial(&self, peer: PeerId, out: &mut Outbox) {
-        if peer == self.me || self.membership.is_connected(peer) {
-            return;
-        }
-        if let Some(signed) = self.gossip.advert(peer) {
-            let addresses = signed.advert.addresses.clone();
-            if !addresses.is_empty() {
-                out.push(Effect::Dial { peer, addresses });
-            }
         }
     }
 
@@ -387,7 +367,7 @@ impl Peer {
             }
             Timer::Gossip => {
                 out.push(Effect::SetTimer { timer, at: now + self.config.gossip });
-                send_all(self.gossip.tick(&self.membership, &mut self.rng), out);
+                self.gossip_round(now, out);
             }
             Timer::Job(id) => {
                 if self.jobs.contains_key(&id) {
@@ -445,11 +425,5 @@ impl Peer {
                 out.push(Effect::Notify(Event::MayStop));
             }
         }
-    }
-}
-
-fn send_all(letters: gossip::Letters, out: &mut Outbox) {
-    for (to, message) in letters {
-        out.push(Effect::Send { to, message: Box::new(message) });
     }
 }

@@ -165,6 +165,15 @@ impl Job {
             }
         }
         ctx.out.push(Effect::Announce(self.id));
+        for peer in
+            plan.council.iter().filter(|p| **p != ctx.me && !ctx.membership.is_connected(**p))
+        {
+            // Who works together has to meet, however many others there are.
+            let addresses = ctx.gossip.advert(*peer).map(|s| s.advert.addresses.clone());
+            if let Some(addresses) = addresses.filter(|list| !list.is_empty()) {
+                ctx.out.push(Effect::Dial { peer: *peer, addresses });
+            }
+        }
         if proposal.base < self.steps() {
             for stage in self.stages.values_mut() {
                 stage.begin(ctx);

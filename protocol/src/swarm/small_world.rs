@@ -2,6 +2,7 @@
 //! the simulator is the real one.
 
 mod failures;
+mod job;
 mod runs;
 mod strangers;
 
@@ -11,17 +12,18 @@ use super::io::{
     Admission, Command, Effect, Event, Input, Outbox, Outcome, Task, TaskError, TensorKey, Timer,
 };
 use super::{Config, Peer};
-use crate::dag::op::Op;
-use crate::dag::{Dag, DagBuilder, Fact, Init};
-use crate::ids::{JobId, PeerId, StageId, Step};
-use crate::job::{DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec};
+use crate::ids::{Epoch, JobId, PeerId, StageId, Step};
+use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Hardware;
 use crate::units::{Bytes, Duration, Instant, Rate, Speed};
 use crate::wire::message::{Message, News};
+use job::spec;
 
 const LATENCY: Duration = Duration::from_millis(2);
 const WORK: Duration = Duration::from_millis(3);
+/// Bytes that a shipment is said to have cost although nobody took it.
+const WASTED: Bytes = Bytes::new(1 << 40);
 
 enum Happening {
     Input(Input),
@@ -47,51 +49,15 @@ struct World {
     pulled: usize,
     /// Devices on which every task fails, or every one of a stage.
     broken: BTreeMap<PeerId, (Option<StageId>, TaskError)>,
-    /// Who has let a job go, with the bundles that were dropped.
-    let_go: Vec<(PeerId, JobId)>,
+    /// Who has dropped every bundle of a job, and who says no more that it takes part.
+    dropped: Vec<PeerId>,
+    withdrawn: Vec<PeerId>,
+    /// Who hears nobody and is heard by nobody.
+    apart: BTreeSet<PeerId>,
     /// Every message is heard twice.
     doubles: bool,
     /// Passes begun since the last reset: nothing is to be computed twice.
     begun: BTreeSet<(PeerId, StageId, Step, u32, bool)>,
-}
-
-fn chain(layers: usize) -> Dag {
-    let mut b = DagBuilder::new("chain");
-    let mut x = b.input("tokens", Fact::f32(&[4, 8]));
-    let shared = b.parameter("shared", &[8, 8], Init::Normal(0.1), true);
-    x = b.op("first", Op::Linear, &[x, shared]).unwrap();
-    for layer in 0..layers {
-        let w = b.parameter(format!("w{layer}"), &[8, 8], Init::Normal(0.1), true);
-        x = b.op(format!("l{layer}"), Op::Linear, &[x, w]).unwrap();
-        x = b.op(format!("r{layer}"), Op::Relu, &[x]).unwrap();
-    }
-    x = b.op("last", Op::Linear, &[x, shared]).unwrap();
-    let targets = b.input("targets", Fact::i32(&[4]));
-    let loss = b.op("loss", Op::CrossEntropy, &[x, targets]).unwrap();
-    b.output(loss);
-    b.finish().unwrap()
-}
-
-fn spec(stages: u16, steps: u64) -> JobSpec {
-    JobSpec {
-        name: "chain".into(),
-        dag: chain(6),
-        data: DataSpec { source: "none".into(), seed: 1 },
-        train: TrainSpec {
-            steps,
-            micro_batches: 4,
-            optimizer: Optimizer::Sgd { momentum: 0.9, weight_decay: 0.0 },
-            learning_rate: LearningRate { peak: 0.1, floor: 0.1, warmup: 0 },
-            clip_norm: Some(1.0),
-            seed: 1,
-        },
-        swarm: SwarmSpec {
-            stages: Some(stages),
-            order: PipelineOrder::OneFOneB,
-            recompute: false,
-            backups: 1,
-        },
-    }
 }
 
 impl World {
@@ -123,7 +89,9 @@ impl World {
             trace: Vec::new(),
             pulled: 0,
             broken: BTreeMap::new(),
-            let_go: Vec::new(),
+            dropped: Vec::new(),
+            withdrawn: Vec::new(),
+            apart: BTreeSet::new(),
             doubles: false,
             begun: BTreeSet::new(),
             peers,
@@ -170,6 +138,8 @@ impl World {
         let effects: Vec<Effect> = out.drain().collect();
         for effect in effects {
             match effect {
+                Effect::Send { to, .. } if self.apart.contains(&me) != self.apart.contains(&to) => {
+                }
                 Effect::Send { to, message } => {
                     // Every message crosses the wire format.
                     let bytes = crate::wire::frame::encode(&*message).unwrap();
@@ -221,12 +191,14 @@ impl World {
                     self.later(to, LATENCY, Happening::Offer { from: me, key });
                 }
                 Effect::Notify(event) if me == self.submitter => self.hear(event),
-                Effect::Notify(_)
-                | Effect::Dial { .. }
-                | Effect::Drop(_)
-                | Effect::DropBefore { .. }
-                | Effect::Announce(_) => {}
-                Effect::Withdraw(job) => self.let_go.push((me, job)),
+                Effect::Notify(_) | Effect::Dial { .. } | Effect::Drop(_) | Effect::Announce(_) => {
+                }
+                Effect::DropBefore { epoch, .. } => {
+                    if epoch == Epoch::new(u64::MAX) {
+                        self.dropped.push(me);
+                    }
+                }
+                Effect::Withdraw(_) => self.withdrawn.push(me),
             }
         }
     }
@@ -272,7 +244,12 @@ impl World {
     fn hear(&mut self, event: Event) {
         match event {
             Event::Job { news, .. } => match *news {
-                News::Step { commit, .. } => {
+                News::Step { commit, stages, .. } => {
+                    let shipped = stages.iter().flat_map(|(.., stats)| &stats.shipped);
+                    assert!(
+                        shipped.clone().all(|link| link.bytes < WASTED),
+                        "only what arrived counts"
+                    );
                     if let Some(before) = self.losses.insert(commit.step, commit.loss) {
                         assert_eq!(before.to_bits(), commit.loss.to_bits());
                     }
@@ -297,9 +274,11 @@ impl World {
             return false;
         };
         self.now = at;
-        if self.dead.contains(&to) || !self.peers.contains_key(&to) {
+        let unheard = matches!(&happening, Happening::Offer { from, .. }
+            if self.apart.contains(from) != self.apart.contains(&to));
+        if unheard || self.dead.contains(&to) || !self.peers.contains_key(&to) {
             if let Happening::Offer { from, key } = happening {
-                let input = Input::Shipped { key, to, size: Bytes::new(9), delivered: false };
+                let input = Input::Shipped { key, to, size: WASTED, delivered: false };
                 self.later(from, LATENCY, Happening::Input(input));
             }
             return true;
@@ -317,7 +296,7 @@ impl World {
                 let admission = self.peers[&to].admit(from, &key);
                 let size = match admission {
                     Admission::Take(size) => size,
-                    Admission::Refuse => Bytes::ZERO,
+                    Admission::Refuse => WASTED,
                 };
                 let delivered = admission != Admission::Refuse;
                 let shipped = Input::Shipped { key, to, size, delivered };

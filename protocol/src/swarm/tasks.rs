@@ -119,7 +119,7 @@ impl Peer {
     fn on_device_lost(&mut self, reason: &str, now: Instant, out: &mut Outbox) {
         if self.gossip.has_device() {
             self.gossip.lose_device();
-            let adverts = vec![self.gossip.publish()];
+            let adverts = vec![self.gossip.publish(now)];
             for to in self.membership.connected() {
                 let message = Box::new(Message::Adverts(adverts.clone()));
                 out.push(Effect::Send { to, message });

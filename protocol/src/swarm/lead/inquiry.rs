@@ -67,7 +67,8 @@ impl Job {
         silent || !ctx.membership.is_living(peer)
     }
 
-    /// Looks for lost participants, and for peers that could fill a gap among the backups.
+    /// Looks for lost participants at once; once a plan has settled, for lost voters, and for peers that could fill a gap
+    /// among the backups.
     pub(super) fn watch(&mut self, ctx: &mut Ctx<'_>) {
         let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
             return;
@@ -78,6 +79,12 @@ impl Job {
         }
         if ctx.now.since(lead.settled) < SETTLE {
             return;
+        }
+        // Whoever stands by for nothing still counts for a majority: one that is gone for good, or is back without a
+        // memory, would weaken the council until no leader can be elected.
+        if plan.council.iter().any(|p| *p != self.submitter && self.is_gone(*p, ctx)) {
+            self.tell_losses(ctx);
+            return self.inquire(ctx);
         }
         let wanted = usize::from(self.spec.swarm.backups);
         let able: Vec<PeerId> = ctx

@@ -98,3 +98,49 @@ fn killing_any_member_at_any_moment_changes_no_loss() {
         }
     }
 }
+
+/// Goal: a member that is cut off for a while costs no loss, and comes back without what it held. Method: an owner, or the
+/// leader, hears nobody for ten seconds; the others go on meanwhile.
+#[test]
+fn a_member_that_was_left_behind_lets_the_job_go() {
+    let expected = undisturbed(400);
+    for who in 0..4 {
+        let mut world = World::new(5);
+        world.submit(spec(3, 400));
+        assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+        world.pass(Duration::from_millis(500));
+        let first = world.plan.clone().unwrap();
+        let lone = match who {
+            3 => world.leader.unwrap(),
+            stage => first.owner(StageId::new(stage)).unwrap(),
+        };
+        world.apart.insert(lone);
+        world.pass(Duration::from_millis(10_000));
+        world.apart.clear();
+        assert!(!world.finished && world.epochs > 1, "{:?}", world.trace);
+        world.pass(Duration::from_millis(5_000));
+        let stale = world.peers[&lone].job(first.job).and_then(|(_, plan, _)| plan).cloned();
+        assert!(stale.is_none_or(|p| p.epoch > first.epoch), "{who} holds on to an old plan");
+        assert!(world.run_until(LIMIT, |w| w.finished), "{who}: {:?}", world.trace);
+        let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
+        assert_eq!(losses, expected, "{who}");
+    }
+}
+
+#[test]
+fn a_voter_without_a_part_is_replaced_once_it_is_gone() {
+    let mut world = World::new(5);
+    let mut spec = spec(3, 400);
+    spec.swarm.backups = 0;
+    world.submit(spec);
+    assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+    let plan = world.plan.clone().unwrap();
+    let owns = |p: &PeerId| plan.stages.iter().any(|s| s.owner == *p);
+    let idle = |p: &&PeerId| !owns(p) && Some(**p) != world.leader && **p != world.submitter;
+    let bystander = *plan.council.iter().find(idle).unwrap();
+    world.kill(bystander);
+    assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
+    let council = &world.plan.as_ref().unwrap().council;
+    assert!(!council.contains(&bystander) && council.len() == plan.council.len() - 1);
+    assert_eq!((world.losses.len(), world.epochs), (400, 2));
+}
