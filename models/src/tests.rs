@@ -2,6 +2,7 @@
 
 mod cuts;
 mod devices;
+mod faults;
 mod networks;
 mod training;
 mod vjp;
@@ -79,7 +80,7 @@ pub(crate) fn load(
     let name = key(0, TensorName::StageState { stage });
     let source = match state {
         Some(bytes) => {
-            executor.store().put_bytes(name, bytes);
+            executor.store().accept(name, bytes);
             StateSource::Stored(name)
         }
         None => StateSource::Initial,

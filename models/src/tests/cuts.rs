@@ -229,7 +229,7 @@ fn a_backup_follows_its_owner_bit_by_bit() {
         let name = key(step, TensorName::StageGradient { stage });
         let bytes = owner.store().bytes(&name).unwrap();
         assert_eq!(bytes.len() as u64, gradient_bytes(&work.graph, 3).count());
-        backup.store().put_bytes(name, bytes);
+        backup.store().accept(name, bytes);
         let update = |gradient| {
             let (job, step) = (JOB, Step::new(step));
             Task::OptimizerStep { job, stage, step, scale: 0.37, gradient }
