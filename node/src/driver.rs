@@ -203,7 +203,7 @@ impl Driver {
                 if let Ok(key) = decode::<TensorKey>(&header) {
                     let size = Bytes::of_len(payload.len());
                     self.net.received(from, size);
-                    self.store.put_bytes(key, payload);
+                    self.store.accept(key, payload);
                     self.input(Input::TensorArrived { key, from, size });
                 }
             }

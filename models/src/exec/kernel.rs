@@ -151,7 +151,7 @@ pub fn eval<B: HostBackend>(
             one(shape::unslice(i.float()?, *axis, *start, *len, device))
         }
         Op::Concat { axis } => one(Float::concat(i.floats()?, *axis)),
-        Op::Expand { shape } => one(i.float()?.expand(shape)),
+        Op::Expand { shape } => one(shape::expand(i.float()?, shape, device)),
         Op::SumTo { shape } => one(shape::sum_to(i.float()?, shape)),
         Op::ReduceSum { axes, keep } => one(shape::reduce_sum(i.float()?, axes, *keep)),
         Op::ReduceMean { axes, keep } => one(shape::reduce_mean(i.float()?, axes, *keep)),

@@ -15,6 +15,8 @@ use burn_backend::{
 };
 use wattle_protocol::swarm::io::TaskError;
 
+use super::failure::device_error;
+
 /// A backend whose tensors may lie in host memory.
 pub trait HostBackend: Backend {
     /// Returns the elements of a float tensor if they lie in host memory.
@@ -85,16 +87,6 @@ impl Deref for HostInts {
     fn deref(&self) -> &[i32] {
         self.0.as_slice::<i32>().expect("checked when it was made")
     }
-}
-
-/// Turns a device's error into the swarm's.
-pub fn device_error(error: &ExecutionError) -> TaskError {
-    let text = error.to_string();
-    let lower = text.to_lowercase();
-    if lower.contains("memory") || lower.contains("alloc") || lower.contains("too large") {
-        return TaskError::OutOfMemory(text);
-    }
-    TaskError::DeviceLost(text)
 }
 
 fn read(data: Option<Result<TensorData, ExecutionError>>) -> Result<TensorData, TaskError> {
