@@ -52,6 +52,8 @@ struct World {
     /// Who has dropped every bundle of a job, and who says no more that it takes part.
     dropped: Vec<PeerId>,
     withdrawn: Vec<PeerId>,
+    /// So many of the next shipments are refused, whatever the receiver says.
+    refusals: usize,
     /// Who hears nobody and is heard by nobody.
     apart: BTreeSet<PeerId>,
     /// Every message is heard twice.
@@ -91,6 +93,7 @@ impl World {
             broken: BTreeMap::new(),
             dropped: Vec::new(),
             withdrawn: Vec::new(),
+            refusals: 0,
             apart: BTreeSet::new(),
             doubles: false,
             begun: BTreeSet::new(),
@@ -293,7 +296,11 @@ impl World {
                 input
             }
             Happening::Offer { from, key } => {
-                let admission = self.peers[&to].admit(from, &key);
+                let mut admission = self.peers[&to].admit(from, &key);
+                if self.refusals > 0 {
+                    self.refusals -= 1;
+                    admission = Admission::Refuse;
+                }
                 let size = match admission {
                     Admission::Take(size) => size,
                     Admission::Refuse => WASTED,

@@ -144,3 +144,17 @@ fn a_voter_without_a_part_is_replaced_once_it_is_gone() {
     assert!(!council.contains(&bystander) && council.len() == plan.council.len() - 1);
     assert_eq!((world.losses.len(), world.epochs), (400, 2));
 }
+
+#[test]
+fn a_refused_shipment_is_sent_again_and_counts_once() {
+    let expected = undisturbed(12);
+    let mut world = World::new(4);
+    world.submit(spec(3, 12));
+    assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+    world.refusals = 9;
+    // That no step reports what nobody took is asserted where the news is heard.
+    assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
+    assert_eq!((world.refusals, world.epochs), (0, 1));
+    let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
+    assert_eq!(losses, expected);
+}
