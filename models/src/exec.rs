@@ -1,10 +1,12 @@
 //! The executor: runs the tasks that a peer's decisions ask for, on one device, one at a time.
 //!
-//! A task never takes the process down: panics and device errors come back as [`TaskError`].
+//! A task never takes the process down: panics and device errors come back as [`TaskError`], and a task that would take
+//! more memory than the store's limit is refused before it runs.
 //! Reading order: [`tensor`], [`kernel`] (one operator), [`program`] (a sub-DAG), [`stage`] (a stage's state and step),
-//! [`store`] (what is exchanged with the network), [`device`].
+//! [`store`] (what is exchanged with the network, and the limit), [`device`], `failure` (which error it is).
 
 pub mod device;
+pub(crate) mod failure;
 pub mod host;
 pub mod kernel;
 pub mod program;
@@ -13,7 +15,6 @@ pub mod store;
 pub mod tensor;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::backend::Dispatch;
 use burn_backend::tensor::Device;
@@ -21,12 +22,14 @@ use wattle_protocol::ids::{JobId, StageId};
 use wattle_protocol::swarm::io::{
     GradientSource, Outcome, StateSource, Task, TaskError, TensorKey,
 };
+use wattle_protocol::units::Bytes;
 
 pub use device::{DeviceChoice, DeviceError};
 pub use store::Store;
 
 use self::device::OpenDevice;
-use self::stage::Stage;
+pub(crate) use self::failure::contain;
+use self::stage::{Stage, footprint};
 use self::tensor::HostBackend;
 
 /// Stages on one device of one backend.
@@ -47,6 +50,11 @@ impl<B: HostBackend> Engine<B> {
         self.store.bytes(key).ok_or_else(|| TaskError::Missing(format!("{key:?}")))
     }
 
+    /// Tells the store what the stages hold.
+    fn note_memory(&self) {
+        self.store.hold(self.stages.values().map(Stage::held).sum::<Bytes>());
+    }
+
     fn run(&mut self, task: &Task) -> Result<Outcome, TaskError> {
         let store = self.store.clone();
         match task {
@@ -58,16 +66,22 @@ impl<B: HostBackend> Engine<B> {
                 let id = (*job, work.graph.stage);
                 // The old stage goes first, so that both are never in memory.
                 drop(self.stages.remove(&id));
+                self.note_memory();
+                store.room_for(footprint::loaded(work), &format!("stage {}", work.graph.stage))?;
                 let stage = Stage::load(*job, work.clone(), state.as_deref(), *step, &self.device)?;
                 self.stages.insert(id, stage);
             }
             Task::ResetStep { job, stage, epoch } => self.stage(*job, *stage)?.reset(*epoch),
             Task::Forward { job, stage, step, micro_batch } => {
-                let loss = self.stage(*job, *stage)?.forward(*step, *micro_batch, &store)?;
+                let stage = self.stage(*job, *stage)?;
+                store.room_for(stage.forward_adds(), "a forward pass")?;
+                let loss = stage.forward(*step, *micro_batch, &store)?;
                 return Ok(Outcome::Forward { loss });
             }
             Task::Backward { job, stage, step, micro_batch } => {
-                self.stage(*job, *stage)?.backward(*step, *micro_batch, &store)?;
+                let stage = self.stage(*job, *stage)?;
+                store.room_for(stage.backward_adds(), "a backward pass")?;
+                stage.backward(*step, *micro_batch, &store)?;
             }
             Task::ShareGradients { job, stage, step } => {
                 self.stage(*job, *stage)?.share(*step, &store)?;
@@ -86,7 +100,7 @@ impl<B: HostBackend> Engine<B> {
             }
             Task::Snapshot { job, stage, key } => {
                 let bytes = self.stage(*job, *stage)?.snapshot()?;
-                store.put_bytes(*key, bytes);
+                store.put_bytes(*key, bytes)?;
             }
             Task::Unload { job, stage } => drop(self.stages.remove(&(*job, *stage))),
         }
@@ -99,6 +113,8 @@ impl<B: HostBackend> Engine<B> {
 pub struct Executor {
     engine: Engine<Dispatch>,
     name: String,
+    /// The device is gone: what lay on it is of no use.
+    is_lost: bool,
 }
 
 impl Executor {
@@ -115,7 +131,7 @@ impl Executor {
     pub fn with_store(choice: DeviceChoice, store: Store) -> Result<Self, DeviceError> {
         let OpenDevice { device, name, .. } = device::open(choice)?;
         let engine = Engine { device, stages: BTreeMap::new(), store };
-        Ok(Self { engine, name })
+        Ok(Self { engine, name, is_lost: false })
     }
 
     /// Returns the device's name for people.
@@ -133,11 +149,28 @@ impl Executor {
         self.engine.store.clone()
     }
 
-    /// Runs one task to its end.
+    /// Runs one task to its end. After the loss of the device, the next [`Task::LoadStage`] opens it afresh; all other
+    /// stages went with it.
     ///
     /// *Errors*: [`TaskError`]; the executor goes on working, though the task's stage may have to be reset.
     pub fn run(&mut self, task: &Task) -> Result<Outcome, TaskError> {
-        contain(|| self.engine.run(task))
+        let result = contain(|| {
+            if self.is_lost && matches!(task, Task::LoadStage { .. }) {
+                self.reopen()?;
+            }
+            self.engine.run(task)
+        });
+        self.is_lost |= matches!(result, Err(TaskError::DeviceLost(_)));
+        self.engine.note_memory();
+        result
+    }
+
+    fn reopen(&mut self) -> Result<(), TaskError> {
+        self.engine.stages.clear();
+        let lost = |error: DeviceError| TaskError::DeviceLost(error.to_string());
+        let OpenDevice { device, name, .. } = device::reopen(&self.engine.device).map_err(lost)?;
+        (self.engine.device, self.name, self.is_lost) = (device, name, false);
+        Ok(())
     }
 
     /// Returns the parameters and buffers of a loaded stage by name.
@@ -149,24 +182,5 @@ impl Executor {
         stage: StageId,
     ) -> Result<BTreeMap<String, Vec<f32>>, TaskError> {
         contain(|| self.engine.stage(job, stage)?.named())
-    }
-}
-
-/// Turns a panic into an error; burn reports misfitting shapes and some device failures as panics.
-pub(crate) fn contain<T>(f: impl FnOnce() -> Result<T, TaskError>) -> Result<T, TaskError> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(result) => result,
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_string()))
-                .unwrap_or_else(|| "a panic without a message".into());
-            let lower = text.to_lowercase();
-            if lower.contains("out of memory") || lower.contains("capacity overflow") {
-                return Err(TaskError::OutOfMemory(text));
-            }
-            Err(TaskError::Panicked(text))
-        }
     }
 }

@@ -2,9 +2,12 @@
 
 mod cuts;
 mod devices;
+mod faults;
+mod networks;
 mod training;
 mod vjp;
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,8 +22,25 @@ use wattle_protocol::swarm::io::{
     Outcome, StageWork, StateSource, Task, TaskError, TensorKey, TensorName,
 };
 
-use crate::Executor;
 use crate::exec::store::to_floats;
+use crate::{DeviceChoice, Executor};
+
+/// Where this variable is set, a machine without a GPU fails the tests that need one.
+const REQUIRE_GPU: &str = "WATTLE_REQUIRE_WGPU";
+
+/// Opens the GPU. Where there is none, returns None and says so past the capture of test output.
+pub(crate) fn gpu() -> Option<Executor> {
+    let error = match Executor::new(DeviceChoice::Wgpu) {
+        Ok(executor) => return Some(executor),
+        Err(error) => error,
+    };
+    assert!(std::env::var_os(REQUIRE_GPU).is_none(), "{REQUIRE_GPU} is set, but {error}");
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    writeln!(std::io::stderr(), "\nSKIPPED {test}: {error}; {REQUIRE_GPU}=1 makes this a failure")
+        .unwrap();
+    None
+}
 
 pub(crate) const JOB: JobId = JobId::new([1; 16]);
 pub(crate) const EPOCH: Epoch = Epoch::new(3);
@@ -60,7 +80,7 @@ pub(crate) fn load(
     let name = key(0, TensorName::StageState { stage });
     let source = match state {
         Some(bytes) => {
-            executor.store().put_bytes(name, bytes);
+            executor.store().accept(name, bytes);
             StateSource::Stored(name)
         }
         None => StateSource::Initial,

@@ -40,7 +40,12 @@ const ENTRIES: [Entry; 14] = [
     entry("gpt2-medium", text::KJV, 1, "24 layers of width 1024, 355 M parameters"),
     entry("gpt2-large", text::KJV, 1, "36 layers of width 1280, 774 M parameters"),
     entry("gpt2-xl", text::KJV, 1, "48 layers of width 1600, 1558 M parameters"),
-    entry("llama-nano", text::KJV, 4, "4 layers of width 64 over bytes, grouped queries, windows of 64"),
+    entry(
+        "llama-nano",
+        text::KJV,
+        4,
+        "4 layers of width 64 over bytes, grouped queries, windows of 64",
+    ),
     entry("tinyllama-1.1b", text::KJV, 1, "22 layers of width 2048, 1100 M parameters"),
     entry("llama-3.2-1b", text::KJV, 1, "16 layers of width 2048, 1236 M parameters"),
     entry("resnet-tiny", images::DIGITS, 16, "6 convolutions and 2 projections on 8 x 8 digits"),
@@ -73,7 +78,8 @@ pub fn by_name(name: &str, micro_batch: Option<usize>) -> Option<Result<Dag, Dag
     let micro_batch = micro_batch.unwrap_or(entry.micro_batch);
     let gpt2 = gpt2::Config::named(name).map(|config| gpt2::build(&config, micro_batch));
     let llama = || llama::Config::named(name).map(|config| llama::build(&config, micro_batch));
-    gpt2.or_else(llama).or_else(|| resnet::Config::named(name).map(|config| resnet::build(&config, micro_batch)))
+    gpt2.or_else(llama)
+        .or_else(|| resnet::Config::named(name).map(|config| resnet::build(&config, micro_batch)))
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ enum Command {
     /// Show who takes part in a swarm, as measured.
     Peers(look::LookArgs),
     /// Show which jobs a swarm works on.
-    Status(look::LookArgs),
+    Status(look::StatusArgs),
     /// Measure this machine.
     Probe(probe::ProbeArgs),
     /// Show what a network consists of and costs.

@@ -95,6 +95,7 @@ pub struct Fault {
 ///
 /// *Errors*: peers that do not start or find each other, a job that fails, numbers that disagree.
 pub async fn demo(options: DemoOptions, output: Arc<Output>) -> anyhow::Result<()> {
+    let end = crate::interrupt::asked_to_end().context("while listening to signals")?;
     let folder = std::env::temp_dir().join(format!("wattle-demo-{}", std::process::id()));
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("while making {}", folder.display()))?;
@@ -104,31 +105,24 @@ pub async fn demo(options: DemoOptions, output: Arc<Output>) -> anyhow::Result<(
         device: options.device.clone(),
         limits: options.limits,
         folder: folder.clone(),
-        network: network.clone(),
-    };
-    let roles = roles(&cast_options)?;
-    show::opening(&options, &roles, &output);
-    let mut cast = Cast::start(&cast_options, roles).await?;
-    let join = JoinOptions {
         network,
-        tickets: vec![cast.ticket.clone()],
-        listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
-        mdns: false,
-        ..JoinOptions::default()
     };
-    let mut follower = Follower::join(&join).await?;
+    let (mut cast, mut follower) = (Cast::new(&cast_options), None);
     let ran = tokio::select! {
-        ran = run(&options, &mut cast, &mut follower, &output) => ran,
-        stop = tokio::signal::ctrl_c() => {
-            stop?;
+        ran = play(&options, &cast_options, &mut cast, &mut follower, &output) => ran,
+        () = end => {
             output.progress("Interrupted: the peers are told to leave.");
             Err(anyhow::Error::new(Interrupted))
         }
     };
-    follower.leave().await;
+    // Whatever has been started ends here, however far it came.
+    if let Some(follower) = follower {
+        follower.leave().await;
+    }
     cast.stop().await;
-    // Who asks for logs wants to read them.
-    if ran.is_ok() && std::env::var_os("WATTLE_LOG").is_none() {
+    // Who asks for logs wants to read them, and so does who has to find out what went wrong.
+    let calm = ran.as_ref().map_or_else(|error| error.is::<Interrupted>(), |()| true);
+    if calm && std::env::var_os("WATTLE_LOG").is_none() {
         std::fs::remove_dir_all(&folder).unwrap_or_default();
     } else {
         output.progress(&format!("The peers' logs are in {}.", folder.display()));
@@ -136,7 +130,29 @@ pub async fn demo(options: DemoOptions, output: Arc<Output>) -> anyhow::Result<(
     ran
 }
 
-/// The user pressed Ctrl-C.
+/// Starts the peers, joins them, and runs the job.
+async fn play(
+    options: &DemoOptions,
+    cast_options: &CastOptions,
+    cast: &mut Cast,
+    follower: &mut Option<Follower>,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let roles = roles(cast_options)?;
+    show::opening(options, &roles, output);
+    cast.start(cast_options, roles).await?;
+    let join = JoinOptions {
+        network: cast_options.network.clone(),
+        tickets: vec![cast.ticket.clone()],
+        listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        mdns: false,
+        ..JoinOptions::default()
+    };
+    let follower = follower.insert(Follower::join(&join).await?);
+    run(options, cast, follower, output).await
+}
+
+/// The user, or the system, asked the command to end.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;

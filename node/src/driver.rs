@@ -1,11 +1,13 @@
 //! THE loop: one `select!` over the network, timers, the execution thread and commands; inputs go into
 //! `Peer::handle`, effects are performed in order. No decision is taken here.
 
+mod handle;
+
 use std::collections::BTreeMap;
 
-use anyhow::Context as _;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
-use wattle_protocol::ids::{JobId, PeerId};
+use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::advert::Advert;
 use wattle_protocol::swarm::io::{
     Admission, Command, Effect, Event, Input, Outbox, TaskError, TensorKey, Timer,
@@ -17,7 +19,10 @@ use wattle_protocol::wire::message::Message;
 
 use crate::clock::Clock;
 use crate::net::{Net, NetConfig, NetEvent};
-use crate::worker::{Done, Forget, Worker, WorkerConfig};
+use crate::worker::{Done, Forget, Worker};
+
+use handle::Ask;
+pub use handle::Node;
 
 /// Completions that may wait for the loop.
 const COMPLETIONS: usize = 1024;
@@ -61,121 +66,6 @@ pub struct PeerView {
     pub advert: Option<Advert>,
 }
 
-/// A question to the loop.
-enum Ask {
-    Command(Command),
-    Peers(oneshot::Sender<Vec<PeerView>>),
-    Bundle(TensorKey, oneshot::Sender<Option<bytes::Bytes>>),
-    Works(JobId, oneshot::Sender<Vec<std::sync::Arc<wattle_protocol::swarm::io::StageWork>>>),
-    Stop(oneshot::Sender<()>),
-}
-
-/// A running node.
-#[derive(Clone, Debug)]
-pub struct Node {
-    asks: mpsc::Sender<Ask>,
-    net: Net,
-    id: PeerId,
-}
-
-impl std::fmt::Debug for Ask {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Ask")
-    }
-}
-
-impl Node {
-    /// Starts a node; its events come out of the receiver.
-    ///
-    /// *Errors*: a port that is taken, a bad address, no execution thread.
-    pub async fn start(config: NodeConfig) -> anyhow::Result<(Self, mpsc::Receiver<Event>)> {
-        let clock = Clock::start();
-        let peer = Peer::new(&config.net.identity, config.peer.clone());
-        let id = peer.id();
-        let (net, net_events) =
-            Net::start(config.net.clone()).await.context("while opening the network")?;
-        let (done_in, done) = mpsc::channel(COMPLETIONS);
-        let worker = match &config.worker {
-            Some(settings) => {
-                let settings = WorkerConfig {
-                    device: settings.device,
-                    share: settings.share,
-                    memory: settings.memory,
-                };
-                let worker = Worker::start(settings, clock, done_in);
-                Some(worker.context("while starting the execution thread")?)
-            }
-            None => None,
-        };
-        let (asks_in, asks) = mpsc::channel(ASKS);
-        let (events, events_out) = mpsc::channel(EVENTS);
-        for (peer, addresses) in &config.join {
-            net.dial(Some(*peer), addresses.clone());
-        }
-        let watched = wattle_models::exec::Store::default();
-        let driver = Driver {
-            store: worker.as_ref().map_or(watched, |w| w.store().clone()),
-            clock,
-            peer,
-            net: net.clone(),
-            worker,
-            timers: BTreeMap::new(),
-            shipping: BTreeMap::new(),
-            next_tag: 0,
-            events,
-            out: Outbox::new(),
-        };
-        tokio::spawn(driver.run(net_events, done, asks));
-        Ok((Self { asks: asks_in, net, id }, events_out))
-    }
-
-    /// Returns this node's id.
-    pub fn id(&self) -> PeerId {
-        self.id
-    }
-
-    /// Returns the network's handle, for counters and addresses.
-    pub fn net(&self) -> &Net {
-        &self.net
-    }
-
-    /// Gives the peer a command. Safe to drop midway: the command is then not given.
-    pub async fn command(&self, command: Command) {
-        if self.asks.send(Ask::Command(command)).await.is_err() {
-            tracing::debug!("the node has stopped");
-        }
-    }
-
-    /// Returns everybody known. Empty once the node has stopped.
-    pub async fn peers(&self) -> Vec<PeerView> {
-        self.ask(Ask::Peers).await.unwrap_or_default()
-    }
-
-    /// Returns a tensor bundle of the store.
-    pub async fn bundle(&self, key: TensorKey) -> Option<bytes::Bytes> {
-        self.ask(|reply| Ask::Bundle(key, reply)).await.flatten()
-    }
-
-    /// Returns the stages of a job as the plan in force cuts it.
-    pub async fn works(
-        &self,
-        job: JobId,
-    ) -> Vec<std::sync::Arc<wattle_protocol::swarm::io::StageWork>> {
-        self.ask(|reply| Ask::Works(job, reply)).await.unwrap_or_default()
-    }
-
-    /// Says goodbye, closes connections and ends the execution thread.
-    pub async fn stop(&self) {
-        self.ask(Ask::Stop).await.unwrap_or_default();
-    }
-
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.asks.send(ask(reply)).await.ok()?;
-        answer.await.ok()
-    }
-}
-
 struct Driver {
     clock: Clock,
     peer: Peer,
@@ -187,6 +77,8 @@ struct Driver {
     next_tag: u64,
     events: mpsc::Sender<Event>,
     out: Outbox,
+    /// Whoever listens to the events has fallen too far behind; the node ends.
+    lags: bool,
 }
 
 impl Driver {
@@ -229,6 +121,10 @@ impl Driver {
                     None => return,
                 },
             }
+            if self.lags {
+                self.shutdown().await;
+                return;
+            }
         }
     }
 
@@ -255,6 +151,7 @@ impl Driver {
     fn on_ask(&mut self, ask: Ask) -> Option<oneshot::Sender<()>> {
         match ask {
             Ask::Command(command) => self.input(Input::Command(command)),
+            Ask::Seek(job) => self.net.seek(job),
             Ask::Peers(reply) => {
                 let view = |(peer, life, advert): (PeerId, Life, Option<&Advert>)| PeerView {
                     peer,
@@ -306,7 +203,7 @@ impl Driver {
                 if let Ok(key) = decode::<TensorKey>(&header) {
                     let size = Bytes::of_len(payload.len());
                     self.net.received(from, size);
-                    self.store.put_bytes(key, payload);
+                    self.store.accept(key, payload);
                     self.input(Input::TensorArrived { key, from, size });
                 }
             }
@@ -319,7 +216,6 @@ impl Driver {
             NetEvent::LinkMeasured { peer, rate, round_trip } => {
                 self.input(Input::LinkMeasured { peer, rate, round_trip });
             }
-            NetEvent::Provider { peer, addresses, .. } => self.net.dial(Some(peer), addresses),
         }
     }
 
@@ -351,15 +247,26 @@ impl Driver {
                     self.forget(Forget::Before(job, epoch, step));
                 }
                 Effect::Announce(job) => self.net.announce(job),
-                Effect::Notify(event) => {
-                    if self.events.try_send(event).is_err() {
-                        tracing::debug!("nobody listens to events");
-                    }
-                }
+                Effect::Withdraw(job) => self.net.withdraw(job),
+                Effect::Notify(event) => self.notify(event),
             }
         }
         for input in failed {
             self.input(input);
+        }
+    }
+
+    /// Tells the people at this machine. Events are never left out: whoever does not keep up loses the node.
+    fn notify(&mut self, event: Event) {
+        match self.events.try_send(event) {
+            Ok(()) => {}
+            Err(TrySendError::Closed(_)) => tracing::debug!("nobody listens to events"),
+            Err(TrySendError::Full(_)) => {
+                if !self.lags {
+                    tracing::error!(waiting = EVENTS, "events are not taken; the node ends");
+                }
+                self.lags = true;
+            }
         }
     }
 
@@ -390,5 +297,52 @@ impl Driver {
         if let Some(worker) = self.worker.take() {
             worker.stop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::net::EmulatedLinks;
+
+    async fn driver(events: mpsc::Sender<Event>) -> Driver {
+        let net = NetConfig {
+            identity: [8; 32],
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            mdns: false,
+            network: "test".into(),
+            quic: false,
+            links: EmulatedLinks::default(),
+        };
+        Driver {
+            clock: Clock::start(),
+            peer: Peer::new(&net.identity, Config::default()),
+            net: Net::start(net).await.unwrap().0,
+            worker: None,
+            store: wattle_models::exec::Store::default(),
+            timers: BTreeMap::new(),
+            shipping: BTreeMap::new(),
+            next_tag: 0,
+            events,
+            out: Outbox::new(),
+            lags: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_lags_loses_the_node_and_one_that_left_does_not() {
+        let (events, heard) = mpsc::channel(1);
+        let mut driver = driver(events).await;
+        let event = Event::PeerAlive(PeerId::new([1; 32]));
+        driver.notify(event.clone());
+        assert!(!driver.lags);
+        driver.notify(event.clone());
+        assert!(driver.lags);
+        drop(heard);
+        driver.lags = false;
+        driver.notify(event);
+        assert!(!driver.lags);
     }
 }

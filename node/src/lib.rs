@@ -8,6 +8,7 @@ pub mod device;
 pub mod driver;
 pub mod follow;
 pub mod identity;
+pub mod interrupt;
 pub mod jobfile;
 pub mod lines;
 pub mod net;

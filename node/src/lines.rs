@@ -1,12 +1,101 @@
 //! JSON lines that several commands print: one schema, one function.
 
 use serde_json::{Value, json};
-use wattle_protocol::ids::JobId;
+use wattle_protocol::ids::{JobId, PeerId};
+use wattle_protocol::swarm::io::Event;
 use wattle_protocol::units::Instant;
-use wattle_protocol::wire::message::{SpanKind, StageStats};
+use wattle_protocol::wire::message::{News, SpanKind, StageStats};
 
+use crate::demo::show::{plan_text, stage_list};
 use crate::runlog::StepLog;
 use crate::up::hex;
+
+/// What a peer tells the people at its machine, if a program may want to know.
+pub fn event(event: &Event) -> Option<Value> {
+    match event {
+        Event::PeerAlive(peer) => Some(membership(*peer, "here")),
+        Event::PeerLost(peer) => Some(membership(*peer, "gone")),
+        Event::Job { job, news } => Some(self::news(*job, news)),
+        Event::Runs { .. } | Event::Pulled { .. } | Event::MayStop => None,
+    }
+}
+
+/// A peer that came or went (`wattle.membership.v1`).
+fn membership(peer: PeerId, state: &str) -> Value {
+    json!({ "schema": "wattle.membership.v1", "peer": hex(peer.bytes()), "state": state })
+}
+
+/// A job's news: `wattle.waiting.v1`, `wattle.adopted.v1`, `wattle.step.v1`, `wattle.lost.v1`, `wattle.finished.v1` or
+/// `wattle.failed.v1`.
+pub fn news(job: JobId, news: &News) -> Value {
+    let id = hex(job.bytes());
+    match news {
+        News::Waiting { reason } => {
+            json!({ "schema": "wattle.waiting.v1", "job": id, "reason": reason })
+        }
+        News::Adopted { plan, leader, base, restart } => {
+            let stage = |(index, roles): (usize, &wattle_protocol::schedule::StagePlan)| {
+                json!({
+                    "stage": index,
+                    "owner": hex(roles.owner.bytes()),
+                    "backups": roles.backups.iter().map(|b| hex(b.bytes())).collect::<Vec<_>>(),
+                })
+            };
+            json!({
+                "schema": "wattle.adopted.v1",
+                "job": id,
+                "epoch": plan.epoch.number(),
+                "leader": hex(leader.bytes()),
+                "base": base.number(),
+                "restart": restart,
+                "predicted_step_seconds": plan.prediction.step.seconds(),
+                "predicted_bubble": f64::from(plan.prediction.bubble_permille) / 1000.0,
+                "stages": plan.stages.iter().enumerate().map(stage).collect::<Vec<_>>(),
+            })
+        }
+        News::Step { commit, epoch, elapsed, stages } => {
+            let log = StepLog {
+                commit: *commit,
+                epoch: *epoch,
+                elapsed: *elapsed,
+                heard: Instant::default(),
+                stages: stages.clone(),
+            };
+            step(job, &log)
+        }
+        News::Lost { peer, stages, step } => json!({
+            "schema": "wattle.lost.v1",
+            "job": id,
+            "peer": hex(peer.bytes()),
+            "stages": stages.iter().map(|s| s.index()).collect::<Vec<_>>(),
+            "step": step.number(),
+        }),
+        News::Finished { steps } => {
+            json!({ "schema": "wattle.finished.v1", "job": id, "steps": steps.number() })
+        }
+        News::Failed { reason } => {
+            json!({ "schema": "wattle.failed.v1", "job": id, "reason": reason })
+        }
+    }
+}
+
+/// Writes a job's news as a person reads it.
+pub fn text(news: &News) -> String {
+    match news {
+        News::Waiting { reason } => format!("waiting: {reason}"),
+        News::Adopted { plan, leader, base, restart } => {
+            plan_text(plan, *leader, base.number(), *restart)
+        }
+        News::Step { commit, elapsed, .. } => {
+            format!("step {}, loss {:.4}, {elapsed}", commit.step.number(), commit.loss)
+        }
+        News::Lost { peer, stages, step } => {
+            format!("peer {peer} is lost ({}) in step {step}", stage_list(stages))
+        }
+        News::Finished { steps } => format!("finished after {steps} steps"),
+        News::Failed { reason } => format!("failed: {reason}"),
+    }
+}
 
 /// A committed step (`wattle.step.v1`). Spans are `[kind, micro_batch or null, began, ended]` in microseconds from the
 /// earliest beginning of the step's stages, by their owners' clocks.

@@ -1,13 +1,21 @@
 //! The network: identity, discovery, control frames, tensor bundles, measured links. libp2p's and quinn's types stop
 //! at this border; what passes is bytes, our ids and our units.
 //!
-//! [`transport`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop), [`rpc`] (frames and the TCP
-//! fallback), [`bulk`] (tensors), [`emulate`] (link limits for demonstrations), [`ticket`].
+//! [`transport`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop) with [`behaviour`] (its settings),
+//! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`bulk`] and [`fallback`] (tensors with and without QUIC, over
+//! one [`desk`]),
+//! [`emulate`] (link limits for demonstrations), [`ticket`].
 
+mod behaviour;
 mod bulk;
+mod desk;
 mod emulate;
+mod fallback;
 mod hub;
+mod lookup;
 mod rpc;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod tls;
 mod transport;
@@ -27,7 +35,8 @@ use wattle_protocol::units::{Bytes as Size, Duration, Rate};
 pub use emulate::{EmulatedLink, EmulatedLinks};
 pub use ticket::{Ticket, TicketError};
 
-use bulk::{Desk, Kind};
+use bulk::Kind;
+use desk::{Desk, Patience};
 use emulate::Lines;
 use hub::Order;
 use transport::Connections;
@@ -78,7 +87,7 @@ pub enum NetEvent {
         /// A multiaddress.
         address: String,
     },
-    /// The first connection to a peer is up.
+    /// A connection to a peer of this network is up, the first.
     Connected {
         /// Who.
         peer: PeerId,
@@ -137,15 +146,6 @@ pub enum NetEvent {
         /// Round trip.
         round_trip: Duration,
     },
-    /// The DHT knows somebody who takes part in a job.
-    Provider {
-        /// The job.
-        job: JobId,
-        /// Who.
-        peer: PeerId,
-        /// Where it listens, as far as is known.
-        addresses: Vec<String>,
-    },
 }
 
 /// Bytes that went to and came from a peer as bundles.
@@ -193,7 +193,7 @@ impl Net {
             orders,
             events: events.clone(),
             connections: Connections::default(),
-            desk: Desk::new(),
+            desk: Desk::new(Patience::default()),
             shared,
         };
         let (ready, listening) = oneshot::channel();
@@ -232,9 +232,14 @@ impl Net {
         self.order(Order::Announce(job));
     }
 
-    /// Asks the DHT who takes part in a job; answers come as `Provider` events.
-    pub fn find_providers(&self, job: JobId) {
-        self.order(Order::FindProviders(job));
+    /// Takes back what `announce` has said.
+    pub fn withdraw(&self, job: JobId) {
+        self.order(Order::Withdraw(job));
+    }
+
+    /// Looks in the DHT for whoever takes part in a job, until one of them is connected.
+    pub fn seek(&self, job: JobId) {
+        self.order(Order::Seek(job));
     }
 
     /// Sends a bundle; a `Shipped` event says how it ended.
@@ -335,8 +340,10 @@ impl Net {
             tokio::time::sleep_until(self.book(to, link, size)).await;
         }
         let delivered = match hub::library_id(&to).and_then(|id| self.connections.best(&id)) {
-            Some(connection) => bulk::send(&connection, &self.desk, kind, header, payload).await,
-            None => hub::carry(&self.orders, &self.desk, to, kind, header, payload).await,
+            Some(connection) => {
+                bulk::send((&connection, to), &self.desk, kind, header, payload).await
+            }
+            None => fallback::carry(&self.orders, &self.desk, to, kind, header, payload).await,
         };
         if let Some(link) = emulated {
             // The receipt travels back; links are taken to be as long in both directions.
@@ -357,7 +364,7 @@ impl Net {
             rate = size as f64 / took.max(StdDuration::from_micros(10)).as_secs_f64();
             let next = Size::new(PROBE_MAX).count() as f64;
             let wanted = (rate * PROBE_TIME.as_secs_f64()).clamp(PROBE_FIRST as f64, next);
-            size = u64::try_from(Duration::from_seconds(wanted / 1e6).micros()).unwrap_or(size);
+            size = Duration::from_seconds(wanted / 1e6).micros();
         }
         let round_trip = u64::try_from(shortest.as_micros()).unwrap_or(u64::MAX);
         Some((Rate::from_mbit(rate * 8.0 / 1e6), Duration::from_micros(round_trip)))

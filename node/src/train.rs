@@ -7,6 +7,7 @@ use std::time::Duration as StdDuration;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use wattle_protocol::job::JobSpec;
+use wattle_protocol::wire::frame::job_id;
 
 use crate::follow::{Follower, missing_peers};
 use crate::output::Output;
@@ -34,11 +35,11 @@ pub struct TrainOptions {
 ///
 /// *Errors*: no swarm, a job that fails, a checkpoint that cannot be written.
 pub async fn train(options: TrainOptions, output: Arc<Output>) -> anyhow::Result<()> {
+    let end = crate::interrupt::asked_to_end().context("while listening to signals")?;
     let mut follower = Follower::join(&options.join).await?;
     let ran = tokio::select! {
         ran = run(&options, &mut follower, &output) => ran,
-        stop = tokio::signal::ctrl_c() => {
-            stop?;
+        () = end => {
             output.progress("Interrupted: the job goes on in the swarm without this terminal.");
             follower.node().stop().await;
             return Err(anyhow::Error::new(crate::demo::Interrupted));
@@ -53,6 +54,8 @@ async fn run(
     follower: &mut Follower,
     output: &Output,
 ) -> anyhow::Result<()> {
+    // Somebody may be at work on the same job already, beyond the peers that the tickets name.
+    follower.node().seek(job_id(&options.spec).context("while naming the job")?).await;
     let wanted = usize::from(options.spec.swarm.stages.unwrap_or(1));
     let peers = follower.wait_for_peers(GATHER, |peers| missing_peers(peers, wanted)).await?;
     output.progress(&format!("Found {} measured peers.", peers.len()));

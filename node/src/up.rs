@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use serde_json::json;
 use wattle_protocol::swarm::io::Event;
 
 use crate::driver::Node;
+use crate::lines;
 use crate::net::Ticket;
 use crate::output::Output;
 use crate::swarm_options::{ComputeOptions, JoinOptions};
@@ -21,10 +23,12 @@ pub struct UpOptions {
     pub until_stdin_closes: bool,
 }
 
-/// Runs a peer until Ctrl-C (or the end of standard input, where that is asked for).
+/// Runs a peer until it is asked to end (or until the end of standard input, where that is wanted).
 ///
 /// *Errors*: what `Node::start` says.
 pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
+    // Whoever reads the ticket may ask at once.
+    let end = crate::interrupt::asked_to_end().context("while listening to signals")?;
     let config = options.join.node(Some(&options.compute))?;
     let (node, mut events) = Node::start(config).await?;
     let ticket = Ticket { peer: node.id(), addresses: node.net().local_addresses() };
@@ -46,7 +50,7 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
         }
         stdin_end().await;
     };
-    tokio::pin!(stdin_closed);
+    tokio::pin!(stdin_closed, end);
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -54,10 +58,7 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
                 None => anyhow::bail!("the node has stopped by itself; run with -v to see why"),
             },
             () = &mut stdin_closed => break,
-            stop = tokio::signal::ctrl_c() => {
-                stop?;
-                break;
-            }
+            () = &mut end => break,
         }
     }
     node.stop().await;
@@ -78,11 +79,18 @@ async fn stdin_end() {
     }
 }
 
+/// Says what has happened: lines of data for programs, progress for people.
 fn report(event: &Event, output: &Output) {
+    if output.is_json() {
+        if let Some(line) = lines::event(event) {
+            output.data(&line, "");
+        }
+        return;
+    }
     match event {
         Event::PeerAlive(peer) => output.progress(&format!("peer {peer} is here")),
         Event::PeerLost(peer) => output.progress(&format!("peer {peer} is gone")),
-        Event::Job { job, news } => output.progress(&format!("job {job}: {news:?}")),
+        Event::Job { job, news } => output.progress(&format!("job {job}: {}", lines::text(news))),
         Event::Runs { .. } | Event::Pulled { .. } | Event::MayStop => {}
     }
 }

@@ -140,6 +140,8 @@ fn serve(
     };
     let store = executor.store().clone();
     let hardware = crate::probe::hardware(&mut executor, config);
+    // What is advertised is what is given; the probe's own networks are small, and measure whatever is given.
+    store.limit(Some(hardware.memory));
     if done.blocking_send(Done::Measured(hardware)).is_err() {
         return;
     }

@@ -1,8 +1,12 @@
 //! Real processes on loopback: the binary as its users run it. One test at a time, since each is a whole swarm.
 
-use std::io::{BufRead as _, BufReader};
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use serde_json::Value;
 
@@ -71,13 +75,17 @@ fn two_peers_and_more_stages_than_cores_learn_the_same() {
     }
 }
 
-/// A peer of the test: ends with it.
-struct Peer(Child);
+/// A process of the test: ends with it.
+struct Peer {
+    child: Child,
+    /// Reads what it prints after its ticket, so that its pipe does not fill up.
+    rest: Option<JoinHandle<Vec<u8>>>,
+}
 
 impl Drop for Peer {
     fn drop(&mut self) {
         // It may have ended already.
-        let _ended = self.0.kill().and_then(|()| self.0.wait());
+        let _ended = self.child.kill().and_then(|()| self.child.wait());
     }
 }
 
@@ -89,10 +97,16 @@ fn up(network: &str, ticket: Option<&str>) -> (Peer, String) {
         command.args(["--join", ticket]);
     }
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut first = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    out.read_line(&mut first).unwrap();
+    let rest = std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        out.read_to_end(&mut rest).unwrap();
+        rest
+    });
     let line: Value = serde_json::from_str(&first).unwrap();
-    (Peer(child), line["ticket"].as_str().unwrap().to_owned())
+    (Peer { child, rest: Some(rest) }, line["ticket"].as_str().unwrap().to_owned())
 }
 
 fn train(job: &std::path::Path, network: &str, ticket: &str) -> Command {
@@ -129,8 +143,9 @@ fn a_job_goes_on_without_its_submitter() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut heard = BufReader::new(killed.stdout.take().unwrap()).lines();
-    assert!(heard.by_ref().take(40).all(|line| line.is_ok()));
+    let heard = BufReader::new(killed.stdout.take().unwrap()).lines();
+    let steps = heard.filter(|line| line.as_ref().unwrap().contains("wattle.step.v1"));
+    assert_eq!(steps.take(40).count(), 40);
     killed.kill().unwrap();
     killed.wait().unwrap();
 
@@ -150,13 +165,77 @@ fn a_job_goes_on_without_its_submitter() {
     assert!(std::fs::metadata(&learnt).unwrap().len() > 10_000);
 }
 
+fn signal(name: &str, child: &Child) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
 #[test]
-fn a_peer_leaves_on_ctrl_c() {
+fn a_peer_leaves_in_good_order_when_it_is_asked_to_end() {
     let _turn = turn();
-    let (mut peer, _) = up("ctrl-c", None);
-    let id = peer.0.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
-    assert!(peer.0.wait().unwrap().success());
+    for name in ["-INT", "-TERM"] {
+        let (mut peer, _) = up("signals", None);
+        signal(name, &peer.child);
+        assert!(peer.child.wait().unwrap().success(), "{name}");
+    }
+}
+
+/// Goal: a demonstration that is ended while its peers start leaves nothing behind. Method: a folder for temporary
+/// files of its own, which must be empty afterwards.
+#[test]
+fn a_demonstration_that_is_ended_early_leaves_nothing_behind() {
+    let _turn = turn();
+    for name in ["-INT", "-TERM"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut demo = wattle();
+        demo.args(["demo", "--peers", "3"]).env("TMPDIR", folder.path()).env_remove("WATTLE_LOG");
+        let child = demo.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut demo = Peer { child, rest: None };
+        let mut said = BufReader::new(demo.child.stderr.take().unwrap());
+        let mut first = String::new();
+        said.read_line(&mut first).unwrap();
+        assert!(first.contains("Wattle demo"), "{first}");
+        signal(name, &demo.child);
+        // Until its end, so that it never writes into a closed pipe.
+        std::io::copy(&mut said, &mut std::io::sink()).unwrap();
+        assert_eq!(demo.child.wait().unwrap().code(), Some(130), "{name}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{name}");
+    }
+}
+
+/// Goal: everything that a swarm's programs read is JSON with a schema, and the job's course can be read from it.
+/// Method: a member's and a submitter's lines of one job; a status before it.
+#[test]
+fn a_swarm_tells_programs_what_happens() {
+    let _turn = turn();
+    let network = format!("lines-{}", std::process::id());
+    let folder = tempfile::tempdir().unwrap();
+    let job = folder.path().join("job.toml");
+    let text = "[model]\nname = \"resnet-tiny\"\n[train]\nsteps = 3\n[swarm]\nstages = 1\n";
+    std::fs::write(&job, text).unwrap();
+    let (mut peer, ticket) = up(&network, None);
+    let status = wattle()
+        .args(["status", "--json", "--no-mdns", "--listen", "127.0.0.1:0"])
+        .args(["--network", &network, "--join", &ticket])
+        .output()
+        .unwrap();
+    let idle = lines(&status.stdout).pop().unwrap();
+    assert_eq!(
+        (idle["schema"].as_str(), idle["jobs"].as_u64()),
+        (Some("wattle.status.v1"), Some(0))
+    );
+    let trained = train(&job, &network, &ticket).output().unwrap();
+    assert!(trained.status.success(), "{}", said(&trained));
+    signal("-TERM", &peer.child);
+    let rest = peer.rest.take().unwrap().join().unwrap();
+    let schemas = |lines: Vec<Value>| -> Vec<String> {
+        lines.iter().map(|l| l["schema"].as_str().unwrap().to_owned()).collect()
+    };
+    let (submitter, member) = (schemas(lines(&trained.stdout)), schemas(lines(&rest)));
+    for schema in ["wattle.adopted.v1", "wattle.step.v1", "wattle.finished.v1", "wattle.train.v1"] {
+        assert!(submitter.iter().any(|s| s == schema), "{schema} is not in {submitter:?}");
+    }
+    assert!(member.iter().any(|s| s == "wattle.membership.v1"), "{member:?}");
 }
 
 #[test]

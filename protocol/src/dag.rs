@@ -3,7 +3,7 @@
 //!
 //! A `Dag` is complete, typed and acyclic by construction: only [`build::DagBuilder`] makes one, nodes
 //! stand in topological order, and every value carries its fact (dtype and shape).
-//! Idea: the OP-DAG of FusionLLM (abstract); the data layout is ours.
+//! Idea: the OP-DAG of FusionLLM (abstract); the data layout is ours. See docs/concepts/op-dag.md.
 //!
 //! Reading order: [`op`] (the operators), [`build`], [`shape`], [`cost`], [`grad`], [`cut`], [`rewrite`],
 //! [`text`], [`sample`].

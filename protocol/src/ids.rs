@@ -123,6 +123,9 @@ impl Epoch {
 pub struct Term(u64);
 
 impl Term {
+    /// Most terms that one message may be ahead: candidates that stand every half second for decades.
+    const AHEAD_MAX: u64 = 1 << 32;
+
     /// Makes a term from its number.
     pub const fn new(number: u64) -> Self {
         Self(number)
@@ -137,6 +140,12 @@ impl Term {
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
+    }
+
+    /// Says whether an honest peer at this term can hear of the other one: no run climbs further in its time, and a term
+    /// at the end of its range would leave no election that could follow it.
+    pub const fn may_hear(self, other: Self) -> bool {
+        other.0 <= self.0.saturating_add(Self::AHEAD_MAX)
     }
 }
 

@@ -57,7 +57,7 @@ pub struct Plan {
     pub assignment: Vec<StageId>,
     /// Owner and backups of each stage, in pipeline order.
     pub stages: Vec<StagePlan>,
-    /// Voters: owners, backups, other peers that stand by, and the submitter; in order of succession.
+    /// Voters: owners, backups, other peers that stand by, the leader, and the submitter; in order of succession.
     pub council: Vec<PeerId>,
     /// Who asked for the job and hears its news.
     pub submitter: PeerId,
@@ -95,9 +95,18 @@ pub enum Basis {
     Repair {
         /// The plan that is repaired.
         previous: Box<Plan>,
-        /// For each stage, who can go on with it, in order of preference.
-        holders: Vec<Vec<PeerId>>,
+        /// Who can take which part.
+        standing: Standing,
     },
+}
+
+/// What a leader has found out of the members before a repair.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// For each stage, who can go on with it, in order of preference.
+    pub holders: Vec<Vec<PeerId>>,
+    /// Who has failed at a stage lately and gets no part in it.
+    pub barred: Vec<(StageId, PeerId)>,
 }
 
 /// Why there is no plan.

@@ -1,8 +1,8 @@
 //! One peer's whole behaviour: [`Peer::handle`] routes inputs to small machines and composes nothing else.
 //!
-//! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `job` (one job at one member)
+//! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `meet` (dials), `job` (one job at one member)
 //! with `stage`, `backup`, `elect` and `lead`, `join` (checking a proposal),
-//! `tell` (news for people), `tasks`.
+//! `pull` (state to whoever may have it), `tell` (news for people), `submit` (handing a job in), `tasks`.
 
 mod backup;
 mod elect;
@@ -11,10 +11,13 @@ pub mod io;
 mod job;
 mod join;
 mod lead;
+mod meet;
 mod membership;
+mod pull;
 #[cfg(test)]
 mod small_world;
 mod stage;
+mod submit;
 mod tasks;
 mod tell;
 
@@ -27,28 +30,25 @@ use rand_core::SeedableRng;
 
 pub use membership::Life;
 
-use crate::ids::{JobId, PeerId, Step, TaskId, Term};
+use crate::ids::{Epoch, JobId, PeerId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Advert;
-use crate::units::{Bytes, Duration, Instant};
+use crate::units::{Duration, Instant};
 use crate::wire::frame::job_id;
 use crate::wire::message::{JobBrief, JobMessage, Message, News};
-use elect::Election;
 use gossip::Gossip;
 use io::{
-    Admission, Command, Effect, Event, Input, Outbox, Outcome, StageWork, Task, TaskError,
-    TensorKey, TensorName, Timer,
+    Admission, Command, Effect, Event, Input, Outbox, StageWork, Task, TensorKey, TensorName, Timer,
 };
-use job::Job;
-use lead::Lead;
+use job::{Ending, Job};
+use meet::{Dials, send_all};
 use membership::Membership;
+use submit::Submission;
 use tasks::{Purpose, Tasks};
 
 /// Most jobs that a peer takes part in at once.
 const JOBS_MAX: usize = 16;
-/// A submitter asks another peer when the first has not placed its job after this.
-const SUBMIT_AGAIN: Duration = Duration::from_millis(2_000);
 
 /// Times and limits of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,14 +127,6 @@ impl Ctx<'_> {
     }
 }
 
-/// A job that this machine wants trained and that is not placed yet.
-#[derive(Debug)]
-struct Submission {
-    spec: Box<JobSpec>,
-    term: Term,
-    asked: Option<Instant>,
-}
-
 /// One peer. Deterministic: same state, time and input give the same outbox.
 #[derive(Debug)]
 pub struct Peer {
@@ -149,6 +141,7 @@ pub struct Peer {
     snapshots: BTreeMap<TensorKey, BTreeSet<PeerId>>,
     local: VecDeque<(JobId, JobMessage)>,
     arrivals: VecDeque<TensorKey>,
+    dials: Dials,
 }
 
 impl Peer {
@@ -167,6 +160,7 @@ impl Peer {
             snapshots: BTreeMap::new(),
             local: VecDeque::new(),
             arrivals: VecDeque::new(),
+            dials: Dials::default(),
             config,
         }
     }
@@ -199,6 +193,10 @@ impl Peer {
             }
             Input::TaskFailed { task, error } => self.on_task_failed(task, &error, now, out),
             Input::TensorArrived { key, .. } => {
+                if !self.jobs.contains_key(&key.job) {
+                    // The job was let go while this was under way.
+                    out.push(Effect::Drop(key));
+                }
                 self.with_job(key.job, now, out, |job, ctx| job.on_arrived(key, ctx));
             }
             Input::Shipped { key, to, size, delivered } => {
@@ -296,17 +294,26 @@ impl Peer {
             snapshots: &mut self.snapshots,
         };
         act(job, &mut ctx);
+        if let Some(ending) = job.ending {
+            self.let_go(id, ending, out);
+        }
     }
 
-    fn on_found(&mut self, peer: PeerId, now: Instant, out: &mut Outbox) {
-        if peer == self.me {
+    /// Lets a job go: no bundle of it stays here, and nobody is told any more that it is here.
+    fn let_go(&mut self, id: JobId, ending: Ending, out: &mut Outbox) {
+        let Some(job) = self.jobs.remove(&id) else {
             return;
+        };
+        self.snapshots.retain(|key, _| key.job != id);
+        let (epoch, step) = (Epoch::new(u64::MAX), Step::default());
+        out.push(Effect::DropBefore { job: id, epoch, step });
+        if job.plan.is_some() {
+            out.push(Effect::Withdraw(id));
         }
-        if self.membership.found(peer, now) {
-            out.push(Effect::Notify(Event::PeerAlive(peer)));
-        }
-        for (to, message) in self.gossip.on_digest(peer, &[], true) {
-            out.push(Effect::Send { to, message: Box::new(message) });
+        if ending == Ending::LeftBehind && job.submitter == self.me && !job.over {
+            // Its people still wait for it: whoever leads it takes it from here as from anybody.
+            let spec = Box::new((*job.spec).clone());
+            self.submissions.insert(id, Submission::new(spec));
         }
     }
 
@@ -326,34 +333,22 @@ impl Peer {
             }
             Message::Adverts(adverts) => {
                 let (fresh, letters) =
-                    self.gossip.on_adverts(from, adverts, &self.membership, &mut self.rng);
+                    self.gossip.on_adverts(from, adverts, (&self.membership, now), &mut self.rng);
                 send_all(letters, out);
                 for peer in fresh {
                     self.dial(peer, out);
                 }
             }
-            Message::Digest { known, answer } => {
-                send_all(self.gossip.on_digest(from, &known, answer), out);
+            Message::Digest { span, known, answer } => {
+                send_all(self.gossip.on_digest(from, span, &known, answer), out);
             }
             Message::WhatRuns => {
                 let message = Box::new(Message::Runs(self.briefs()));
                 out.push(Effect::Send { to: from, message });
             }
             Message::Runs(briefs) => out.push(Effect::Notify(Event::Runs { from, briefs })),
-            Message::Submit { spec, term } => self.on_submit(from, spec, term, now, out),
+            Message::Submit { spec, term } => self.on_submit(from, *spec, term, now, out),
             Message::Job { job, body } => self.on_job_message(from, job, *body, now, out),
-        }
-    }
-
-    fn dial(&self, peer: PeerId, out: &mut Outbox) {
-        if peer == self.me || self.membership.is_connected(peer) {
-            return;
-        }
-        if let Some(signed) = self.gossip.advert(peer) {
-            let addresses = signed.advert.addresses.clone();
-            if !addresses.is_empty() {
-                out.push(Effect::Dial { peer, addresses });
-            }
         }
     }
 
@@ -372,7 +367,7 @@ impl Peer {
             }
             Timer::Gossip => {
                 out.push(Effect::SetTimer { timer, at: now + self.config.gossip });
-                send_all(self.gossip.tick(&self.membership, &mut self.rng), out);
+                self.gossip_round(now, out);
             }
             Timer::Job(id) => {
                 if self.jobs.contains_key(&id) {
@@ -385,93 +380,24 @@ impl Peer {
                     for backup in job.backups.values() {
                         backup.tick(ctx);
                     }
+                    job.tell_failed(ctx);
                     job.ask(ctx);
                     job.elect_tick(ctx);
                     job.lead_tick(ctx);
                     job.tell_tick(ctx);
+                    if job.is_stillborn(ctx) {
+                        job.ending = Some(Ending::Over);
+                    }
                 });
             }
         }
-    }
-
-    fn on_task(
-        &mut self,
-        task: TaskId,
-        outcome: &Outcome,
-        span: (Instant, Instant),
-        now: Instant,
-        out: &mut Outbox,
-    ) {
-        let Some((id, stage, purpose)) = self.tasks.finish(task) else {
-            return;
-        };
-        if let Purpose::Snapshot(key) = purpose {
-            for to in self.snapshots.get(&key).cloned().unwrap_or_default() {
-                if to == self.me {
-                    self.snapshots.remove(&key);
-                    self.arrivals.push_back(key);
-                } else {
-                    out.push(Effect::Ship { key, to });
-                }
-            }
-            return;
-        }
-        self.with_job(id, now, out, |job, ctx| {
-            if let Some(stage) = job.stages.get_mut(&stage) {
-                stage.on_done(task, purpose, outcome, span, ctx);
-            }
-        });
-    }
-
-    fn on_task_failed(&mut self, task: TaskId, error: &TaskError, now: Instant, out: &mut Outbox) {
-        let Some((id, stage, purpose)) = self.tasks.finish(task) else {
-            return;
-        };
-        tracing::warn!(job = %id, stage = %stage, ?purpose, ?error, "a task failed");
-        if matches!(purpose, Purpose::Unload) {
-            return;
-        }
-        self.with_job(id, now, out, |job, ctx| {
-            if !job.stages.contains_key(&stage) && !job.backups.contains_key(&stage) {
-                return;
-            }
-            job.unload(|s| s == stage, ctx);
-            if let Some(leader) = ctx.leader {
-                let reason = format!("{error:?}").chars().take(400).collect();
-                let epoch = job.epoch();
-                ctx.send(leader, id, JobMessage::StageFailed { epoch, stage, reason });
-            }
-        });
-    }
-
-    fn on_shipped(
-        &mut self,
-        key: TensorKey,
-        to: PeerId,
-        (size, delivered): (Bytes, bool),
-        now: Instant,
-        out: &mut Outbox,
-    ) {
-        if let Some(waiting) = self.snapshots.get_mut(&key) {
-            waiting.remove(&to);
-            if waiting.is_empty() {
-                self.snapshots.remove(&key);
-                out.push(Effect::Drop(key));
-            }
-            return;
-        }
-        self.with_job(key.job, now, out, |job, ctx| {
-            let mut stages = job.stages.values_mut();
-            stages.any(|s| s.on_shipped(key, to, size, delivered, ctx));
-        });
     }
 
     fn on_command(&mut self, command: Command, now: Instant, out: &mut Outbox) {
         match command {
             Command::Submit(spec) => match job_id(&spec) {
                 Ok(id) => {
-                    let submission = Submission { spec, term: Term::default(), asked: None };
-                    self.submissions.insert(id, submission);
+                    self.submissions.insert(id, Submission::new(spec));
                     self.submit(now, out);
                 }
                 Err(error) => {
@@ -499,83 +425,5 @@ impl Peer {
                 out.push(Effect::Notify(Event::MayStop));
             }
         }
-    }
-
-    /// Asks the fastest living peer to lead each job that is not placed; another one after a while.
-    fn submit(&mut self, now: Instant, out: &mut Outbox) {
-        let mut able: Vec<(std::cmp::Reverse<u64>, PeerId)> = self
-            .gossip
-            .all()
-            .filter(|s| s.advert.peer == self.me || self.membership.is_connected(s.advert.peer))
-            .filter_map(|s| {
-                let hardware = s.advert.hardware.as_ref()?;
-                Some((std::cmp::Reverse(hardware.speed.flops_per_second()), s.advert.peer))
-            })
-            .collect();
-        able.sort();
-        let me = self.me;
-        self.submissions.retain(|id, _| {
-            let plan = self.jobs.get(id).and_then(|j| j.plan.as_ref());
-            plan.is_none_or(|p| p.submitter != me)
-        });
-        let mut own = Vec::new();
-        for submission in self.submissions.values_mut() {
-            let due = submission.asked.is_none_or(|at| now.since(at) >= SUBMIT_AGAIN);
-            if !due || able.is_empty() {
-                continue;
-            }
-            let attempt = usize::try_from(submission.term.number()).unwrap_or(0);
-            let (_, to) = able[attempt % able.len()];
-            submission.term = submission.term.next();
-            submission.asked = Some(now);
-            let (spec, term) = (submission.spec.clone(), submission.term);
-            if to == self.me {
-                own.push((spec, term));
-            } else {
-                out.push(Effect::Send { to, message: Box::new(Message::Submit { spec, term }) });
-            }
-        }
-        for (spec, term) in own {
-            self.on_submit(self.me, spec, term, now, out);
-        }
-    }
-
-    /// Becomes the founding leader of a job.
-    fn on_submit(
-        &mut self,
-        from: PeerId,
-        spec: Box<JobSpec>,
-        term: Term,
-        now: Instant,
-        out: &mut Outbox,
-    ) {
-        let checked = job_id(&spec)
-            .map_err(|e| e.to_string())
-            .and_then(|id| join::check_spec(&spec).map(|()| id));
-        let id = match checked {
-            Ok(id) => id,
-            Err(reason) => {
-                tracing::warn!(from = %from, reason, "refuses a job");
-                return;
-            }
-        };
-        if self.jobs.get(&id).is_some_and(|j| j.plan.is_some()) {
-            return self.with_job(id, now, out, |job, ctx| job.on_claim(from, ctx));
-        }
-        let known = self.jobs.get(&id).is_some_and(|j| j.election.term >= term);
-        if known || self.jobs.len() >= JOBS_MAX {
-            return;
-        }
-        let mut job = Job::new(id, Arc::new(*spec), from, Election::new(term, Some(self.me), now));
-        job.lead = Some(Lead::founding(term, now));
-        self.jobs.insert(id, job);
-        out.push(Effect::SetTimer { timer: Timer::Job(id), at: now + self.config.heartbeat });
-        self.with_job(id, now, out, Job::lead_tick);
-    }
-}
-
-fn send_all(letters: gossip::Letters, out: &mut Outbox) {
-    for (to, message) in letters {
-        out.push(Effect::Send { to, message: Box::new(message) });
     }
 }

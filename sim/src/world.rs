@@ -4,6 +4,8 @@
 //! else. Ties in time break on the order in which things were set going, so a seed means one run.
 
 mod faults;
+mod hears;
+mod works;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,17 +17,17 @@ use wattle_protocol::job::JobSpec;
 use wattle_protocol::schedule::Plan;
 use wattle_protocol::schedule::advert::Hardware;
 use wattle_protocol::swarm::io::{
-    Admission, Command, Effect, Event, Input, Outbox, StageWork, Task, TensorKey, Timer,
+    Admission, Command, Effect, Input, Outbox, StageWork, Task, TensorKey, Timer,
 };
 use wattle_protocol::swarm::{Config, Peer};
 use wattle_protocol::units::{Bytes, Duration, Instant};
 use wattle_protocol::wire::frame::{decode, encode};
-use wattle_protocol::wire::message::{Message, News};
+use wattle_protocol::wire::message::Message;
 
 use crate::check::Check;
+use crate::device::Device;
 use crate::device::numeric::Numeric;
 use crate::device::symbolic::Symbolic;
-use crate::device::{self, Device};
 use crate::network::Network;
 use crate::scenario::{Arithmetic, Scenario};
 use crate::trace::Trace;
@@ -350,7 +352,7 @@ impl<'a> World<'a> {
                     }
                 }
                 // Everybody is connected with everybody who lives.
-                Effect::Dial { .. } | Effect::Announce(_) => {}
+                Effect::Dial { .. } | Effect::Announce(_) | Effect::Withdraw(_) => {}
             }
         }
     }
@@ -369,108 +371,6 @@ impl<'a> World<'a> {
                 self.later(to, after, Happening::Input(input));
             }
             None => self.trace.line(self.now, &format!("peer {me} wrote an unreadable message")),
-        }
-    }
-
-    fn order(&mut self, me: usize, order: Order) {
-        self.nodes[me].queue.push_back(order);
-        if self.nodes[me].busy.is_none() {
-            self.next_task(me);
-        }
-    }
-
-    /// Forgets what may be forgotten, and begins the next task.
-    fn next_task(&mut self, me: usize) {
-        let node = &mut self.nodes[me];
-        loop {
-            match node.queue.front() {
-                Some(Order::Forget(key)) => node.device.forget(&{ *key }),
-                Some(Order::ForgetBefore(job, epoch, step)) => {
-                    let (job, epoch, step) = (*job, *epoch, *step);
-                    node.device.forget_before(job, epoch, step);
-                }
-                Some(Order::Task(_, task)) => {
-                    let place = device::place(task);
-                    if let Task::LoadStage { work, .. } = task {
-                        node.works.insert(place, work.clone());
-                    }
-                    let work = node.works.get(&place).map(Arc::as_ref);
-                    let takes = node
-                        .hardware
-                        .as_ref()
-                        .map_or(Duration::ZERO, |h| device::duration(h, work, task));
-                    self.check.begins(me, task);
-                    node.busy = Some(self.now);
-                    return self.later(me, takes, Happening::TaskEnds);
-                }
-                None => return,
-            }
-            node.queue.pop_front();
-        }
-    }
-
-    fn task_ends(&mut self, me: usize) {
-        let node = &mut self.nodes[me];
-        let Some(Order::Task(id, task)) = node.queue.pop_front() else {
-            return;
-        };
-        let began = node.busy.take().unwrap_or_default();
-        let input = match node.device.run(&task) {
-            Ok(outcome) => {
-                let (job, stage) = device::place(&task);
-                let changes = matches!(task, Task::LoadStage { .. } | Task::OptimizerStep { .. });
-                let state = changes.then(|| node.device.fingerprint(job, stage)).flatten();
-                self.check.ended(me, &task, state);
-                Input::TaskDone { task: id, outcome, began, ended: self.now }
-            }
-            Err(error) => Input::TaskFailed { task: id, error },
-        };
-        self.next_task(me);
-        self.input(me, input);
-    }
-
-    /// The submitter hears something.
-    fn hear(&mut self, event: Event) {
-        let Event::Job { job, news } = event else {
-            return;
-        };
-        match *news {
-            News::Waiting { .. } | News::Lost { .. } => {}
-            News::Adopted { plan, leader, restart, .. } => {
-                self.outcome.plans += 1;
-                self.outcome.restarts += usize::from(restart);
-                if restart {
-                    self.outcome.losses.clear();
-                }
-                self.trace.line(self.now, &format!("plan of epoch {:?}", plan.epoch));
-                if self.started.is_none() {
-                    self.started = Some(self.now);
-                    self.outcome.predicted_step = plan.prediction.step.seconds();
-                    self.set_faults();
-                }
-                self.plan = Some((*plan, leader));
-            }
-            News::Step { commit, .. } => {
-                self.check.decided(job, commit.step, commit.loss);
-                self.outcome.losses.insert(commit.step.number(), commit.loss);
-                self.trace.line(
-                    self.now,
-                    &format!("step {} loss {:x}", commit.step, commit.loss.to_bits()),
-                );
-                let now = self.now;
-                let done = commit.step.number();
-                self.waiting.retain(|(killed, step)| {
-                    // The step in work may have been decided before the kill was noticed.
-                    let recovered = done > *step;
-                    if recovered {
-                        self.outcome.recoveries.push(now.since(*killed).seconds());
-                    }
-                    !recovered
-                });
-                self.faults_after(done);
-            }
-            News::Finished { .. } => self.outcome.finished = true,
-            News::Failed { reason } => self.outcome.failed = Some(reason),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Simulated swarms by seed: what must hold whatever is killed and whenever. A failure names scenario and seed; replay
 //! it with `wattle sim run`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeMap;
 
 use wattle_models::DeviceChoice;

@@ -78,6 +78,17 @@ pub fn open(choice: DeviceChoice) -> Result<OpenDevice, DeviceError> {
     }
 }
 
+/// Opens a device afresh after its loss. Several executors that lost the same one share the fresh one.
+///
+/// *Errors*: [`DeviceError::NoAdapter`] where the adapter gives no other device.
+pub(super) fn reopen(lost: &Device<Dispatch>) -> Result<OpenDevice, DeviceError> {
+    let cpu = cpu();
+    if *lost == cpu.device {
+        return Ok(cpu);
+    }
+    gpu::reopen(lost)
+}
+
 fn cpu() -> OpenDevice {
     let device = BurnDevice::flex().as_dispatch().clone();
     OpenDevice { device, name: "cpu".into(), gpu: false }
@@ -86,33 +97,111 @@ fn cpu() -> OpenDevice {
 #[cfg(feature = "wgpu")]
 mod gpu {
     use std::panic::catch_unwind;
-    use std::sync::OnceLock;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    use super::{BurnDevice, DeviceError, OpenDevice};
+    use burn::tensor::wgpu::{WgpuSetup, wgpu};
 
-    /// Opens the adapter once: a second set-up of the same adapter in a process is an error.
-    pub(super) fn open() -> Result<OpenDevice, DeviceError> {
-        static DEVICE: OnceLock<Result<OpenDevice, DeviceError>> = OnceLock::new();
-        DEVICE.get_or_init(set_up).clone()
+    use super::{BurnDevice, Device, DeviceError, Dispatch, OpenDevice};
+
+    /// An open device with what it was opened with.
+    #[derive(Clone)]
+    struct Opened {
+        open: OpenDevice,
+        setup: WgpuSetup,
     }
 
-    fn set_up() -> Result<OpenDevice, DeviceError> {
+    /// The process's device: a second set-up of the same adapter by its selector is an error.
+    static DEVICE: Mutex<Option<Result<Opened, DeviceError>>> = Mutex::new(None);
+
+    fn device() -> MutexGuard<'static, Option<Result<Opened, DeviceError>>> {
+        // A value that is replaced as a whole is whole after any panic.
+        DEVICE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the adapter, once.
+    pub(super) fn open() -> Result<OpenDevice, DeviceError> {
+        device().get_or_insert_with(set_up).clone().map(|opened| opened.open)
+    }
+
+    fn no_adapter(error: impl std::fmt::Display) -> DeviceError {
+        DeviceError::NoAdapter(error.to_string())
+    }
+
+    fn set_up() -> Result<Opened, DeviceError> {
         let found = catch_unwind(|| BurnDevice::wgpu_options().init_with_setup());
-        let found =
-            found.map_err(|_| DeviceError::NoAdapter("the graphics driver failed".into()))?;
-        let (device, setup) = found.map_err(|e| DeviceError::NoAdapter(e.to_string()))?;
+        let found = found.map_err(|_| no_adapter("the graphics driver failed"))?;
+        let (device, setup) = found.map_err(no_adapter)?;
+        Ok(opened(&device, setup))
+    }
+
+    fn opened(device: &BurnDevice, setup: WgpuSetup) -> Opened {
         let info = setup.adapter.get_info();
         let software = format!("{:?}", info.device_type) == "Cpu";
         let name = format!("{} ({:?})", info.name, info.backend);
-        Ok(OpenDevice { device: device.as_dispatch().clone(), name, gpu: !software })
+        let open = OpenDevice { device: device.as_dispatch().clone(), name, gpu: !software };
+        Opened { open, setup }
+    }
+
+    /// Takes the place of a lost device, unless another executor has done so.
+    pub(super) fn reopen(lost: &Device<Dispatch>) -> Result<OpenDevice, DeviceError> {
+        let mut device = device();
+        match &*device {
+            Some(Ok(opened)) if opened.open.device == *lost => {
+                let fresh = set_up_again(&opened.setup)?;
+                let open = fresh.open.clone();
+                *device = Some(Ok(fresh));
+                Ok(open)
+            }
+            Some(found) => found.clone().map(|opened| opened.open),
+            None => Err(no_adapter("it was never opened")),
+        }
+    }
+
+    /// Asks the same adapter for another device. burn never forgets a device that it has registered under a selector;
+    /// it takes any number of devices that are handed to it.
+    fn set_up_again(old: &WgpuSetup) -> Result<Opened, DeviceError> {
+        let experimental = wgpu::Features::all_experimental_mask();
+        let descriptor = wgpu::DeviceDescriptor {
+            required_features: old.device.features().difference(experimental),
+            required_limits: old.device.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let asked = burn_backend::try_read_sync(old.adapter.request_device(&descriptor));
+        let (device, queue) =
+            asked.ok_or_else(|| no_adapter("it takes too long"))?.map_err(no_adapter)?;
+        let setup = WgpuSetup { device, queue, ..old.clone() };
+        let device = BurnDevice::wgpu_options().setup(setup.clone()).init().map_err(no_adapter)?;
+        Ok(opened(&device, setup))
+    }
+
+    /// Destroys the process's device, as a driver's reset does.
+    #[cfg(test)]
+    pub(super) fn lose() {
+        if let Some(Ok(opened)) = &*device() {
+            opened.setup.device.destroy();
+        }
     }
 }
 
 #[cfg(not(feature = "wgpu"))]
 mod gpu {
-    use super::{DeviceError, OpenDevice};
+    use super::{Device, DeviceError, Dispatch, OpenDevice};
 
     pub(super) fn open() -> Result<OpenDevice, DeviceError> {
         Err(DeviceError::NoAdapter("this program was built without wgpu".into()))
     }
+
+    pub(super) fn reopen(_lost: &Device<Dispatch>) -> Result<OpenDevice, DeviceError> {
+        open()
+    }
+
+    #[cfg(test)]
+    pub(super) fn lose() {}
+}
+
+/// Destroys the process's GPU device, as a driver's reset does.
+#[cfg(test)]
+pub(crate) fn lose_gpu() {
+    gpu::lose();
 }

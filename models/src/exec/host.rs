@@ -26,7 +26,7 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 ///
 /// *Source*: argument reduction and polynomial of Cephes `expf`.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "it must vectorise within the caller's loop")]
+// Always: it must vectorise within the caller's loop.
 pub fn exp(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it leaves the rounded integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
@@ -50,7 +50,7 @@ pub fn exp(x: f32) -> f32 {
 
 /// Hyperbolic tangent with an absolute error below 2e-7.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "it must vectorise within the caller's loop")]
+// Always: it must vectorise within the caller's loop.
 pub fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
@@ -60,7 +60,7 @@ const LANES: usize = 16;
 
 /// Sums in a fixed order.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "it must vectorise within the caller's loop")]
+// Always: it must vectorise within the caller's loop.
 pub fn sum_of(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let whole = len - len % LANES;
@@ -87,7 +87,7 @@ pub fn sum_of(len: usize, f: impl Fn(usize) -> f32) -> f32 {
 
 /// Returns the largest element (NaN if the first is one).
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "it must vectorise within the caller's loop")]
+// Always: it must vectorise within the caller's loop.
 pub fn max_of(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();

@@ -191,7 +191,7 @@ pub fn eval<B: HostBackend>(
             vec![any::unslice(i.next()?, *axis, *start, *len, device)]
         }
         Op::Concat { axis } => vec![any::concat(i.rest(), *axis)?],
-        Op::Expand { shape } => vec![any::expand(i.next()?, shape)],
+        Op::Expand { shape } => vec![any::expand(i.next()?, shape, device)],
         Op::SumTo { shape } => one(shape::sum_to(i.float()?, shape)),
         Op::ReduceSum { axes, keep } => vec![any::reduce_sum(i.next()?, axes, *keep)],
         Op::ReduceMean { axes, keep } => one(shape::reduce_mean(i.float()?, axes, *keep)),

@@ -6,6 +6,7 @@ use burn_backend::tensor::Device;
 use wattle_protocol::dag::cut::Program;
 use wattle_protocol::ids::ValueId;
 use wattle_protocol::swarm::io::TaskError;
+use wattle_protocol::units::Bytes;
 
 use super::kernel::{RunContext, eval};
 use super::tensor::{Float, HostBackend, Tensor};
@@ -44,6 +45,36 @@ impl Lifetimes {
             .collect();
         uses.reverse();
         Self(uses)
+    }
+
+    /// Returns the most memory that a run takes at once: what it `begins` with (`state` aside), and results until
+    /// their last use. A view counts as a tensor of its own.
+    pub fn peak(
+        &self,
+        program: &Program,
+        begins: impl IntoIterator<Item = ValueId>,
+        size: impl Fn(ValueId) -> Bytes,
+    ) -> Bytes {
+        let mut alive: BTreeMap<ValueId, u64> = BTreeMap::new();
+        let mut now = 0u64;
+        let add = |alive: &mut BTreeMap<ValueId, u64>, now: &mut u64, id| {
+            let bytes = size(id).count();
+            if alive.insert(id, bytes).is_none() {
+                *now = now.saturating_add(bytes);
+            }
+        };
+        begins.into_iter().for_each(|id| add(&mut alive, &mut now, id));
+        let mut most = now;
+        for (node, uses) in program.nodes.iter().zip(&self.0) {
+            node.outputs.iter().for_each(|id| add(&mut alive, &mut now, *id));
+            most = most.max(now);
+            let dead = node.inputs.iter().zip(&uses.last).filter(|(_, last)| **last);
+            let unused = node.outputs.iter().zip(&uses.wanted).filter(|(_, wanted)| !**wanted);
+            for (id, _) in dead.chain(unused) {
+                now = now.saturating_sub(alive.remove(id).unwrap_or(0));
+            }
+        }
+        Bytes::new(most)
     }
 }
 

@@ -3,6 +3,8 @@
 //! Not here: which task comes when (`protocol/src/swarm`). The invariant that makes a redone or taken-over step exact:
 //! gradient parts are added in micro-batch order and summed in part order, statistics apply in micro-batch order.
 
+pub mod footprint;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use wattle_protocol::dag::{Dtype, Init, Source};
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step, ValueId};
 use wattle_protocol::swarm::io::{StageWork, TaskError, TensorKey, TensorName};
 
+use self::footprint::Footprint;
 use super::kernel::RunContext;
 use super::program::{Lifetimes, Values, run};
 use super::store::{Store, append, to_bytes, to_floats};
@@ -30,6 +33,7 @@ pub struct Stage<B: HostBackend> {
     device: Device<B>,
     forward: Lifetimes,
     backward: Lifetimes,
+    footprint: Footprint,
     parameters: BTreeMap<ValueId, Float<B>>,
     slots: BTreeMap<ValueId, Vec<Float<B>>>,
     buffers: BTreeMap<ValueId, Float<B>>,
@@ -68,6 +72,7 @@ impl<B: HostBackend> Stage<B> {
             epoch: Epoch::default(),
             step,
             device: device.clone(),
+            footprint: Footprint::of(graph, &forward, &backward),
             forward,
             backward,
             parameters: BTreeMap::new(),
@@ -235,8 +240,7 @@ impl<B: HostBackend> Stage<B> {
                 .collect::<Vec<_>>()
                 .into(),
         };
-        store.put_bytes(self.key(name), bytes);
-        Ok(())
+        store.put_bytes(self.key(name), bytes)
     }
 
     fn data(&self, micro_batch: MicroBatch, id: ValueId) -> Result<Tensor<B>, TaskError> {
@@ -377,7 +381,7 @@ impl<B: HostBackend> Stage<B> {
                 append(&mut bytes, &sum.clone().values()?);
             }
             let name = TensorName::SharedGradient { stage: graph.stage, to };
-            store.put_bytes(self.key(name), bytes.into());
+            store.put_bytes(self.key(name), bytes.into())?;
         }
         Ok(())
     }
@@ -429,7 +433,8 @@ impl<B: HostBackend> Stage<B> {
         }
         if publish {
             let bytes = self.gradient_bundle(&reduced)?;
-            store.put_bytes(self.key(TensorName::StageGradient { stage: graph.stage }), bytes);
+            let name = TensorName::StageGradient { stage: graph.stage };
+            store.put_bytes(self.key(name), bytes)?;
         }
         self.reduced = Some(reduced);
         Ok(total)

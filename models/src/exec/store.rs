@@ -1,44 +1,104 @@
 //! Tensor bundles by key, as bytes in host memory: what the execution thread and the network hand each other.
 //!
-//! Clones share one store. Bundles are immutable once put, so that a reader never waits for a writer.
+//! Clones share one store. Bundles are immutable once put, so that a reader never waits for a writer. The store also
+//! keeps the books on memory: its bundles, and the stages that the executor over it says that it holds, may together
+//! have a limit.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use wattle_protocol::ids::{Epoch, JobId, Step};
-use wattle_protocol::swarm::io::TensorKey;
+use wattle_protocol::swarm::io::{TaskError, TensorKey};
+use wattle_protocol::units::Bytes as Size;
 
 /// A shared map of tensor bundles.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
-    bundles: Arc<Mutex<BTreeMap<TensorKey, Bytes>>>,
+    shelf: Arc<Mutex<Shelf>>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    bundles: BTreeMap<TensorKey, Bytes>,
+    /// Memory of loaded stages with what they keep from pass to pass.
+    stages: Size,
+    /// Most memory of bundles and stages together; None where there is no limit.
+    limit: Option<Size>,
+}
+
+impl Shelf {
+    fn size(&self) -> Size {
+        self.bundles.values().map(|bytes| Size::of_len(bytes.len())).sum()
+    }
+
+    fn room_for(&self, adding: Size, what: &str) -> Result<(), TaskError> {
+        let held = self.size() + self.stages;
+        match self.limit {
+            Some(limit) if held + adding > limit => Err(TaskError::OutOfMemory(format!(
+                "{what} needs {adding}, and {held} of {limit} are taken; give the peer more with --memory, make \
+                 micro-batches smaller, or let more peers take part"
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 impl Store {
-    /// Makes an empty store.
+    /// Makes an empty store without a limit.
     pub fn new() -> Self {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TensorKey, Bytes>> {
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
         // A map of immutable values is whole after any panic.
-        self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the most memory that bundles and stages may take together; None for no limit.
+    pub fn limit(&self, memory: Option<Size>) {
+        self.lock().limit = memory;
+    }
+
+    /// Notes the memory of all loaded stages.
+    pub(crate) fn hold(&self, stages: Size) {
+        self.lock().stages = stages;
+    }
+
+    /// Says whether there is room for something more.
+    ///
+    /// *Errors*: [`TaskError::OutOfMemory`] with the figures.
+    pub fn room_for(&self, adding: Size, what: &str) -> Result<(), TaskError> {
+        self.lock().room_for(adding, what)
     }
 
     /// Returns a bundle without copying it.
     pub fn bytes(&self, key: &TensorKey) -> Option<Bytes> {
-        self.lock().get(key).cloned()
+        self.lock().bundles.get(key).cloned()
     }
 
     /// Puts a bundle in, in place of one of the same name.
-    pub fn put_bytes(&self, key: TensorKey, bytes: Bytes) {
-        let _old = self.lock().insert(key, bytes);
+    ///
+    /// *Errors*: [`TaskError::OutOfMemory`] where it does not fit; the old one stays.
+    pub fn put_bytes(&self, key: TensorKey, bytes: Bytes) -> Result<(), TaskError> {
+        let mut shelf = self.lock();
+        let old = shelf.bundles.get(&key).map_or(0, Bytes::len);
+        let adding = Size::of_len(bytes.len().saturating_sub(old));
+        shelf.room_for(adding, &format!("{:?}", key.name))?;
+        let _old = shelf.bundles.insert(key, bytes);
+        Ok(())
+    }
+
+    /// Puts a bundle in that has come over the network, whatever the limit: it was awaited and admitted by its exact
+    /// size, and a pass that waits for what was thrown away would wait forever. The next task of its stage is refused
+    /// instead.
+    pub fn accept(&self, key: TensorKey, bytes: Bytes) {
+        let _old = self.lock().bundles.insert(key, bytes);
     }
 
     /// Takes a bundle out.
     pub fn take(&self, key: &TensorKey) -> Option<Bytes> {
-        self.lock().remove(key)
+        self.lock().bundles.remove(key)
     }
 
     /// Frees a bundle if it is here.
@@ -48,22 +108,23 @@ impl Store {
 
     /// Frees every bundle of a job of an older epoch or an older step.
     pub fn drop_before(&self, job: JobId, epoch: Epoch, step: Step) {
-        self.lock().retain(|key, _| key.job != job || (key.epoch >= epoch && key.step >= step));
+        let kept = |key: &TensorKey| key.job != job || (key.epoch >= epoch && key.step >= step);
+        self.lock().bundles.retain(|key, _| kept(key));
     }
 
     /// Frees every bundle of a job.
     pub fn drop_job(&self, job: JobId) {
-        self.lock().retain(|key, _| key.job != job);
+        self.lock().bundles.retain(|key, _| key.job != job);
     }
 
     /// Returns the names of all bundles in order.
     pub fn keys(&self) -> Vec<TensorKey> {
-        self.lock().keys().copied().collect()
+        self.lock().bundles.keys().copied().collect()
     }
 
     /// Returns the size of all bundles together.
-    pub fn size(&self) -> wattle_protocol::units::Bytes {
-        wattle_protocol::units::Bytes::of_len(self.lock().values().map(Bytes::len).sum())
+    pub fn size(&self) -> Size {
+        self.lock().size()
     }
 }
 
@@ -104,11 +165,29 @@ mod tests {
     fn drop_before_frees_old_epochs_and_old_steps_of_one_job() {
         let store = Store::new();
         for (job, epoch, step) in [(1, 1, 9), (1, 2, 4), (1, 2, 5), (1, 3, 5), (2, 1, 1)] {
-            store.put_bytes(key(job, epoch, step), Bytes::from_static(b"four"));
+            store.put_bytes(key(job, epoch, step), Bytes::from_static(b"four")).unwrap();
         }
         store.drop_before(JobId::new([1; 16]), Epoch::new(2), Step::new(5));
         assert_eq!(store.keys(), [key(1, 2, 5), key(1, 3, 5), key(2, 1, 1)]);
         assert_eq!(store.size().count(), 12);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_figures() {
+        let store = Store::new();
+        store.limit(Some(Size::new(10)));
+        store.hold(Size::new(3));
+        let four = Bytes::from_static(b"four");
+        store.put_bytes(key(1, 1, 1), four.clone()).unwrap();
+        store.put_bytes(key(1, 1, 1), four.clone()).unwrap();
+        let Err(TaskError::OutOfMemory(text)) = store.put_bytes(key(1, 1, 2), four.clone()) else {
+            panic!("eleven bytes do not fit into ten");
+        };
+        assert!(text.contains("needs 4 B, and 7 B of 10 B are taken"), "{text}");
+        store.accept(key(1, 1, 2), four.clone());
+        store.drop_key(&key(1, 1, 1));
+        store.hold(Size::ZERO);
+        store.put_bytes(key(1, 1, 3), four).unwrap();
     }
 
     #[test]

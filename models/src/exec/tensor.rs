@@ -15,6 +15,8 @@ use burn_backend::{
 };
 use wattle_protocol::swarm::io::TaskError;
 
+use super::failure::device_error;
+
 /// A backend whose tensors may lie in host memory.
 pub trait HostBackend: Backend {
     /// Returns the elements of a float tensor if they lie in host memory.
@@ -85,16 +87,6 @@ impl Deref for HostInts {
     fn deref(&self) -> &[i32] {
         self.0.as_slice::<i32>().expect("checked when it was made")
     }
-}
-
-/// Turns a device's error into the swarm's.
-pub fn device_error(error: &ExecutionError) -> TaskError {
-    let text = error.to_string();
-    let lower = text.to_lowercase();
-    if lower.contains("memory") || lower.contains("alloc") || lower.contains("too large") {
-        return TaskError::OutOfMemory(text);
-    }
-    TaskError::DeviceLost(text)
 }
 
 fn read(data: Option<Result<TensorData, ExecutionError>>) -> Result<TensorData, TaskError> {
@@ -176,6 +168,10 @@ pub fn int_values<B: HostBackend>(tensor: IntTensor<B>) -> Result<Vec<i32>, Task
 #[derive(Clone, Debug)]
 pub struct Float<B: Backend>(pub FloatTensor<B>);
 
+#[expect(
+    clippy::should_implement_trait,
+    reason = "named as burn's primitives are, which consume both operands and broadcast"
+)]
 impl<B: HostBackend> Float<B> {
     /// Uploads values.
     pub fn new(values: Vec<f32>, shape: &[usize], device: &Device<B>) -> Self {

@@ -4,10 +4,10 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 use wattle_models::zoo;
-use wattle_protocol::dag::cost::{cost, network_cost};
+use wattle_protocol::dag::cost::{NetworkCost, cost, network_cost};
 use wattle_protocol::dag::grad::differentiate;
 use wattle_protocol::dag::text::to_text;
-use wattle_protocol::dag::{Dag, Fact, Source};
+use wattle_protocol::dag::{Dag, Fact, Node, Source};
 
 use super::table::Table;
 use crate::output::Output;
@@ -60,12 +60,15 @@ pub(super) fn run(args: &InspectArgs, output: &Output) -> anyhow::Result<()> {
         "backward_flops": whole.backward.count(),
         "saved_bytes": whole.saved_bytes.count(),
     });
-    let text = format!(
+    output.data(&line, &summary(name, operators, &whole));
+    Ok(())
+}
+
+fn summary(name: &str, operators: usize, whole: &NetworkCost) -> String {
+    format!(
         "\n{name}: {} parameters ({}), {operators} operators\none micro-batch: forward {}, backward {}, {} kept between them",
         whole.parameters, whole.parameter_bytes, whole.forward, whole.backward, whole.saved_bytes,
-    );
-    output.data(&line, &text);
-    Ok(())
+    )
 }
 
 fn list(output: &Output) -> anyhow::Result<()> {
@@ -94,37 +97,72 @@ fn list(output: &Output) -> anyhow::Result<()> {
 }
 
 fn nodes(dag: &Dag, output: &Output) {
+    if !output.is_json() {
+        output.text(&table(dag).to_string());
+        return;
+    }
+    for id in dag.node_ids() {
+        let node = dag.node(id);
+        let what = cost(dag, id);
+        let line = json!({
+            "schema": "wattle.operator.v1",
+            "name": node.name,
+            "kind": node.op.name(),
+            "inputs": node.inputs.iter().map(|v| dag.value(*v).name.as_str()).collect::<Vec<_>>(),
+            "parameters": node.inputs.iter().filter(|v| matches!(dag.value(**v).source, Source::Parameter { .. })).count(),
+            "results": results(dag, node),
+            "flops": what.flops.count(),
+            "parameter_bytes": what.parameter_bytes.count(),
+            "output_bytes": what.output_bytes.count(),
+        });
+        output.data(&line, "");
+    }
+}
+
+fn table(dag: &Dag) -> Table {
     let mut table = Table::new(&["operator", "kind", "result", "arithmetic", "parameters"]);
     for id in dag.node_ids() {
         let node = dag.node(id);
         let what = cost(dag, id);
-        let results: Vec<String> = node.outputs.iter().map(|v| shape(dag.fact(*v))).collect();
-        if output.is_json() {
-            let line = json!({
-                "schema": "wattle.operator.v1",
-                "name": node.name,
-                "kind": node.op.name(),
-                "inputs": node.inputs.iter().map(|v| dag.value(*v).name.as_str()).collect::<Vec<_>>(),
-                "parameters": node.inputs.iter().filter(|v| matches!(dag.value(**v).source, Source::Parameter { .. })).count(),
-                "results": results,
-                "flops": what.flops.count(),
-                "parameter_bytes": what.parameter_bytes.count(),
-                "output_bytes": what.output_bytes.count(),
-            });
-            output.data(&line, "");
-        }
         table.row(vec![
             node.name.clone(),
             node.op.name().into(),
-            results.join(", "),
+            results(dag, node).join(", "),
             what.flops.to_string(),
             what.parameter_bytes.to_string(),
         ]);
     }
-    output.text(&table.to_string());
+    table
+}
+
+fn results(dag: &Dag, node: &Node) -> Vec<String> {
+    node.outputs.iter().map(|v| shape(dag.fact(*v))).collect()
 }
 
 fn shape(fact: &Fact) -> String {
     let lengths: Vec<String> = fact.shape.iter().map(ToString::to_string).collect();
     format!("{:?}[{}]", fact.dtype, lengths.join(", ")).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns what a person reads of a network.
+    fn shown(name: &str) -> String {
+        let dag = zoo::by_name(name, None).unwrap().unwrap();
+        let (text, operators) = (table(&dag).to_string(), dag.nodes().len());
+        let whole = network_cost(&differentiate(dag, 1).unwrap());
+        format!("{text}\n{}", summary(name, operators, &whole))
+    }
+
+    #[test]
+    fn a_small_gpt2_reads_as_recorded() {
+        insta::assert_snapshot!("gpt2-nano", shown("gpt2-nano"));
+    }
+
+    #[test]
+    fn a_small_resnet_reads_as_recorded() {
+        insta::assert_snapshot!("resnet-tiny", shown("resnet-tiny"));
+    }
 }

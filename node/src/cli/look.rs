@@ -33,6 +33,27 @@ pub(super) struct LookArgs {
     wait: u64,
 }
 
+/// Arguments of `wattle status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    look: LookArgs,
+    /// A job whose members are looked for beyond the peers that the tickets name, as 32 hexadecimal digits.
+    #[arg(long, value_name = "JOB", value_parser = job)]
+    job: Option<JobId>,
+}
+
+fn job(text: &str) -> Result<JobId, String> {
+    let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
+    let bytes = digits.filter(|digits| digits.len() == 32).and_then(|digits| {
+        let byte = |pair: &[u32]| u8::try_from(pair[0] * 16 + pair[1]).ok();
+        digits.chunks_exact(2).map(byte).collect::<Option<Vec<u8>>>()
+    });
+    let id: Option<[u8; 16]> = bytes.and_then(|bytes| bytes.try_into().ok());
+    id.map(JobId::new)
+        .ok_or_else(|| "a job has 32 hexadecimal digits, as `train --json` says".into())
+}
+
 /// Prints who takes part in the swarm.
 ///
 /// *Errors*: nobody is found.
@@ -133,9 +154,13 @@ fn peer_row(view: &PeerView) -> Vec<String> {
 /// Prints which jobs run.
 ///
 /// *Errors*: nobody is found.
-pub(super) async fn status(args: LookArgs, output: &Output) -> anyhow::Result<()> {
+pub(super) async fn status(args: StatusArgs, output: &Output) -> anyhow::Result<()> {
+    let (job, args) = (args.job, args.look);
     let limit = StdDuration::from_secs(args.wait);
     let (node, mut events) = Node::start(args.join.options().node(None)?).await?;
+    if let Some(job) = job {
+        node.seek(job).await;
+    }
     let found = settle(&node, limit).await;
     node.command(Command::AskRuns).await;
     let end = TokioInstant::now() + ANSWERS;
@@ -162,6 +187,14 @@ pub(super) async fn status(args: LookArgs, output: &Output) -> anyhow::Result<()
         args.wait
     );
     let mut table = Table::new(&["job", "name", "steps", "loss", "epoch", "leader", "stages"]);
+    if output.is_json() {
+        let line = json!({
+            "schema": "wattle.status.v1",
+            "peers_answered": heard.len(),
+            "jobs": jobs.len(),
+        });
+        output.data(&line, "");
+    }
     for brief in jobs.values() {
         if output.is_json() {
             output.data(&job_line(brief), "");

@@ -107,18 +107,22 @@ pub fn links(peers: usize) -> BTreeMap<(usize, usize), EmulatedLink> {
 }
 
 impl Cast {
-    /// Starts all members; each is ready to be joined when this returns.
-    ///
-    /// *Errors*: a process that does not start or does not say its ticket; its log is named.
-    pub async fn start(options: &CastOptions, roles: Vec<Role>) -> anyhow::Result<Self> {
-        let table = if options.limits { links(roles.len()) } else { BTreeMap::new() };
-        let ids: Vec<PeerId> = roles.iter().map(|r| r.peer).collect();
-        let mut cast = Self {
+    /// Makes a cast without members.
+    pub fn new(options: &CastOptions) -> Self {
+        Self {
             members: Vec::new(),
-            links: table,
+            links: if options.limits { links(options.peers) } else { BTreeMap::new() },
             ticket: String::new(),
             folder: options.folder.clone(),
-        };
+        }
+    }
+
+    /// Starts all members; each is ready to be joined when this returns. Safe to drop midway: who has been started is a
+    /// member, and the one that is being started is killed.
+    ///
+    /// *Errors*: a process that does not start or does not say its ticket; its log is named.
+    pub async fn start(&mut self, options: &CastOptions, roles: Vec<Role>) -> anyhow::Result<()> {
+        let ids: Vec<PeerId> = roles.iter().map(|r| r.peer).collect();
         for (place, role) in roles.into_iter().enumerate() {
             let folder = options.folder.join(format!("peer-{place}"));
             std::fs::create_dir_all(&folder)
@@ -126,7 +130,7 @@ impl Cast {
             crate::identity::write_private(&folder.join("identity"), &role.identity)?;
             let emulated = EmulatedLinks {
                 default: None,
-                to: cast
+                to: self
                     .links
                     .iter()
                     .filter(|((from, _), _)| *from == place)
@@ -136,13 +140,13 @@ impl Cast {
             let text = serde_json::to_string(&emulated).context("while writing emulated links")?;
             std::fs::write(folder.join("links.json"), text)
                 .with_context(|| format!("while writing into {}", folder.display()))?;
-            let (child, ticket) = spawn(options, &folder, &role, &cast.ticket).await?;
-            if cast.ticket.is_empty() {
-                cast.ticket = ticket;
+            let (child, ticket) = spawn(options, &folder, &role, &self.ticket).await?;
+            if self.ticket.is_empty() {
+                self.ticket = ticket;
             }
-            cast.members.push(Member { role, child, killed: false });
+            self.members.push(Member { role, child, killed: false });
         }
-        Ok(cast)
+        Ok(())
     }
 
     /// Returns a member's place.

@@ -131,7 +131,8 @@ fn arrows(story: &Story<'_>) -> Vec<Arrow> {
                 from: place(*from)?,
                 to: place(*to)?,
                 bytes: bytes.count(),
-                label: format!("{bytes}{measured}"),
+                label: bytes.to_string(),
+                title: format!("{} to {}: {bytes}{measured}", from.short(), to.short()),
             })
         })
         .collect()

@@ -115,6 +115,11 @@ pub fn samples(spec: &JobSpec) -> (u64, &'static str) {
 
 /// Says what has just happened.
 pub fn news(news: &News, follower: &Follower, output: &Output) {
+    if output.is_json()
+        && let Some(job) = follower.job()
+    {
+        output.data(&crate::lines::news(job, news), "");
+    }
     match news {
         News::Waiting { reason } => output.progress(&format!("  waiting: {reason}")),
         News::Adopted { plan, leader, base, restart } => {
@@ -124,11 +129,6 @@ pub fn news(news: &News, follower: &Follower, output: &Output) {
             let Some(step) = follower.log.steps.get(&commit.step) else {
                 return;
             };
-            if output.is_json()
-                && let Some(job) = follower.job()
-            {
-                output.data(&crate::lines::step(job, step), "");
-            }
             let text = step_text(step, follower.samples());
             let every = (follower.steps() / LINES).max(1);
             if commit.step.number().is_multiple_of(every) {

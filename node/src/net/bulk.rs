@@ -1,12 +1,11 @@
 //! Tensor bundles on unidirectional QUIC streams: a fixed prefix, a header that is offered to the driver, the payload.
 //!
 //! Nothing is read or allocated before the driver takes the header, memory grows only with bytes received, a hash is
-//! checked at the end, and a receipt goes back on a stream of its own: delivered means checked and handed over.
+//! checked at the end, and a receipt goes back on a stream of its own: delivered means checked and handed over. Every
+//! wait for the other side has an end, and so has every stream: a peer that stops reading or drips counts as lost.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,23 +13,21 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use wattle_protocol::ids::PeerId;
 
+use super::desk::{Desk, soon};
 use super::{BUNDLE_MAX, HEADER_MAX, NetEvent};
 
 const MAGIC: [u8; 4] = *b"WTB1";
 /// magic, kind, nonce, header length, payload length, hash.
 const PREFIX: usize = 4 + 1 + 8 + 2 + 8 + 32;
-/// A stream that brings nothing for so long is given up.
-const STALL: Duration = Duration::from_secs(20);
-/// A sender waits so long for the receipt of what it has sent.
-const RECEIPT: Duration = Duration::from_secs(60);
-/// Bytes that may be in the middle of being received, over all peers, in units of `UNIT`.
-const BUDGET: usize = 2 << 10;
-/// Unit of the budget.
-const UNIT: u64 = 1 << 20;
+/// Bytes written at a time: what has to move within `STALL`.
+const CHUNK: usize = 64 << 10;
+/// Probes of one connection that may be arriving at once: one in work, one whose receipt is on its way.
+const PROBES: usize = 2;
 /// Why a stream is stopped.
 const REFUSED: u32 = 1;
 const MALFORMED: u32 = 2;
 const CORRUPT: u32 = 3;
+const GIVEN_UP: u32 = 4;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,47 +38,8 @@ pub(super) enum Kind {
     Probe,
     /// A bundle or probe has arrived.
     Receipt,
-}
-
-/// Awaited receipts and the receive budget; shared by all connections.
-#[derive(Clone, Debug)]
-pub(super) struct Desk {
-    next: Arc<AtomicU64>,
-    waiting: Arc<Mutex<BTreeMap<u64, oneshot::Sender<()>>>>,
-    budget: Arc<Semaphore>,
-}
-
-impl Desk {
-    pub(super) fn new() -> Self {
-        Self {
-            next: Arc::default(),
-            waiting: Arc::default(),
-            budget: Arc::new(Semaphore::new(BUDGET)),
-        }
-    }
-
-    /// Returns a number for an exchange.
-    pub(super) fn nonce(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn expect(&self, nonce: u64) -> oneshot::Receiver<()> {
-        let (tx, rx) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, tx);
-        rx
-    }
-
-    fn forget(&self, nonce: u64) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
-    }
-
-    fn receipt(&self, nonce: u64) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
-        if let Some(waiting) = waiting {
-            // The sender may have given up.
-            waiting.send(()).unwrap_or_default();
-        }
-    }
+    /// It is not taken: stopping a stream that has been read to its end says nothing.
+    Refusal,
 }
 
 fn prefix(
@@ -97,6 +55,7 @@ fn prefix(
         Kind::Bundle => 0,
         Kind::Probe => 1,
         Kind::Receipt => 2,
+        Kind::Refusal => 3,
     });
     bytes.extend_from_slice(&nonce.to_le_bytes());
     bytes.extend_from_slice(&header_length.to_le_bytes());
@@ -118,16 +77,16 @@ pub(super) fn hash(payload: &[Bytes]) -> [u8; 32] {
 /// Sends a bundle or a probe and waits for its receipt. Returns whether it was delivered.
 /// Safe to drop midway: the receiver sees a reset stream.
 pub(super) async fn send(
-    connection: &quinn::Connection,
+    (connection, to): (&quinn::Connection, PeerId),
     desk: &Desk,
     kind: Kind,
     header: &[u8],
     payload: Vec<Bytes>,
 ) -> bool {
     let nonce = desk.nonce();
-    let receipt = desk.expect(nonce);
-    let sent = push(connection, kind, nonce, header, payload, receipt).await;
-    desk.forget(nonce);
+    let receipt = desk.expect(to, nonce);
+    let sent = push(connection, desk, (kind, nonce, header), payload, receipt).await;
+    desk.settle(to, nonce, false);
     match sent {
         Ok(()) => true,
         Err(error) => {
@@ -139,22 +98,52 @@ pub(super) async fn send(
 
 async fn push(
     connection: &quinn::Connection,
-    kind: Kind,
-    nonce: u64,
-    header: &[u8],
+    desk: &Desk,
+    (kind, nonce, header): (Kind, u64, &[u8]),
     payload: Vec<Bytes>,
-    receipt: oneshot::Receiver<()>,
+    receipt: oneshot::Receiver<bool>,
 ) -> io::Result<()> {
-    let mut stream = connection.open_uni().await?;
-    stream.set_priority(-1).map_err(io::Error::other)?;
+    let patience = desk.patience;
     let length: u64 = payload.iter().map(|p| p.len() as u64).sum();
     let start = prefix(kind, nonce, header, length, &hash(&payload))?;
-    stream.write_all(&start).await?;
-    for part in payload {
-        stream.write_chunk(part).await?;
+    let mut stream = soon(patience.stall, connection.open_uni()).await?;
+    stream.set_priority(-1).map_err(io::Error::other)?;
+    let written = write(&mut stream, patience.stall, &start, payload);
+    let sent = match timeout(patience.bundle(length), written).await {
+        Ok(Ok(())) => received(connection, &stream, patience.receipt, receipt).await,
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    if sent.is_err() {
+        // What is buffered goes; a stream that is closed already is closed.
+        stream.reset(GIVEN_UP.into()).unwrap_or_default();
     }
-    stream.finish().map_err(io::Error::other)?;
-    tokio::pin!(receipt);
+    sent
+}
+
+async fn write(
+    stream: &mut quinn::SendStream,
+    stall: Duration,
+    start: &[u8],
+    payload: Vec<Bytes>,
+) -> io::Result<()> {
+    soon(stall, stream.write_all(start)).await?;
+    for mut part in payload {
+        while !part.is_empty() {
+            let chunk = part.split_to(part.len().min(CHUNK));
+            soon(stall, stream.write_chunk(chunk)).await?;
+        }
+    }
+    stream.finish().map_err(io::Error::other)
+}
+
+/// Waits for the receipt, or for what makes it impossible.
+async fn received(
+    connection: &quinn::Connection,
+    stream: &quinn::SendStream,
+    limit: Duration,
+    receipt: oneshot::Receiver<bool>,
+) -> io::Result<()> {
     let stopped = async {
         match stream.stopped().await {
             // Everything is acknowledged: the receipt is on its way.
@@ -164,9 +153,9 @@ async fn push(
         }
     };
     tokio::select! {
-        received = timeout(RECEIPT, &mut receipt) => match received {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        received = soon(limit, receipt) => match received? {
+            true => Ok(()),
+            false => Err(io::Error::other("refused")),
         },
         error = stopped => Err(error),
         lost = connection.closed() => Err(io::Error::other(lost)),
@@ -180,11 +169,14 @@ pub(super) async fn serve(
     desk: Desk,
     events: mpsc::Sender<NetEvent>,
 ) {
+    let probes = Arc::new(Semaphore::new(PROBES));
     while let Ok(stream) = connection.accept_uni().await {
         let (connection, desk, events) = (connection.clone(), desk.clone(), events.clone());
+        let probes = probes.clone();
         // One task a stream: a slow one holds up nobody; quinn bounds their number.
         tokio::spawn(async move {
-            if let Err(error) = receive(stream, &connection, from, &desk, &events).await {
+            if let Err(error) = receive(stream, (&connection, from), &desk, &probes, &events).await
+            {
                 tracing::debug!(from = %from, %error, "a stream was not taken");
             }
         });
@@ -193,13 +185,13 @@ pub(super) async fn serve(
 
 async fn receive(
     mut stream: quinn::RecvStream,
-    connection: &quinn::Connection,
-    from: PeerId,
+    (connection, from): (&quinn::Connection, PeerId),
     desk: &Desk,
+    probes: &Semaphore,
     events: &mpsc::Sender<NetEvent>,
 ) -> io::Result<()> {
     let mut start = [0; PREFIX];
-    timeout(STALL, stream.read_exact(&mut start)).await?.map_err(io::Error::other)?;
+    soon(desk.patience.stall, stream.read_exact(&mut start)).await?;
     let word = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&start[at..at + 8]);
@@ -211,37 +203,62 @@ async fn receive(
         return refuse(&mut stream, MALFORMED, "a malformed prefix");
     }
     let mut header = vec![0; header_length];
-    timeout(STALL, stream.read_exact(&mut header)).await?.map_err(io::Error::other)?;
-    match start[4] {
+    soon(desk.patience.stall, stream.read_exact(&mut header)).await?;
+    let taken = match start[4] {
         0 => {
-            let (reply, answer) = oneshot::channel();
-            let offer = NetEvent::Offer { from, header: header.clone(), length, reply };
-            events.send(offer).await.map_err(io::Error::other)?;
-            if !answer.await.unwrap_or(false) {
-                return refuse(&mut stream, REFUSED, "not awaited");
-            }
-            let payload = read(&mut stream, length, desk).await?;
-            if blake3::hash(&payload).as_bytes() != &start[23..PREFIX] {
-                return refuse(&mut stream, CORRUPT, "the hash does not match");
-            }
-            let arrived = NetEvent::Arrived { from, header, payload };
-            events.send(arrived).await.map_err(io::Error::other)?;
+            let hash = &start[23..PREFIX];
+            take(&mut stream, from, (header, length, hash), desk, events).await
         }
-        1 => {
-            if length > super::PROBE_MAX {
-                return refuse(&mut stream, REFUSED, "a probe is too long");
+        1 => match probes.try_acquire() {
+            Ok(_turn) if length <= super::PROBE_MAX => {
+                soon(desk.patience.probe, swallow(&mut stream, length)).await
             }
-            read(&mut stream, length, desk).await?;
-        }
-        2 => {
-            desk.receipt(nonce);
+            Ok(_) => refuse(&mut stream, REFUSED, "a probe is too long"),
+            Err(_) => refuse(&mut stream, REFUSED, "too many probes at once"),
+        },
+        answer @ (2 | 3) => {
+            desk.settle(from, nonce, answer == 2);
             return Ok(());
         }
         _ => return refuse(&mut stream, MALFORMED, "an unknown kind"),
+    };
+    answer(connection, if taken.is_ok() { Kind::Receipt } else { Kind::Refusal }, nonce, desk)
+        .await?;
+    taken
+}
+
+/// Offers a bundle to the driver, and takes it if it is wanted and right.
+async fn take(
+    stream: &mut quinn::RecvStream,
+    from: PeerId,
+    (header, length, hash): (Vec<u8>, u64, &[u8]),
+    desk: &Desk,
+    events: &mpsc::Sender<NetEvent>,
+) -> io::Result<()> {
+    let (reply, answer) = oneshot::channel();
+    let offer = NetEvent::Offer { from, header: header.clone(), length, reply };
+    events.send(offer).await.map_err(io::Error::other)?;
+    if !answer.await.unwrap_or(false) {
+        return refuse(stream, REFUSED, "not awaited");
     }
-    let mut back = connection.open_uni().await?;
+    let payload = read(stream, length, desk).await?;
+    if blake3::hash(&payload).as_bytes() != hash {
+        return refuse(stream, CORRUPT, "the hash does not match");
+    }
+    events.send(NetEvent::Arrived { from, header, payload }).await.map_err(io::Error::other)
+}
+
+/// Says on a stream of its own how another ended.
+async fn answer(
+    connection: &quinn::Connection,
+    kind: Kind,
+    nonce: u64,
+    desk: &Desk,
+) -> io::Result<()> {
+    let stall = desk.patience.stall;
+    let mut back = soon(stall, connection.open_uni()).await?;
     back.set_priority(2).map_err(io::Error::other)?;
-    back.write_all(&prefix(Kind::Receipt, nonce, &[], 0, &[0; 32])?).await?;
+    soon(stall, back.write_all(&prefix(kind, nonce, &[], 0, &[0; 32])?)).await?;
     back.finish().map_err(io::Error::other)
 }
 
@@ -251,19 +268,42 @@ fn refuse(stream: &mut quinn::RecvStream, code: u32, why: &'static str) -> io::R
     Err(io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
+/// Takes a bundle that the driver wants.
 async fn read(stream: &mut quinn::RecvStream, length: u64, desk: &Desk) -> io::Result<Bytes> {
-    let units = u32::try_from(length.div_ceil(UNIT)).map_err(io::Error::other)?;
-    let _room = desk.budget.acquire_many(units).await.map_err(io::Error::other)?;
+    let _room = desk.wait_for_room(length).await?;
+    let (limit, stall) = (desk.patience.bundle(length), desk.patience.stall);
     let length = usize::try_from(length).map_err(io::Error::other)?;
     let mut payload = BytesMut::new();
-    while let Some(chunk) = timeout(STALL, stream.read_chunk(1 << 20, true)).await?? {
-        if payload.len() + chunk.bytes.len() > length {
-            refuse(stream, MALFORMED, "longer than announced")?;
+    let whole = async {
+        while let Some(chunk) = soon(stall, stream.read_chunk(1 << 20, true)).await? {
+            if payload.len() + chunk.bytes.len() > length {
+                refuse(stream, MALFORMED, "longer than announced")?;
+            }
+            payload.extend_from_slice(&chunk.bytes);
         }
-        payload.extend_from_slice(&chunk.bytes);
-    }
+        io::Result::Ok(())
+    };
+    timeout(limit, whole).await??;
     if payload.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(payload.freeze())
 }
+
+/// Counts the bytes of a probe as they come; none is kept.
+async fn swallow(stream: &mut quinn::RecvStream, length: u64) -> io::Result<()> {
+    let mut had = 0;
+    while let Some(chunk) = stream.read_chunk(1 << 20, true).await? {
+        had += chunk.bytes.len() as u64;
+        if had > length {
+            refuse(stream, MALFORMED, "longer than announced")?;
+        }
+    }
+    if had < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,38 +1,44 @@
-//! The libp2p loop: connections, identify, ping, Kademlia, mDNS, control frames, and tensors for peers without QUIC.
+//! The libp2p loop: connections, who belongs to the network, control frames, and what else the handle orders.
+//!
+//! A peer counts as connected once it has named our network; until then its tensor streams stay shut, and one that
+//! names another is sent away. Not here: libp2p's settings (`behaviour`), tensors (`bulk`, `fallback`), jobs (`lookup`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::identity::{self, Keypair};
-use libp2p::kad::{self, store::MemoryStore};
 use libp2p::multiaddr::Protocol;
-use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport, ResponseChannel};
-use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{
-    Multiaddr, StreamProtocol, Swarm, SwarmBuilder, identify, mdns, memory_connection_limits,
-    noise, ping, tcp, yamux,
-};
+use libp2p::request_response::{self, OutboundRequestId, ResponseChannel};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, kad, mdns, noise, tcp, yamux};
 use tokio::sync::{mpsc, oneshot};
 use wattle_protocol::ids::{JobId, PeerId};
 
-use super::bulk::{self, Desk, Kind};
-use super::rpc::{CHUNK, Codec, Request};
+use super::behaviour::{Behaviour, BehaviourEvent, Names};
+use super::bulk;
+use super::desk::Desk;
+use super::fallback::{Chunked, Inbox, Offered};
+use super::lookup::Lookup;
+use super::rpc::Request;
 use super::transport::{Connections, OneQuic, quic_address};
 use super::{BUNDLE_MAX, NetConfig, NetEvent};
 
 /// Unidirectional streams that an admitted peer may have open at once: bundles, probes and receipts.
 const STREAMS: u32 = 256;
-/// Bundles that may be in the middle of arriving over TCP, from all peers.
-const INCOMING_MAX: usize = 64;
+/// Addresses that are kept of a peer.
+const ADDRESSES_MAX: usize = 8;
+/// Peers of other networks that are remembered, so that local discovery does not dial them again and again.
+const STRANGERS_MAX: usize = 1024;
+/// How often searches are repeated.
+const TICK: Duration = Duration::from_secs(5);
+/// Ticks from one sweep of the bundles that arrive over TCP to the next.
+const SWEEP: u64 = REQUEST.as_secs() / TICK.as_secs();
 /// A request that is not answered by then has failed.
-const REQUEST: Duration = Duration::from_secs(30);
+pub(super) const REQUEST: Duration = Duration::from_secs(30);
 /// Longest time that a closing node waits for its last frames to be heard.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Time to find out the first addresses that this machine listens at.
@@ -50,7 +56,8 @@ pub(super) enum Order {
         addresses: Vec<String>,
     },
     Announce(JobId),
-    FindProviders(JobId),
+    Withdraw(JobId),
+    Seek(JobId),
     /// A request of the TCP fallback; answered yes or no.
     Request {
         to: PeerId,
@@ -60,33 +67,11 @@ pub(super) enum Order {
     /// The driver's answer to an offer that came over TCP.
     Answer {
         from: PeerId,
-        nonce: u64,
-        incoming: Incoming,
+        offered: Offered,
         channel: ResponseChannel<bool>,
         take: bool,
     },
     Stop(oneshot::Sender<()>),
-}
-
-/// A bundle that arrives over TCP.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    length: u64,
-    hash: [u8; 32],
-    header: Vec<u8>,
-    payload: BytesMut,
-}
-
-#[derive(NetworkBehaviour)]
-struct Behaviour {
-    // Limits first: they are asked first and deny cheaply.
-    limits: connection_limits::Behaviour,
-    memory: memory_connection_limits::Behaviour,
-    identify: identify::Behaviour,
-    ping: ping::Behaviour,
-    kad: kad::Behaviour<MemoryStore>,
-    mdns: Toggle<mdns::tokio::Behaviour>,
-    rpc: request_response::Behaviour<Codec>,
 }
 
 /// The loop's state.
@@ -95,16 +80,19 @@ pub(super) struct Hub {
     connections: Connections,
     desk: Desk,
     events: mpsc::Sender<NetEvent>,
-    served: BTreeSet<usize>,
     asked: BTreeMap<OutboundRequestId, oneshot::Sender<bool>>,
     /// Frames that are on their way.
     sent: BTreeSet<OutboundRequestId>,
-    incoming: BTreeMap<(PeerId, u64), Incoming>,
-    searches: HashMap<kad::QueryId, JobId>,
+    /// Connected peers that have named our network.
+    members: BTreeSet<libp2p::PeerId>,
+    /// Peers that have named another.
+    strangers: BTreeSet<libp2p::PeerId>,
+    inbox: Inbox,
+    lookup: Lookup,
     /// Lets answers of the driver find their way back into the loop; weak, so that the loop ends with its handles.
     orders: mpsc::WeakSender<Order>,
     addresses: Vec<String>,
-    kad_name: StreamProtocol,
+    names: Names,
     quic_port: Option<u16>,
 }
 
@@ -122,10 +110,6 @@ fn our_id(peer: &libp2p::PeerId) -> Option<PeerId> {
     Some(PeerId::new(key.to_bytes()))
 }
 
-fn job_key(job: JobId) -> kad::RecordKey {
-    kad::RecordKey::new(&[b"wattle-job:", job.bytes().as_slice()].concat())
-}
-
 impl Hub {
     pub(super) fn new(
         config: &NetConfig,
@@ -134,14 +118,9 @@ impl Hub {
         (events, orders): (mpsc::Sender<NetEvent>, mpsc::WeakSender<Order>),
     ) -> anyhow::Result<Self> {
         let key = Keypair::ed25519_from_bytes(config.identity).context("a bad identity")?;
-        let name = |what: &str| {
-            StreamProtocol::try_from_owned(format!("/{}/{what}/1", config.network))
-                .with_context(|| format!("\"{}\" is no network name", config.network))
-        };
-        let (kad_name, rpc_name) = (name("kad")?, name("rpc")?);
-        let identify_name = format!("/{}/1", config.network);
-        let (mdns, kad) = (config.mdns, kad_name.clone());
-        let behaviour = move |key: &Keypair| behaviour(key, kad, rpc_name, identify_name, mdns);
+        let names = Names::new(&config.network)?;
+        let (mdns, spoken) = (config.mdns, names.clone());
+        let behaviour = move |key: &Keypair| Behaviour::new(key, spoken, mdns);
         let builder = SwarmBuilder::with_existing_identity(key).with_tokio().with_tcp(
             tcp::Config::default().nodelay(true),
             noise::Config::new,
@@ -179,16 +158,17 @@ impl Hub {
         Ok(Self {
             swarm,
             connections,
+            inbox: Inbox::new(desk.clone()),
             desk,
             events,
-            served: BTreeSet::new(),
             asked: BTreeMap::new(),
             sent: BTreeSet::new(),
-            incoming: BTreeMap::new(),
-            searches: HashMap::new(),
+            members: BTreeSet::new(),
+            strangers: BTreeSet::new(),
+            lookup: Lookup::default(),
             orders,
             addresses: Vec::new(),
-            kad_name,
+            names,
             quic_port,
         })
     }
@@ -209,8 +189,15 @@ impl Hub {
             tracing::warn!("no address to listen at was found");
         }
         ready.send(self.addresses.clone()).unwrap_or_default();
+        let (mut ticks, mut tick) = (0_u64, tokio::time::interval(TICK));
+        // A loop that was late must not sweep twice at once.
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = tick.tick() => {
+                    ticks += 1;
+                    self.on_tick(ticks);
+                }
                 event = self.swarm.select_next_some() => self.on_event(event).await,
                 order = orders.recv() => match order {
                     Some(Order::Stop(done)) => {
@@ -218,7 +205,7 @@ impl Hub {
                         done.send(()).unwrap_or_default();
                         return;
                     }
-                    Some(order) => self.on_order(order).await,
+                    Some(order) => self.on_order(order),
                     None => return,
                 },
             }
@@ -257,7 +244,7 @@ impl Hub {
         tokio::time::timeout(Duration::from_millis(100), turning).await.unwrap_or(());
     }
 
-    async fn on_order(&mut self, order: Order) {
+    fn on_order(&mut self, order: Order) {
         match order {
             Order::Frame { to, bytes } => {
                 if let Some(id) = library_id(&to) {
@@ -268,25 +255,22 @@ impl Hub {
             }
             Order::Dial { peer, addresses } => self.dial(peer, &addresses),
             Order::Announce(job) => {
-                if let Err(error) = self.swarm.behaviour_mut().kad.start_providing(job_key(job)) {
-                    tracing::warn!(%error, "the job cannot be announced");
-                }
+                self.lookup.announce(job, &mut self.swarm.behaviour_mut().kad);
             }
-            Order::FindProviders(job) => {
-                let query = self.swarm.behaviour_mut().kad.get_providers(job_key(job));
-                self.searches.insert(query, job);
+            Order::Withdraw(job) => {
+                self.lookup.withdraw(job, &mut self.swarm.behaviour_mut().kad);
             }
+            Order::Seek(job) => self.lookup.seek(job, &mut self.swarm.behaviour_mut().kad),
             Order::Request { to, request, reply } => {
                 if let Some(id) = library_id(&to) {
                     let request = self.swarm.behaviour_mut().rpc.send_request(&id, request);
                     self.asked.insert(request, reply);
                 }
             }
-            Order::Answer { from, nonce, incoming, channel, take } => {
-                if take && self.incoming.len() < INCOMING_MAX {
-                    self.incoming.insert((from, nonce), incoming);
-                }
-                self.swarm.behaviour_mut().rpc.send_response(channel, take).unwrap_or_default();
+            Order::Answer { from, offered, channel, take } => {
+                let connected = library_id(&from).is_some_and(|id| self.members.contains(&id));
+                let taken = take && connected && self.inbox.take(from, offered);
+                self.answer(channel, taken);
             }
             Order::Stop(_) => {}
         }
@@ -296,7 +280,7 @@ impl Hub {
         let mut addresses: Vec<Multiaddr> =
             addresses.iter().filter_map(|a| a.parse().ok()).collect();
         // One after another, QUIC first: TCP is for networks that let nothing else through.
-        addresses.sort_by_key(|a| !a.iter().any(|part| part == Protocol::QuicV1));
+        addresses.sort_by_key(|a| !is_quic(a));
         let id = peer.as_ref().and_then(library_id);
         let dialed = match id {
             Some(id) if self.swarm.is_connected(&id) || id == *self.swarm.local_peer_id() => return,
@@ -319,44 +303,25 @@ impl Hub {
     async fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::NewListenAddr { address, .. } => self.on_address(address).await,
-            SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } => {
-                let Some(peer) = our_id(&peer_id) else {
-                    self.swarm.disconnect_peer_id(peer_id).unwrap_or_default();
-                    return;
-                };
-                for connection in self.connections.all(&peer_id) {
-                    if self.served.insert(connection.stable_id()) {
-                        connection.set_max_concurrent_uni_streams(STREAMS.into());
-                        let (desk, events) = (self.desk.clone(), self.events.clone());
-                        tokio::spawn(bulk::serve(connection, peer, desk, events));
-                    }
-                }
-                if num_established.get() == 1 {
-                    let quic = self.connections.best(&peer_id).is_some();
-                    self.tell(NetEvent::Connected { peer, quic }).await;
-                }
-            }
+            SwarmEvent::ConnectionEstablished { peer_id, .. } => match our_id(&peer_id) {
+                Some(peer) if self.members.contains(&peer_id) => self.serve(&peer_id, peer),
+                // Identify is under way.
+                Some(_) => {}
+                None => self.swarm.disconnect_peer_id(peer_id).unwrap_or_default(),
+            },
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
-                if let Some(peer) = our_id(&peer_id) {
-                    self.incoming.retain(|(from, _), _| *from != peer);
+                if let Some(peer) = our_id(&peer_id).filter(|_| self.members.remove(&peer_id)) {
+                    self.inbox.forget(peer);
                     self.tell(NetEvent::Disconnected { peer }).await;
                 }
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
-                peer_id,
-                info,
-                ..
-            })) => {
-                if info.protocols.contains(&self.kad_name) {
-                    for address in info.listen_addrs.into_iter().take(8) {
-                        self.swarm.behaviour_mut().kad.add_address(&peer_id, address);
-                    }
-                }
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => {
+                self.on_identify(event).await;
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(list))) => {
                 let mut found: BTreeMap<PeerId, Vec<String>> = BTreeMap::new();
                 for (id, address) in list {
-                    if let Some(peer) = our_id(&id) {
+                    if let Some(peer) = our_id(&id).filter(|_| !self.strangers.contains(&id)) {
                         found.entry(peer).or_default().push(address.to_string());
                     }
                 }
@@ -365,7 +330,7 @@ impl Hub {
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Rpc(event)) => self.on_rpc(event).await,
-            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event).await,
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event),
             other => tracing::trace!(?other, "libp2p"),
         }
     }
@@ -402,26 +367,104 @@ impl Hub {
         self.addresses.sort_by_key(|a| !a.contains("/quic-v1"));
     }
 
-    async fn on_kad(&mut self, event: kad::Event) {
-        let kad::Event::OutboundQueryProgressed { id, result, step, .. } = event else {
+    async fn on_identify(&mut self, event: identify::Event) {
+        let (peer_id, info) = match event {
+            identify::Event::Received { peer_id, info, .. } => (peer_id, info),
+            identify::Event::Error { peer_id, error, .. } => {
+                tracing::debug!(peer = %peer_id, %error, "a peer does not say who it is");
+                if !self.members.contains(&peer_id) {
+                    self.swarm.disconnect_peer_id(peer_id).unwrap_or_default();
+                }
+                return;
+            }
+            identify::Event::Sent { .. } | identify::Event::Pushed { .. } => return,
+        };
+        let Some(peer) = our_id(&peer_id) else {
             return;
         };
-        if let kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders {
-            providers,
-            ..
-        })) = result
-            && let Some(job) = self.searches.get(&id).copied()
-        {
-            for provider in providers {
-                if let Some(peer) = our_id(&provider) {
-                    let event = NetEvent::Provider { job, peer, addresses: Vec::new() };
-                    self.tell(event).await;
-                }
+        if info.protocol_version != self.names.network {
+            let (theirs, ours) = (&info.protocol_version, &self.names.network);
+            tracing::info!(%peer, theirs, ours, "a peer of another network is sent away");
+            if self.strangers.len() >= STRANGERS_MAX {
+                self.strangers.clear();
+            }
+            self.strangers.insert(peer_id);
+            self.swarm.disconnect_peer_id(peer_id).unwrap_or_default();
+            return;
+        }
+        let addresses: Vec<Multiaddr> = info.listen_addrs.into_iter().take(ADDRESSES_MAX).collect();
+        if info.protocols.contains(&self.names.kad) {
+            for address in addresses.clone() {
+                self.swarm.behaviour_mut().kad.add_address(&peer_id, address);
+            }
+            self.lookup.came(&mut self.swarm.behaviour_mut().kad);
+        }
+        self.admit(peer_id, peer).await;
+        self.prefer_quic(peer_id, addresses);
+    }
+
+    /// Counts a peer of our network as connected, and opens its tensor streams.
+    async fn admit(&mut self, peer_id: libp2p::PeerId, peer: PeerId) {
+        if self.members.contains(&peer_id) || !self.swarm.is_connected(&peer_id) {
+            return;
+        }
+        self.serve(&peer_id, peer);
+        self.members.insert(peer_id);
+        self.strangers.remove(&peer_id);
+        let quic = self.connections.best(&peer_id).is_some();
+        self.tell(NetEvent::Connected { peer, quic }).await;
+    }
+
+    fn serve(&self, peer_id: &libp2p::PeerId, peer: PeerId) {
+        for connection in self.connections.unserved(peer_id) {
+            connection.set_max_concurrent_uni_streams(STREAMS.into());
+            let (desk, events) = (self.desk.clone(), self.events.clone());
+            tokio::spawn(bulk::serve(connection, peer, desk, events));
+        }
+    }
+
+    /// Kademlia dials every address of a peer at once, and TCP may win: tensors want QUIC.
+    fn prefer_quic(&mut self, peer_id: libp2p::PeerId, mut addresses: Vec<Multiaddr>) {
+        addresses.retain(is_quic);
+        let wanted = self.quic_port.is_some() && !addresses.is_empty();
+        if wanted && self.connections.best(&peer_id).is_none() {
+            let dial = DialOpts::peer_id(peer_id)
+                .condition(PeerCondition::NotDialing)
+                .addresses(addresses)
+                .build();
+            if let Err(error) = self.swarm.dial(dial) {
+                tracing::debug!(%error, "a dial over QUIC did not begin");
             }
         }
-        if step.last {
-            self.searches.remove(&id);
+    }
+
+    fn on_kad(&mut self, event: kad::Event) {
+        let found = self.lookup.on_event(event, self.swarm.local_peer_id());
+        for peer in found {
+            // Kademlia knows addresses from its table and from the search itself.
+            match self.swarm.dial(DialOpts::peer_id(peer).build()) {
+                Err(DialError::NoAddresses) => {
+                    // A search for the peer asks its neighbors for them, and dials it.
+                    self.swarm.behaviour_mut().kad.get_closest_peers(peer);
+                }
+                Err(error) => tracing::debug!(%error, "a dial did not begin"),
+                Ok(()) => {}
+            }
         }
+    }
+
+    fn on_tick(&mut self, ticks: u64) {
+        let members = &self.members;
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        self.lookup.tick(kad, |peer| members.contains(peer));
+        if ticks.is_multiple_of(SWEEP) {
+            self.inbox.sweep();
+        }
+    }
+
+    fn answer(&mut self, channel: ResponseChannel<bool>, answer: bool) {
+        // Who asked may be gone.
+        self.swarm.behaviour_mut().rpc.send_response(channel, answer).unwrap_or_default();
     }
 
     async fn on_rpc(&mut self, event: request_response::Event<Request, bool>) {
@@ -429,6 +472,8 @@ impl Hub {
             request_response::Event::Message { peer, message, .. } => match message {
                 request_response::Message::Request { request, channel, .. } => {
                     if let Some(from) = our_id(&peer) {
+                        // The name of the protocol is the network's: identify may take longer than this.
+                        self.admit(peer, from).await;
                         self.on_request(from, request, channel).await;
                     }
                 }
@@ -454,151 +499,41 @@ impl Hub {
         match request {
             Request::Frame(bytes) => {
                 self.tell(NetEvent::Frame { from, bytes }).await;
-                self.swarm.behaviour_mut().rpc.send_response(channel, true).unwrap_or_default();
+                self.answer(channel, true);
             }
-            Request::Offer { nonce, length, hash, header } => {
-                let incoming =
-                    Incoming { length, hash, header: header.clone(), payload: BytesMut::new() };
+            Request::Offer(offered) => {
+                let length = offered.length;
                 let Some(orders) = self.orders.upgrade().filter(|_| length <= BUNDLE_MAX) else {
-                    self.swarm
-                        .behaviour_mut()
-                        .rpc
-                        .send_response(channel, false)
-                        .unwrap_or_default();
+                    self.answer(channel, false);
                     return;
                 };
                 let (reply, answer) = oneshot::channel();
+                let header = offered.header.clone();
                 self.tell(NetEvent::Offer { from, header, length, reply }).await;
                 tokio::spawn(async move {
                     let take = answer.await.unwrap_or(false);
-                    let order = Order::Answer { from, nonce, incoming, channel, take };
+                    let order = Order::Answer { from, offered, channel, take };
                     if orders.send(order).await.is_err() {
                         tracing::debug!("the network is closed");
                     }
                 });
             }
-            Request::Probe(_) => {
-                self.swarm.behaviour_mut().rpc.send_response(channel, true).unwrap_or_default();
-            }
+            Request::Probe(_) => self.answer(channel, true),
             Request::Chunk { nonce, bytes } => {
-                let good = self.on_chunk(from, nonce, &bytes).await;
-                self.swarm.behaviour_mut().rpc.send_response(channel, good).unwrap_or_default();
+                let good = match self.inbox.chunk(from, nonce, &bytes) {
+                    Chunked::More => true,
+                    Chunked::Refused => false,
+                    Chunked::Whole { header, payload } => {
+                        self.tell(NetEvent::Arrived { from, header, payload }).await;
+                        true
+                    }
+                };
+                self.answer(channel, good);
             }
         }
-    }
-
-    async fn on_chunk(&mut self, from: PeerId, nonce: u64, bytes: &[u8]) -> bool {
-        let Some(incoming) = self.incoming.get_mut(&(from, nonce)) else {
-            return false;
-        };
-        let have = incoming.payload.len() as u64 + bytes.len() as u64;
-        if have > incoming.length {
-            self.incoming.remove(&(from, nonce));
-            return false;
-        }
-        incoming.payload.extend_from_slice(bytes);
-        if have < incoming.length {
-            return true;
-        }
-        let Some(done) = self.incoming.remove(&(from, nonce)) else {
-            return false;
-        };
-        let payload = done.payload.freeze();
-        if blake3::hash(&payload).as_bytes() != &done.hash {
-            return false;
-        }
-        self.tell(NetEvent::Arrived { from, header: done.header, payload }).await;
-        true
     }
 }
 
-/// Sends a bundle or a probe to a peer without QUIC: an offer, then chunk after chunk.
-pub(super) async fn carry(
-    orders: &mpsc::Sender<Order>,
-    desk: &Desk,
-    to: PeerId,
-    kind: Kind,
-    header: &[u8],
-    payload: Vec<Bytes>,
-) -> bool {
-    let ask = async |request: Request| {
-        let (reply, answer) = oneshot::channel();
-        let sent = orders.send(Order::Request { to, request, reply }).await.is_ok();
-        sent && answer.await.unwrap_or(false)
-    };
-    if kind == Kind::Probe {
-        for part in payload {
-            if part.is_empty() && !ask(Request::Probe(Vec::new())).await {
-                return false;
-            }
-            for chunk in part.chunks(CHUNK) {
-                if !ask(Request::Probe(chunk.to_vec())).await {
-                    return false;
-                }
-            }
-        }
-        return true;
-    }
-    let length: u64 = payload.iter().map(|p| p.len() as u64).sum();
-    let (nonce, hash) = (desk.nonce(), bulk::hash(&payload));
-    if !ask(Request::Offer { nonce, length, hash, header: header.to_vec() }).await {
-        return false;
-    }
-    if length == 0 {
-        return ask(Request::Chunk { nonce, bytes: Vec::new() }).await;
-    }
-    for part in payload {
-        for chunk in part.chunks(CHUNK) {
-            if !ask(Request::Chunk { nonce, bytes: chunk.to_vec() }).await {
-                return false;
-            }
-        }
-    }
-    true
-}
-
-fn behaviour(
-    key: &Keypair,
-    kad_name: StreamProtocol,
-    rpc_name: StreamProtocol,
-    identify_name: String,
-    with_mdns: bool,
-) -> Result<Behaviour, Box<dyn std::error::Error + Send + Sync>> {
-    let me = key.public().to_peer_id();
-    let mut kad_config = kad::Config::new(kad_name);
-    kad_config
-        .set_query_timeout(Duration::from_secs(20))
-        .set_provider_record_ttl(Some(Duration::from_secs(1800)))
-        .set_provider_publication_interval(Some(Duration::from_secs(600)))
-        .set_kbucket_inserts(kad::BucketInserts::Manual)
-        .disjoint_query_paths(true)
-        .set_max_packet_size(8 * 1024);
-    let limits = ConnectionLimits::default()
-        .with_max_pending_incoming(Some(64))
-        .with_max_pending_outgoing(Some(64))
-        .with_max_established_incoming(Some(256))
-        .with_max_established_outgoing(Some(256))
-        .with_max_established(Some(400))
-        .with_max_established_per_peer(Some(4));
-    let mdns =
-        with_mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)).transpose()?;
-    Ok(Behaviour {
-        limits: connection_limits::Behaviour::new(limits),
-        memory: memory_connection_limits::Behaviour::with_max_percentage(0.95),
-        identify: identify::Behaviour::new(
-            identify::Config::new(identify_name, key.public())
-                .with_agent_version(concat!("wattle/", env!("CARGO_PKG_VERSION")).into())
-                .with_push_listen_addr_updates(true),
-        ),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
-        kad: kad::Behaviour::with_config(me, MemoryStore::new(me), kad_config),
-        mdns: mdns.into(),
-        rpc: request_response::Behaviour::with_codec(
-            Codec,
-            [(rpc_name, ProtocolSupport::Full)],
-            request_response::Config::default()
-                .with_request_timeout(REQUEST)
-                .with_max_concurrent_streams(1024),
-        ),
-    })
+fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::QuicV1)
 }

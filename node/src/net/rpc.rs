@@ -8,6 +8,7 @@ use libp2p::StreamProtocol;
 use libp2p::request_response;
 
 use super::FRAME_MAX;
+use super::fallback::Offered;
 
 /// Bytes of one tensor chunk on the fallback path.
 pub(super) const CHUNK: usize = 1 << 20;
@@ -20,10 +21,10 @@ pub(super) enum Request {
     /// A control frame.
     Frame(Vec<u8>),
     /// May I send this bundle? Answered yes or no.
-    Offer { nonce: u64, length: u64, hash: [u8; 32], header: Vec<u8> },
+    Offer(Offered),
     /// The next bytes of an offered bundle. The answer to the last chunk says whether the whole was right.
     Chunk { nonce: u64, bytes: Vec<u8> },
-    /// Bytes that only measure the link.
+    /// Bytes that only measure the link; none of them is kept.
     Probe(Vec<u8>),
 }
 
@@ -41,12 +42,23 @@ async fn read_u64(io: &mut (impl AsyncRead + Unpin)) -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-async fn read_bytes(io: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<Vec<u8>> {
-    let length = read_u64(io).await?;
-    let length = usize::try_from(length).map_err(|_| bad("a frame is too long"))?;
-    if length > most {
-        return Err(bad("a frame is too long"));
+async fn read_length(io: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<usize> {
+    let length = usize::try_from(read_u64(io).await?);
+    length.ok().filter(|l| *l <= most).ok_or_else(|| bad("a frame is too long"))
+}
+
+/// Reads bytes and keeps none.
+async fn swallow(io: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<()> {
+    let length = read_length(io, most).await? as u64;
+    let read = futures::io::copy(io.take(length), &mut futures::io::sink()).await?;
+    if read < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    Ok(())
+}
+
+async fn read_bytes(io: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<Vec<u8>> {
+    let length = read_length(io, most).await?;
     let mut bytes = Vec::with_capacity(length.min(FIRST_READ));
     let read = io.take(length as u64).read_to_end(&mut bytes).await?;
     if read < length {
@@ -79,13 +91,16 @@ impl request_response::Codec for Codec {
                 let mut hash = [0; 32];
                 io.read_exact(&mut hash).await?;
                 let header = read_bytes(io, super::HEADER_MAX).await?;
-                Ok(Request::Offer { nonce, length, hash, header })
+                Ok(Request::Offer(Offered { nonce, length, hash, header }))
             }
             2 => {
                 let nonce = read_u64(io).await?;
                 Ok(Request::Chunk { nonce, bytes: read_bytes(io, CHUNK).await? })
             }
-            3 => Ok(Request::Probe(read_bytes(io, CHUNK).await?)),
+            3 => {
+                swallow(io, CHUNK).await?;
+                Ok(Request::Probe(Vec::new()))
+            }
             _ => Err(bad("an unknown kind of request")),
         }
     }
@@ -113,7 +128,7 @@ impl request_response::Codec for Codec {
                 io.write_all(&[0]).await?;
                 write_bytes(io, &bytes).await?;
             }
-            Request::Offer { nonce, length, hash, header } => {
+            Request::Offer(Offered { nonce, length, hash, header }) => {
                 io.write_all(&[1]).await?;
                 io.write_all(&nonce.to_le_bytes()).await?;
                 io.write_all(&length.to_le_bytes()).await?;

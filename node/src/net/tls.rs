@@ -71,7 +71,7 @@ fn aes_first(key: &Keypair) -> io::Result<rustls::ClientConfig> {
         ],
         ..aws_lc_rs::default_provider()
     };
-    let secret = provider.key_provider.load_private_key(secret.into()).map_err(io::Error::other)?;
+    let secret = provider.key_provider.load_private_key(secret).map_err(io::Error::other)?;
     let certified = Arc::new(rustls::sign::CertifiedKey::new(vec![certificate], secret));
     let builder = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_protocol_versions(&[&rustls::version::TLS13])

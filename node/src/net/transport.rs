@@ -33,32 +33,48 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A silent connection is closed after this; keep-alives are sent three times as often.
 const IDLE: Duration = Duration::from_secs(15);
 
+/// A live connection, and whether its tensor streams are served. The flag lives with the connection, since quinn's
+/// stable ids are those of memory and come again.
+#[derive(Debug)]
+struct Live {
+    connection: quinn::Connection,
+    served: bool,
+}
+
 /// Live QUIC connections by peer, for the data plane. One leaves when libp2p drops it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Connections(Arc<Mutex<BTreeMap<PeerId, Vec<quinn::Connection>>>>);
+pub(super) struct Connections(Arc<Mutex<BTreeMap<PeerId, Vec<Live>>>>);
 
 impl Connections {
     /// Returns the peer's best connection: the one with the lowest round trip.
     pub(super) fn best(&self, peer: &PeerId) -> Option<quinn::Connection> {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.get(peer)?.iter().min_by_key(|c| c.rtt()).cloned()
+        map.get(peer)?.iter().map(|l| &l.connection).min_by_key(|c| c.rtt()).cloned()
     }
 
     /// Returns all connections of a peer.
     pub(super) fn all(&self, peer: &PeerId) -> Vec<quinn::Connection> {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.get(peer).cloned().unwrap_or_default()
+        map.get(peer).into_iter().flatten().map(|l| l.connection.clone()).collect()
     }
 
-    fn add(&self, peer: PeerId, connection: quinn::Connection) {
+    /// Returns the peer's connections that nobody serves yet; each is returned once.
+    pub(super) fn unserved(&self, peer: &PeerId) -> Vec<quinn::Connection> {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.entry(peer).or_default().push(connection);
+        let live = map.get_mut(peer).into_iter().flatten();
+        live.filter_map(|l| (!std::mem::replace(&mut l.served, true)).then(|| l.connection.clone()))
+            .collect()
     }
 
-    fn remove(&self, peer: &PeerId, id: usize) {
+    pub(super) fn add(&self, peer: PeerId, connection: quinn::Connection) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.entry(peer).or_default().push(Live { connection, served: false });
+    }
+
+    pub(super) fn remove(&self, peer: &PeerId, id: usize) {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(list) = map.get_mut(peer) {
-            list.retain(|c| c.stable_id() != id);
+            list.retain(|l| l.connection.stable_id() != id);
             if list.is_empty() {
                 map.remove(peer);
             }
@@ -355,4 +371,19 @@ impl futures::AsyncWrite for Stream {
         self.send.finish().unwrap_or_default();
         Poll::Ready(Ok(()))
     }
+}
+
+/// Two ends of one connection over loopback, for tests: who dialed, and who was dialed. The endpoints must outlive it.
+#[cfg(test)]
+pub(super) async fn pair() -> ([quinn::Endpoint; 2], [quinn::Connection; 2]) {
+    let end = || {
+        let key = Keypair::generate_ed25519();
+        OneQuic::new(&key, SocketAddr::from(([127, 0, 0, 1], 0)), Connections::default()).unwrap()
+    };
+    let (dialer, dialed) = (end(), end());
+    let to = dialed.endpoint.local_addr().unwrap();
+    let dial = dialer.endpoint.connect_with(dialer.client.clone(), to, "l").unwrap();
+    let answer = async { dialed.accept.await.unwrap().accept().unwrap().await.unwrap() };
+    let (near, far) = tokio::join!(dial, answer);
+    ([dialer.endpoint, dialed.endpoint], [near.unwrap(), far])
 }

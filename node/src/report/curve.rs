@@ -25,6 +25,10 @@ const TOP: f64 = 34.0;
 const BOTTOM: f64 = 34.0;
 
 /// Draws the curve.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one drawing from its frame to its labels, in the order of the page"
+)]
 pub fn draw(out: &mut String, curve: &Curve) -> fmt::Result {
     let all = || curve.losses.iter().chain(&curve.reference).map(|p| p.1).filter(|l| l.is_finite());
     let level = curve.level.as_ref().map(|l| l.1);
@@ -40,9 +44,9 @@ pub fn draw(out: &mut String, curve: &Curve) -> fmt::Result {
     let span = (top - bottom).max(tick);
     let x = |step: u64| LEFT + (WIDTH - LEFT - RIGHT) * step as f64 / last as f64;
     let y = |loss: f64| TOP + (HEIGHT - TOP - BOTTOM) * (top - loss) / span;
-    write!(
+    writeln!(
         out,
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Loss by step\">\n"
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Loss by step\">"
     )?;
     let mut mark = bottom;
     while mark <= top + tick / 2.0 {

@@ -29,24 +29,26 @@ pub struct Arrow {
     pub to: usize,
     /// Bytes of tensors.
     pub bytes: u64,
-    /// What is said of it.
+    /// What stands on it: short, since lines cross.
     pub label: String,
+    /// What is said of it to whoever points at it.
+    pub title: String,
 }
 
 const WIDTH: f64 = 900.0;
-const HEIGHT: f64 = 420.0;
+const HEIGHT: f64 = 460.0;
 /// Where on its line a link's label stands, from the sender.
 const LABEL: f64 = 0.3;
 
 /// Draws the map.
 pub fn draw(out: &mut String, dots: &[Dot], arrows: &[Arrow]) -> fmt::Result {
-    write!(
+    writeln!(
         out,
-        "<div class=\"scroll\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Peers and links\">\n"
+        "<div class=\"scroll\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Peers and links\">"
     )?;
     let place = |index: usize| {
         let angle = TAU * index as f64 / dots.len().max(1) as f64 - TAU / 4.0 + TAU / 12.0;
-        (WIDTH / 2.0 + 260.0 * angle.cos(), HEIGHT / 2.0 + 140.0 * angle.sin())
+        (WIDTH / 2.0 + 220.0 * angle.cos(), HEIGHT / 2.0 + 170.0 * angle.sin())
     };
     let most = arrows.iter().map(|a| a.bytes).max().unwrap_or(1).max(1) as f64;
     let color = ["var(--one)", "var(--two)", "var(--three)", "var(--four)"];
@@ -61,7 +63,7 @@ pub fn draw(out: &mut String, dots: &[Dot], arrows: &[Arrow]) -> fmt::Result {
             out,
             "<path d=\"M{x0:.1} {y0:.1}Q{bx:.1} {by:.1} {x1:.1} {y1:.1}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{wide:.1}\" opacity=\".55\"><title>{}</title></path>",
             color[arrow.from % color.len()],
-            Escaped(&arrow.label),
+            Escaped(&arrow.title),
         )?;
         // Nearer to the sender than to the middle, where lines of other pairs cross.
         let at = |a: f64, b: f64, c: f64| {

@@ -39,16 +39,16 @@ pub fn draw(out: &mut String, rows: &[Row]) -> fmt::Result {
     let bars = || rows.iter().flat_map(|r| &r.bars);
     let first = bars().map(|b| b.began).fold(f64::INFINITY, f64::min);
     let last = bars().map(|b| b.ended).fold(f64::NEG_INFINITY, f64::max);
-    if !(last > first) {
+    if last.partial_cmp(&first).is_none_or(std::cmp::Ordering::is_le) {
         out.push_str("<p>No step was recorded.</p>\n");
         return Ok(());
     }
     let x = |at: f64| LEFT + (WIDTH - LEFT - 10.0) * (at - first) / (last - first);
     let height = TOP + ROW * rows.len() as f64 + 26.0;
     let colors = ["var(--one)", "var(--two)", "var(--three)", "var(--four)"];
-    write!(
+    writeln!(
         out,
-        "<div class=\"scroll\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Work of each stage over one step\">\n"
+        "<div class=\"scroll\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Work of each stage over one step\">"
     )?;
     for (kind, name) in KINDS.iter().enumerate() {
         let at = LEFT + 120.0 * kind as f64;

@@ -4,7 +4,7 @@
 //! contributions to the cotangents of its operands (`rules`). Where a value has several uses its contributions are
 //! summed, latest consumer first. Only values between a parameter and the loss get a cotangent, so no node is dead.
 //! A backward node reads the operands and results of its forward node, and cotangents; nothing else. That is what
-//! lets `cut` place it beside its forward node.
+//! lets `cut` place it beside its forward node. See docs/concepts/remote-autodiff.md.
 
 mod elements;
 mod index;

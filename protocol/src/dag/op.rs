@@ -373,15 +373,19 @@ pub enum Op {
 impl Op {
     /// Says whether the operator moves or combines i32 as well as f32, so that its result has its operand's dtype.
     pub const fn takes_any(&self) -> bool {
-        match self {
-            Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Where => true,
-            Self::Binary(Binary::Max | Binary::Min | Binary::Remainder) => true,
-            Self::Reshape { .. } | Self::Transpose { .. } | Self::Expand { .. } => true,
-            Self::Slice { .. } | Self::Unslice { .. } | Self::Concat { .. } => true,
-            Self::Gather { .. } | Self::GatherElements { .. } => true,
-            Self::ScatterElements { .. } | Self::ReduceSum { .. } => true,
-            _ => false,
-        }
+        let combines = matches!(
+            self,
+            Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Where | Self::ReduceSum { .. }
+        );
+        let selects = matches!(self, Self::Binary(Binary::Max | Binary::Min | Binary::Remainder));
+        let views =
+            matches!(self, Self::Reshape { .. } | Self::Transpose { .. } | Self::Expand { .. });
+        let cuts = matches!(self, Self::Slice { .. } | Self::Unslice { .. } | Self::Concat { .. });
+        let reads = matches!(
+            self,
+            Self::Gather { .. } | Self::GatherElements { .. } | Self::ScatterElements { .. }
+        );
+        combines || selects || views || cuts || reads
     }
 
     /// Returns the operator's name as text dumps and messages spell it.

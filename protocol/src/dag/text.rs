@@ -238,6 +238,8 @@ fn parse_result(cursor: &mut Cursor<'_>, expected: usize) -> Result<(String, Fac
 
 #[cfg(test)]
 mod tests {
+    use super::super::op::{Conv2d, Gelu, Targets};
+    use super::super::{DagBuilder, Op};
     use super::*;
 
     const TINY: &str = "\
@@ -255,6 +257,45 @@ output %5
     #[test]
     fn a_dump_reads_back_as_it_was_written() {
         assert_eq!(to_text(&parse(TINY).unwrap()), TINY);
+    }
+
+    #[test]
+    fn a_small_network_reads_as_recorded() {
+        let mut b = DagBuilder::new("small one");
+        let x = b.input("x", Fact::f32(&[2, 3, 8, 8]));
+        let labels = b.input("labels", Fact::i32(&[2]));
+        let w = b.parameter("conv.weight", &[4, 3, 3, 3], Init::Uniform(0.2), true);
+        let [gain, bias] = [("norm.weight", 1.0), ("norm.bias", 0.0)]
+            .map(|(name, start)| b.parameter(name, &[4], Init::Constant(start), false));
+        let mean = b.buffer("norm.running mean", &[4], Init::Constant(0.0));
+        let conv = Conv2d { stride: [2; 2], padding: [1; 2], dilation: [1; 2], groups: 1 };
+        let y = b.op("conv", Op::Conv2d(conv), &[x, w]).unwrap();
+        let norm = b.apply("norm", Op::BatchNorm { eps: 1e-5 }, &[y, gain, bias]).unwrap();
+        b.update(mean, norm[1], 0.1).unwrap();
+        let y = b.op("act", Op::Gelu(Gelu::Tanh), &[norm[0]]).unwrap();
+        let y = b.op("pool", Op::ReduceMean { axes: vec![2, 3], keep: false }, &[y]).unwrap();
+        let loss = b.op("loss", Op::CrossEntropy(Targets::default()), &[y, labels]).unwrap();
+        b.output(loss);
+        b.output(y);
+        let text = to_text(&b.finish().unwrap());
+        insta::assert_snapshot!(text, @r#"
+        dag "small one"
+        %0 x: f32[2,3,8,8] = input
+        %1 labels: i32[2] = input
+        %2 conv.weight: f32[4,3,3,3] = parameter{init=uniform(0.2), decay=true}
+        %3 norm.weight: f32[4] = parameter{init=constant(1.0), decay=false}
+        %4 norm.bias: f32[4] = parameter{init=constant(0.0), decay=false}
+        %5 "norm.running mean": f32[4] = buffer{init=constant(0.0)}
+        %6 conv: f32[2,4,4,4] = conv2d{stride=[2,2], padding=[1,1], dilation=[1,1], groups=1}(%0, %2)
+        %7 norm#0: f32[2,4,4,4], %8 norm#1: f32[4], %9 norm#2: f32[4] = batch_norm{eps=1e-5}(%6, %3, %4)
+        %10 act: f32[2,4,4,4] = gelu{form=tanh}(%7)
+        %11 pool: f32[2,4] = reduce_mean{axes=[2,3], keep=false}(%10)
+        %12 loss: f32[] = cross_entropy(%11, %1)
+        update %5 <- %8 * 0.1
+        output %12
+        output %11
+        "#);
+        assert_eq!(to_text(&parse(&text).unwrap()), text);
     }
 
     #[test]

@@ -67,7 +67,15 @@ pub fn memory(spec: &JobSpec, stage: &StageGraph, stages: usize) -> Bytes {
     let arriving: Bytes =
         stage.receives.iter().chain(&stage.sends).map(|(_, edge)| edge.fact.bytes()).sum();
     let kept = in_flight(spec.swarm.order, stage.stage.index(), stages, spec.train.micro_batches);
-    parameter_bytes(stage) * (2 + slots) + (saved + arriving) * u64::from(kept)
+    parameter_bytes(stage) * (2 + slots) + (saved + arriving) * u64::from(kept) + again(stage)
+}
+
+/// Returns the bytes of the values that the backward program computes again, of one micro-batch at a time.
+fn again(stage: &StageGraph) -> Bytes {
+    let made: BTreeSet<_> = stage.forward.nodes.iter().flat_map(|node| &node.outputs).collect();
+    let results = stage.backward.nodes.iter().flat_map(|node| &node.outputs);
+    let repeated = results.filter(|v| made.contains(v));
+    repeated.filter_map(|v| stage.values.get(v)).map(|v| v.fact.bytes()).sum()
 }
 
 /// Returns the work of reducing gradients and of the update: a few passes over the parameters.

@@ -6,27 +6,31 @@
 //! Source: the objective and the dynamic program follow papers.md 1.8 (our proposal there, FusionLLM's algorithm is
 //! not established). Not here: fences (clusters of peers), replicas, cuts along branches.
 
+mod pieces;
+mod profile;
+
 use std::collections::BTreeMap;
 
 use super::advert::Advert;
-use super::estimate::{Placement, node_loads};
+use super::estimate::Placement;
 use super::links::Links;
-use super::load::Load;
-use super::pipeline::in_flight;
 use super::{Plan, PlanError, Prediction, StagePlan};
-use crate::dag::cut::{Cut, cut, whole};
+use crate::dag::cut::{Cut, StageGraph, cut, whole};
 use crate::dag::grad::{Training, differentiate};
+use crate::dag::rewrite::recompute;
 use crate::ids::{Epoch, JobId, PeerId, StageId};
-use crate::job::{JobSpec, Optimizer};
-use crate::units::{Bytes, Duration};
+use crate::job::JobSpec;
+use crate::units::Bytes;
+use pieces::{Pieces, Stations};
+use profile::Profile;
 
-/// Most places at which the order may be cut; beyond, the cheapest place of each stretch is taken.
-const CUT_PLACES_MAX: usize = 160;
 /// Most peers that the program considers, the fastest first.
 const PEERS_MAX: usize = 16;
 /// Up to so many peers every choice and order is tried.
 const PERMUTED_MAX: usize = 4;
-/// Most voters of a job's council, beside the submitter.
+/// Most lines that are cut and predicted in full, over all numbers of stages.
+const CANDIDATES_MAX: usize = 64;
+/// Most voters of a job's council, beside the leader and the submitter.
 const COUNCIL_MAX: usize = 9;
 
 /// What the first placement starts from.
@@ -44,22 +48,10 @@ pub struct Request<'a> {
     pub leader: PeerId,
 }
 
-/// A network with what choosing cuts needs.
-struct Profile {
-    training: Training,
-    /// Work before each cut place, forward and backward, running sums; one longer than the pieces.
-    work: Vec<Load>,
-    parameters: Vec<Bytes>,
-    saved: Vec<Bytes>,
-    /// Node index of each cut place; first 0, last the number of forward nodes.
-    places: Vec<usize>,
-    /// Bytes that cross each cut place in one direction.
-    crossing: Vec<Bytes>,
-}
-
 /// Places a job on the measured peers; the same inputs give the same plan on every machine.
 ///
-/// *Errors*: [`PlanError`]. *Cost*: O(orders x stages^2 x peers^2 x places^2).
+/// *Errors*: [`PlanError`]. *Cost*: O(orders x stages x peers x places x (peers + places)); with 16 peers and 600
+/// operators under half a second.
 pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanError> {
     let spec = request.spec;
     let able = able_peers(adverts);
@@ -73,6 +65,7 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         return Err(PlanError::NotEnoughNodes { wanted, nodes: pieces });
     }
     let links = Links::of(adverts);
+    let standby = Standby { spec, able: &able, links: &links, barred: &[] };
     let peers: BTreeMap<PeerId, &Advert> = adverts.iter().map(|a| (a.peer, *a)).collect();
     let most = able.len().min(pieces);
     let counts: Vec<usize> = match spec.swarm.stages {
@@ -80,31 +73,29 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         None => (1..=most).collect(),
     };
     let mut best: Option<(Prediction, Vec<StageId>, Vec<StagePlan>)> = None;
-    for &stages in &counts {
-        for order in orders(&able, &links, stages) {
-            let Some((assignment, owners)) = profile.pieces(spec, &order, &links, stages) else {
-                continue;
-            };
-            let cut = cut(&profile.training, &assignment)
-                .map_err(|error| PlanError::Network(error.to_string()))?;
-            let plans = with_backups(spec, &cut, &owners, &able, &links);
-            let placement = Placement {
-                spec,
-                cut: &cut,
-                stages: &plans,
-                leader: request.leader,
-                peers: &peers,
-                links: &links,
-            };
-            let prediction = placement.predict();
-            if best.as_ref().is_none_or(|(least, ..)| prediction.step < least.step) {
-                best = Some((prediction, assignment, plans));
-            }
+    for pieces in candidates(&profile, spec, &able, (&links, &counts)) {
+        let (assignment, owners) = profile.spread(&pieces, &able);
+        let cut = cut_as(&profile.training, &assignment, spec.swarm.recompute)?;
+        let plans = standby.with_backups(&cut, &owners);
+        let placement = Placement {
+            spec,
+            cut: &cut,
+            stages: &plans,
+            leader: request.leader,
+            peers: &peers,
+            links: &links,
+        };
+        let prediction = placement.predict();
+        if best.as_ref().is_none_or(|(least, ..)| prediction.step < least.step) {
+            best = Some((prediction, assignment, plans));
         }
     }
     let Some((prediction, assignment, stages)) = best else {
-        let one = whole(&profile.training);
-        let needed = super::estimate::memory(spec, &one.stages[0], 1);
+        let mut one = whole(&profile.training).stages.swap_remove(0);
+        if spec.swarm.recompute {
+            one = recompute(one);
+        }
+        let needed = super::estimate::memory(spec, &one, 1);
         let offered = able.iter().filter_map(|a| a.hardware.as_ref()).map(|h| h.memory).sum();
         return Err(PlanError::OutOfMemory { needed, offered });
     };
@@ -112,7 +103,7 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         job: request.job,
         epoch: request.epoch,
         assignment,
-        council: council(&stages, &able, request.submitter),
+        council: council(&stages, &able, &request),
         stages,
         submitter: request.submitter,
         order: spec.swarm.order,
@@ -129,18 +120,28 @@ pub fn stage_graphs(
     assignment: &[StageId],
     recompute: bool,
 ) -> Result<Cut, PlanError> {
-    let network = |error: String| PlanError::Network(error);
     let training = differentiate(spec.dag.clone(), spec.train.micro_batches)
-        .map_err(|error| network(error.to_string()))?;
-    let mut cut = cut(&training, assignment).map_err(|error| network(error.to_string()))?;
-    if recompute {
-        cut.stages = cut.stages.into_iter().map(crate::dag::rewrite::recompute).collect();
+        .map_err(|error| PlanError::Network(error.to_string()))?;
+    cut_as(&training, assignment, recompute)
+}
+
+/// Cuts a network; with recomputation its stages keep only what comes from outside.
+fn cut_as(training: &Training, assignment: &[StageId], recomputes: bool) -> Result<Cut, PlanError> {
+    let mut cut =
+        cut(training, assignment).map_err(|error| PlanError::Network(error.to_string()))?;
+    if recomputes {
+        cut.stages = cut.stages.into_iter().map(recompute).collect();
     }
     Ok(cut)
 }
 
-/// Returns the voters of a job: owners, backups, others by speed, then the submitter; each once.
-pub(super) fn council(stages: &[StagePlan], able: &[&Advert], submitter: PeerId) -> Vec<PeerId> {
+/// Returns the voters of a job: owners, backups, others by speed, then the leader and the submitter; each once.
+pub(super) fn council(
+    stages: &[StagePlan],
+    able: &[&Advert],
+    request: &Request<'_>,
+) -> Vec<PeerId> {
+    let submitter = request.submitter;
     let owners = stages.iter().map(|s| s.owner);
     let backups = stages.iter().flat_map(|s| s.backups.iter().copied());
     let others = able.iter().map(|a| a.peer);
@@ -149,6 +150,9 @@ pub(super) fn council(stages: &[StagePlan], able: &[&Advert], submitter: PeerId)
         if peer != submitter && !list.contains(&peer) && list.len() < COUNCIL_MAX {
             list.push(peer);
         }
+    }
+    if request.leader != submitter && !list.contains(&request.leader) {
+        list.push(request.leader);
     }
     list.push(submitter);
     list
@@ -165,50 +169,84 @@ pub(super) fn able_peers<'a>(adverts: &[&'a Advert]) -> Vec<&'a Advert> {
     able
 }
 
-/// Chooses backups of each stage: peers without a stage first, then those to whom the gradient travels fastest.
-pub(super) fn with_backups(
-    spec: &JobSpec,
-    cut: &Cut,
-    owners: &[PeerId],
-    able: &[&Advert],
-    links: &Links,
-) -> Vec<StagePlan> {
-    cut.stages
-        .iter()
-        .zip(owners)
-        .map(|(stage, &owner)| {
-            let size = super::estimate::parameter_bytes(stage);
-            let mut others: Vec<PeerId> =
-                able.iter().map(|a| a.peer).filter(|p| *p != owner).collect();
-            others.sort_by_key(|p| (owners.contains(p), links.transfer(owner, *p, size).0, *p));
-            others.truncate(usize::from(spec.swarm.backups));
-            StagePlan { owner, backups: others }
-        })
-        .collect()
+/// What backups are chosen from.
+#[derive(Debug)]
+pub(super) struct Standby<'a> {
+    pub(super) spec: &'a JobSpec,
+    pub(super) able: &'a [&'a Advert],
+    pub(super) links: &'a Links,
+    /// Who backs which stage not.
+    pub(super) barred: &'a [(StageId, PeerId)],
 }
 
-/// Returns orders of peers for so many stages: every choice in every order while that is few; else all peers by
-/// speed, and from each along its fastest links (the program may leave some out).
-fn orders<'a>(able: &[&'a Advert], links: &Links, stages: usize) -> Vec<Vec<&'a Advert>> {
-    let mut list = vec![able.to_vec()];
-    if able.len() <= PERMUTED_MAX || stages == 1 {
-        return choices(able, stages);
+impl Standby<'_> {
+    /// Chooses backups of each stage: peers without a stage first, then those to whom the gradient travels fastest.
+    pub(super) fn with_backups(&self, cut: &Cut, owners: &[PeerId]) -> Vec<StagePlan> {
+        let one = |(stage, &owner): (&StageGraph, &PeerId)| {
+            let size = super::estimate::parameter_bytes(stage);
+            let able = self.able.iter().map(|a| a.peer).filter(|p| *p != owner);
+            let mut others: Vec<PeerId> =
+                able.filter(|p| !self.barred.contains(&(stage.stage, *p))).collect();
+            others
+                .sort_by_key(|p| (owners.contains(p), self.links.transfer(owner, *p, size).0, *p));
+            others.truncate(usize::from(self.spec.swarm.backups));
+            StagePlan { owner, backups: others }
+        };
+        cut.stages.iter().zip(owners).map(one).collect()
     }
-    for first in able {
-        let mut chain = vec![*first];
-        let mut left: Vec<&Advert> =
-            able.iter().copied().filter(|a| a.peer != first.peer).collect();
+}
+
+/// Returns pieces that may make the best plan: for each number of stages the fastest lines, each once.
+fn candidates(
+    profile: &Profile,
+    spec: &JobSpec,
+    able: &[&Advert],
+    (links, counts): (&Links, &[usize]),
+) -> Vec<Pieces> {
+    let mut stations = Stations::new(profile, spec, able, links);
+    let mut found: Vec<Pieces> = Vec::new();
+    if able.len() <= PERMUTED_MAX {
+        let peers: Vec<usize> = (0..able.len()).collect();
+        for &stages in counts {
+            for order in choices(&peers, stages) {
+                found.extend(stations.pieces(&order, &[stages]));
+            }
+        }
+    } else {
+        for order in orders(able, links) {
+            found.extend(stations.pieces(&order, counts));
+        }
+    }
+    found.sort();
+    found.dedup();
+    let each = CANDIDATES_MAX.div_ceil(counts.len().max(1));
+    let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
+    found.retain(|pieces| {
+        let taken = taken.entry(pieces.stages.len()).or_default();
+        *taken += 1;
+        *taken <= each
+    });
+    found
+}
+
+/// Returns orders of peers: all by speed, and from each along its fastest links (the program may leave some out).
+fn orders(able: &[&Advert], links: &Links) -> Vec<Vec<usize>> {
+    let all: Vec<usize> = (0..able.len()).collect();
+    let mut list = vec![all.clone()];
+    for first in all.iter().copied() {
+        let mut chain = vec![first];
+        let mut left: Vec<usize> = all.iter().copied().filter(|n| *n != first).collect();
         while !left.is_empty() {
-            let last = chain[chain.len() - 1].peer;
+            let last = able[chain[chain.len() - 1]].peer;
             let size = Bytes::new(1 << 20);
             let (place, _) = left
                 .iter()
                 .enumerate()
-                .min_by_key(|(_, a)| (links.transfer(last, a.peer, size).0, a.peer))
+                .min_by_key(|(_, n)| (links.transfer(last, able[**n].peer, size).0, able[**n].peer))
                 .expect("left is not empty");
             chain.push(left.remove(place));
         }
-        if !list.iter().any(|o| o.iter().map(|a| a.peer).eq(chain.iter().map(|a| a.peer))) {
+        if !list.contains(&chain) {
             list.push(chain);
         }
     }
@@ -216,196 +254,18 @@ fn orders<'a>(able: &[&'a Advert], links: &Links, stages: usize) -> Vec<Vec<&'a 
 }
 
 /// Returns every choice of `count` peers in every order.
-fn choices<'a>(able: &[&'a Advert], count: usize) -> Vec<Vec<&'a Advert>> {
+fn choices(peers: &[usize], count: usize) -> Vec<Vec<usize>> {
     if count == 0 {
         return vec![Vec::new()];
     }
     let mut list = Vec::new();
-    for (place, first) in able.iter().enumerate() {
-        let rest: Vec<&Advert> =
-            able.iter().enumerate().filter(|(i, _)| *i != place).map(|(_, a)| *a).collect();
+    for first in peers.iter().copied() {
+        let rest: Vec<usize> = peers.iter().copied().filter(|n| *n != first).collect();
         for tail in choices(&rest, count - 1) {
-            list.push(std::iter::once(*first).chain(tail).collect());
+            list.push(std::iter::once(first).chain(tail).collect());
         }
     }
     list
-}
-
-impl Profile {
-    fn of(spec: &JobSpec) -> Result<Self, PlanError> {
-        let training = differentiate(spec.dag.clone(), spec.train.micro_batches)
-            .map_err(|error| PlanError::Network(error.to_string()))?;
-        let (forward, backward) = node_loads(&training);
-        let count = training.forward_nodes;
-        let crossing = crossing_bytes(&training);
-        let places = cut_places(&crossing, count);
-        let mut parameters = vec![Bytes::ZERO; count];
-        let mut saved = vec![Bytes::ZERO; count];
-        let dag = &training.dag;
-        let mut counted = std::collections::BTreeSet::new();
-        for id in dag.node_ids().take(count) {
-            for input in &dag.node(id).inputs {
-                let parameter =
-                    matches!(dag.value(*input).source, crate::dag::Source::Parameter { .. });
-                if parameter && counted.insert(*input) {
-                    parameters[id.index()] += dag.fact(*input).bytes();
-                }
-            }
-            let outputs = &dag.node(id).outputs;
-            saved[id.index()] = outputs.iter().map(|v| dag.fact(*v).bytes()).sum();
-        }
-        let total = |list: &[Bytes]| -> Vec<Bytes> {
-            places.iter().map(|p| list[..*p].iter().copied().sum()).collect()
-        };
-        let work = places
-            .iter()
-            .map(|p| forward[..*p].iter().chain(&backward[..*p]).copied().sum())
-            .collect();
-        Ok(Self {
-            work,
-            parameters: total(&parameters),
-            saved: total(&saved),
-            crossing: places.iter().map(|p| crossing[*p]).collect(),
-            places,
-            training,
-        })
-    }
-
-    /// Finds the best contiguous pieces for `stages` stages on peers taken in this order (some may be left out).
-    fn pieces(
-        &self,
-        spec: &JobSpec,
-        order: &[&Advert],
-        links: &Links,
-        stages: usize,
-    ) -> Option<(Vec<StageId>, Vec<PeerId>)> {
-        let ends = self.places.len();
-        // papers.md 1.7: identical jobs on a line of stations take the sum of all plus the slowest for each further
-        // job. The slowest and the sum are kept apart; their line time ranks the partial placements (our rule).
-        let more = u64::from(spec.train.micro_batches.saturating_sub(1));
-        let line = |slowest: Duration, sum: Duration| (sum + slowest * more, slowest);
-        // best[stage][peer][place]: slowest station so far, its sum as tie-break, and where it came from.
-        type Cell = Option<(Duration, Duration, usize, usize)>;
-        let mut best: Vec<Vec<Vec<Cell>>> = vec![vec![vec![None; ends]; order.len()]; stages];
-        for stage in 0..stages {
-            for (peer, advert) in order.iter().enumerate() {
-                for end in 1..ends {
-                    let mut cell: Cell = None;
-                    for start in 0..end {
-                        let Some(own) = self.station(spec, advert, (start, end), (stage, stages))
-                        else {
-                            continue;
-                        };
-                        if stage == 0 {
-                            if start == 0 {
-                                cell = Some((own, own, 0, 0));
-                            }
-                            continue;
-                        }
-                        for (before, other) in order.iter().enumerate().take(peer) {
-                            let Some((slowest, sum, ..)) = best[stage - 1][before][start] else {
-                                continue;
-                            };
-                            let (link, _) =
-                                links.transfer(other.peer, advert.peer, self.crossing[start]);
-                            let (back, _) =
-                                links.transfer(advert.peer, other.peer, self.crossing[start]);
-                            let station = own.max(link).max(back);
-                            let next =
-                                (slowest.max(station), sum + own + link + back, before, start);
-                            if cell.is_none_or(|c| line(next.0, next.1) < line(c.0, c.1)) {
-                                cell = Some(next);
-                            }
-                        }
-                    }
-                    best[stage][peer][end] = cell;
-                }
-            }
-        }
-        let last = (0..order.len())
-            .filter_map(|p| best[stages - 1][p][ends - 1].map(|c| (line(c.0, c.1), p)))
-            .min()?;
-        let (mut peer, mut end) = (last.1, ends - 1);
-        let mut owners = vec![order[peer].peer; stages];
-        let mut assignment = vec![StageId::default(); self.places[ends - 1]];
-        for stage in (0..stages).rev() {
-            let (_, _, before, start) = best[stage][peer][end]?;
-            owners[stage] = order[peer].peer;
-            let id = StageId::new(u16::try_from(stage).ok()?);
-            assignment[self.places[start]..self.places[end]].fill(id);
-            (peer, end) = (before, start);
-        }
-        Some((assignment, owners))
-    }
-
-    /// Returns a micro-batch's time of one piece on one peer, or None where it does not fit into its memory.
-    fn station(
-        &self,
-        spec: &JobSpec,
-        advert: &Advert,
-        (start, end): (usize, usize),
-        (stage, stages): (usize, usize),
-    ) -> Option<Duration> {
-        let hardware = advert.hardware.as_ref()?;
-        let slots = match spec.train.optimizer {
-            Optimizer::AdamW { .. } => 4,
-            Optimizer::Sgd { .. } => 3,
-        };
-        let kept = in_flight(spec.swarm.order, stage, stages, spec.train.micro_batches);
-        let parameters = self.parameters[end].count() - self.parameters[start].count();
-        let saved = self.saved[end].count() - self.saved[start].count();
-        let needed = parameters.saturating_mul(slots) + saved.saturating_mul(u64::from(kept));
-        if needed > hardware.memory.count() {
-            return None;
-        }
-        let (before, after) = (self.work[start], self.work[end]);
-        Some(hardware.time(after - before))
-    }
-}
-
-/// Returns the bytes of node outputs that are alive across each place of the order (0 and the end: none).
-fn crossing_bytes(training: &Training) -> Vec<Bytes> {
-    let dag = &training.dag;
-    let count = training.forward_nodes;
-    let mut change = vec![(0u64, 0u64); count + 1];
-    let mut last_use: BTreeMap<crate::ids::ValueId, usize> = BTreeMap::new();
-    for id in dag.node_ids().take(count) {
-        for input in &dag.node(id).inputs {
-            last_use.insert(*input, id.index());
-        }
-    }
-    for (value, used) in last_use {
-        if let Some(producer) = dag.producer(value) {
-            let bytes = dag.fact(value).bytes().count();
-            change[producer.index() + 1].0 += bytes;
-            change[used + 1].1 += bytes;
-        }
-    }
-    let mut alive = 0;
-    change
-        .into_iter()
-        .map(|(born, dead)| {
-            alive = alive + born - dead;
-            Bytes::new(alive)
-        })
-        .collect()
-}
-
-/// Chooses where the order may be cut: everywhere, or the cheapest place of each of many equal stretches.
-fn cut_places(crossing: &[Bytes], count: usize) -> Vec<usize> {
-    let inner = count.saturating_sub(1);
-    if inner <= CUT_PLACES_MAX {
-        return (0..=count).collect();
-    }
-    let mut places = vec![0];
-    for stretch in 0..CUT_PLACES_MAX {
-        let from = 1 + stretch * inner / CUT_PLACES_MAX;
-        let to = 1 + (stretch + 1) * inner / CUT_PLACES_MAX;
-        let cheapest = (from..to).min_by_key(|p| (crossing[*p], *p));
-        places.extend(cheapest);
-    }
-    places.push(count);
-    places
 }
 
 #[cfg(test)]

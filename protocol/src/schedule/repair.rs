@@ -7,21 +7,22 @@ use std::collections::BTreeMap;
 
 use super::advert::Advert;
 use super::estimate::Placement;
-use super::fence::{Request, able_peers, council, stage_graphs, with_backups};
+use super::fence::{Request, Standby, able_peers, council, stage_graphs};
 use super::links::Links;
-use super::{Plan, PlanError};
+use super::{Plan, PlanError, Standing};
 use crate::ids::PeerId;
 
-/// Repairs a plan. `holders` lists for each stage who holds the state to go on with, best first; the first takes over.
+/// Repairs a plan. The first holder of each stage takes it over; whoever is barred from a stage does not back it up.
 ///
 /// *Errors*: [`PlanError::NotEnoughPeers`] if nobody holds some stage, [`PlanError::Network`] for a foreign plan.
 pub fn repair(
     request: Request<'_>,
     previous: &Plan,
-    holders: &[Vec<PeerId>],
+    standing: &Standing,
     adverts: &[&Advert],
 ) -> Result<Plan, PlanError> {
     let spec = request.spec;
+    let holders = &standing.holders;
     let cut = stage_graphs(spec, &previous.assignment, previous.recompute)?;
     if holders.len() != cut.stages.len() || previous.stages.len() != cut.stages.len() {
         return Err(PlanError::Network("the old plan has another number of stages".into()));
@@ -33,7 +34,9 @@ pub fn repair(
         return Err(PlanError::NotEnoughPeers { wanted, known: owners.len() });
     }
     let links = Links::of(adverts);
-    let mut stages = with_backups(spec, &cut, &owners, &able, &links);
+    let barred = &standing.barred;
+    let standby = Standby { spec, able: &able, links: &links, barred };
+    let mut stages = standby.with_backups(&cut, &owners);
     for ((stage, old), holding) in stages.iter_mut().zip(&previous.stages).zip(holders) {
         // A peer that already follows the stage needs no transfer of state: it stays a backup.
         let owner = stage.owner;
@@ -68,7 +71,7 @@ pub fn repair(
         job: request.job,
         epoch: request.epoch,
         assignment: previous.assignment.clone(),
-        council: council(&stages, &able, request.submitter),
+        council: council(&stages, &able, &request),
         stages,
         submitter: request.submitter,
         order: previous.order,

@@ -7,6 +7,7 @@
 //! | Holds     | has the gradient of step `applied` as well | step decided -> Follows                       |
 //!
 //! The update is the same arithmetic on the same bits as the owner's, so a backup that takes over is the owner's equal.
+//! See docs/concepts/exact-recovery.md.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -13,9 +13,10 @@
 use std::collections::BTreeSet;
 
 use super::Ctx;
-use super::job::Job;
+use super::job::{Ending, Job};
 use super::lead::Lead;
 use crate::ids::{Epoch, PeerId, Term};
+use crate::schedule::Plan;
 use crate::units::{Duration, Instant};
 use crate::wire::message::JobMessage;
 
@@ -32,29 +33,70 @@ pub(super) struct Election {
     heard: Instant,
     voted: Option<PeerId>,
     votes: BTreeSet<PeerId>,
+    /// Who has said that a plan later than any known here is in force.
+    ahead: BTreeSet<PeerId>,
     stands_at: Option<Instant>,
 }
 
 impl Election {
     pub(super) fn new(term: Term, leader: Option<PeerId>, now: Instant) -> Self {
-        Self { term, leader, heard: now, voted: leader, votes: BTreeSet::new(), stands_at: None }
+        Self {
+            term,
+            leader,
+            heard: now,
+            voted: leader,
+            votes: BTreeSet::new(),
+            ahead: BTreeSet::new(),
+            stands_at: None,
+        }
+    }
+
+    /// Says whether a leader of this term is one to follow.
+    pub(super) fn may_follow(&self, from: PeerId, term: Term) -> bool {
+        let rival = term == self.term && self.leader.is_some_and(|l| l != from);
+        term >= self.term && !rival && self.term.may_hear(term)
     }
 
     /// Takes word from a leader. Returns whether it is one that this member follows.
-    pub(super) fn follow(&mut self, from: PeerId, term: Term, now: Instant) -> bool {
-        if term < self.term || (term == self.term && self.leader.is_some_and(|l| l != from)) {
+    fn follow(&mut self, from: PeerId, term: Term, now: Instant) -> bool {
+        if !self.may_follow(from, term) {
             return false;
         }
         self.term = term;
         self.leader = Some(from);
         self.heard = now;
         self.votes.clear();
+        self.ahead.clear();
         self.stands_at = None;
         true
     }
 }
 
 impl Job {
+    /// Says whether a peer may speak of who leads: a member of the council of the plan in force, or of the accepted one.
+    pub(super) fn is_voter(&self, peer: PeerId) -> bool {
+        let accepted = self.proposal.as_ref().map(|p| &p.plan);
+        let mut plans = self.plan.iter().chain(accepted);
+        plans.any(|plan| plan.council.contains(&peer))
+    }
+
+    /// Takes word from a leader. Returns whether it is one that this member follows: a stranger never is.
+    pub(super) fn heed(&mut self, from: PeerId, term: Term, ctx: &Ctx<'_>) -> bool {
+        if !self.is_voter(from) || !self.election.follow(from, term, ctx.now) {
+            return false;
+        }
+        if from != ctx.me {
+            self.lead = None;
+        }
+        true
+    }
+
+    /// Says whether nobody has been heard of this job for so long that it will not come to a plan here.
+    pub(super) fn is_stillborn(&self, ctx: &Ctx<'_>) -> bool {
+        let silent = ctx.now.since(self.election.heard) >= ctx.config.lease * 2;
+        self.plan.is_none() && self.lead.is_none() && silent
+    }
+
     fn leader_lives(&self, ctx: &Ctx<'_>) -> bool {
         let fresh = ctx.now.since(self.election.heard) < ctx.config.lease * 2;
         self.election.leader.is_some_and(|l| l == ctx.me || (ctx.membership.is_living(l) && fresh))
@@ -103,7 +145,7 @@ impl Job {
         epoch: Epoch,
         ctx: &mut Ctx<'_>,
     ) {
-        let member = self.plan.as_ref().is_some_and(|p| p.council.contains(&from));
+        let member = self.is_voter(from) && self.election.term.may_hear(term);
         let election = &self.election;
         let free = term > election.term
             || (term == election.term && election.voted.is_none_or(|v| v == from));
@@ -126,7 +168,7 @@ impl Job {
             self.election.term = term;
             self.election.voted = None;
         }
-        ctx.send(from, self.id, JobMessage::Vote { term, granted });
+        ctx.send(from, self.id, JobMessage::Vote { term, granted, epoch: self.epoch() });
     }
 
     /// Whether this member has a living leader other than the candidate.
@@ -134,10 +176,34 @@ impl Job {
         self.election.leader != Some(candidate) && self.leader_lives(ctx)
     }
 
-    pub(super) fn on_vote(&mut self, from: PeerId, term: Term, granted: bool, ctx: &mut Ctx<'_>) {
-        if granted && term == self.election.term && self.election.voted == Some(ctx.me) {
+    pub(super) fn on_vote(
+        &mut self,
+        from: PeerId,
+        (term, granted): (Term, bool),
+        epoch: Epoch,
+        ctx: &mut Ctx<'_>,
+    ) {
+        if term != self.election.term || self.election.voted != Some(ctx.me) {
+            return;
+        }
+        if granted {
             self.election.votes.insert(from);
-            self.count_votes(ctx);
+            return self.count_votes(ctx);
+        }
+        if epoch <= self.epoch_seen() {
+            return;
+        }
+        // A plan that this member never heard of is in force, so it has no part in it, and its leader may be one that
+        // this member does not know. It can come back as a new member only.
+        self.election.ahead.insert(from);
+        let ahead = |plan: &Plan| {
+            plan.council.iter().filter(|p| self.election.ahead.contains(p)).count()
+                >= plan.majority()
+        };
+        if self.plan.as_ref().is_some_and(|plan| ahead(plan)) {
+            tracing::warn!(job = %self.id, "was left behind by its council: lets the job go");
+            self.unload(|_| true, ctx);
+            self.ending = Some(Ending::LeftBehind);
         }
     }
 

@@ -406,6 +406,8 @@ pub enum Effect {
     },
     /// Say in the DHT that this peer takes part in a job.
     Announce(JobId),
+    /// Take back what `Announce` has said.
+    Withdraw(JobId),
     /// Tell the people at this machine.
     Notify(Event),
 }

@@ -33,6 +33,15 @@ pub(super) struct Proposal {
     pub(super) restart: bool,
 }
 
+/// Why a job is let go here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It was released, refused, given up, or never came to a plan.
+    Over,
+    /// The others went on without this member.
+    LeftBehind,
+}
+
 /// A job that this peer takes part in.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -44,6 +53,10 @@ pub(super) struct Job {
     pub(super) proposal: Option<Proposal>,
     pub(super) stages: BTreeMap<StageId, Stage>,
     pub(super) backups: BTreeMap<StageId, Backup>,
+    /// Stages that failed here, under which plan, and why; told until the next plan is in force.
+    failed: BTreeMap<StageId, (Epoch, String)>,
+    /// The highest version of a plan that this peer has accepted.
+    pub(super) accepted: Epoch,
     /// The last decided step that this peer knows.
     pub(super) last: Option<Commit>,
     pub(super) election: Election,
@@ -53,6 +66,8 @@ pub(super) struct Job {
     /// What the people here have been told.
     pub(super) teller: Teller,
     pub(super) over: bool,
+    /// Set once the job is to be let go here.
+    pub(super) ending: Option<Ending>,
 }
 
 impl Job {
@@ -71,12 +86,15 @@ impl Job {
             proposal: None,
             stages: BTreeMap::new(),
             backups: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            accepted: Epoch::default(),
             last: None,
             election,
             lead: None,
             pulling: BTreeMap::new(),
             teller: Teller::default(),
             over: false,
+            ending: None,
         }
     }
 
@@ -106,7 +124,7 @@ impl Job {
 
     /// Returns the highest version of a plan that this peer has adopted or accepted: the next one must be higher.
     pub(super) fn epoch_seen(&self) -> Epoch {
-        self.proposal.as_ref().map(|p| p.plan.epoch).unwrap_or_default().max(self.epoch())
+        self.accepted.max(self.epoch())
     }
 
     /// Puts the accepted proposal of this reign and epoch in force; one of an earlier reign may be another plan.
@@ -125,6 +143,7 @@ impl Job {
             self.commit(last, ctx);
         }
         let plan = proposal.plan;
+        self.failed.clear();
         self.submitter = plan.submitter;
         self.works = proposal.works;
         self.plan = Some(plan.clone());
@@ -146,6 +165,15 @@ impl Job {
             }
         }
         ctx.out.push(Effect::Announce(self.id));
+        for peer in
+            plan.council.iter().filter(|p| **p != ctx.me && !ctx.membership.is_connected(**p))
+        {
+            // Who works together has to meet, however many others there are.
+            let addresses = ctx.gossip.advert(*peer).map(|s| s.advert.addresses.clone());
+            if let Some(addresses) = addresses.filter(|list| !list.is_empty()) {
+                ctx.out.push(Effect::Dial { peer: *peer, addresses });
+            }
+        }
         if proposal.base < self.steps() {
             for stage in self.stages.values_mut() {
                 stage.begin(ctx);
@@ -206,6 +234,45 @@ impl Job {
             self.backups.remove(&stage);
             let task = Task::Unload { job: self.id, stage };
             ctx.run((self.id, stage), Purpose::Unload, task);
+        }
+    }
+
+    /// Gives stages up that fail here, and a plan that was accepted in the belief that they are held.
+    pub(super) fn fail_stages(
+        &mut self,
+        which: impl Fn(StageId) -> bool,
+        reason: &str,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let held = self.stages.keys().chain(self.backups.keys()).copied();
+        let lost: Vec<StageId> = held.filter(|s| which(*s)).collect();
+        if lost.is_empty() {
+            return;
+        }
+        self.unload(|s| lost.contains(&s), ctx);
+        let counts_on = |p: &Proposal| {
+            let part = |s: &StageId| {
+                let roles = p.plan.stages.get(s.index());
+                roles.is_some_and(|r| r.owner == ctx.me || r.backups.contains(&ctx.me))
+            };
+            lost.iter().any(part)
+        };
+        let epoch = match self.proposal.take_if(|p| counts_on(p)) {
+            Some(proposal) => proposal.plan.epoch,
+            None => self.epoch(),
+        };
+        self.failed.extend(lost.into_iter().map(|stage| (stage, (epoch, reason.to_owned()))));
+        self.tell_failed(ctx);
+    }
+
+    /// Tells the leader what failed here; it may be another one by now, or not have heard.
+    pub(super) fn tell_failed(&self, ctx: &mut Ctx<'_>) {
+        let Some(leader) = ctx.leader else {
+            return;
+        };
+        for (&stage, (epoch, reason)) in &self.failed {
+            let (epoch, reason) = (*epoch, reason.clone());
+            ctx.send(leader, self.id, JobMessage::StageFailed { epoch, stage, reason });
         }
     }
 
@@ -294,59 +361,6 @@ impl Job {
             TensorName::Cotangent { edge, .. } => edges(edge).map(|(from, _)| from),
             TensorName::SharedGradient { to, .. } => Some(to),
             TensorName::StageGradient { .. } | TensorName::StageState { .. } => None,
-        }
-    }
-
-    /// Somebody wants the state of a stage.
-    pub(super) fn on_pull(&self, from: PeerId, stage: StageId, least: Step, ctx: &mut Ctx<'_>) {
-        let owned = self.stages.get(&stage).map(|s| s.applied);
-        let followed = self.backups.get(&stage).and_then(|b| b.applied);
-        // A decision may be under way to here yet: the one who asks will ask again.
-        let Some(step) = owned.or(followed).filter(|applied| *applied >= least) else {
-            return;
-        };
-        let roles = self.plan.as_ref().and_then(|p| p.stages.get(stage.index()));
-        let entitled = from == self.submitter || roles.is_some_and(|r| r.backups.contains(&from));
-        if !entitled || ctx.is_shipping(self.id, stage, from) {
-            return;
-        }
-        let name = TensorName::StageState { stage };
-        let key = TensorKey { job: self.id, epoch: self.epoch(), step, name };
-        let task = Task::Snapshot { job: self.id, stage, key };
-        ctx.run((self.id, stage), Purpose::Snapshot(key), task);
-        ctx.snapshots.entry(key).or_default().insert(from);
-    }
-
-    /// Asks for the state of every stage (submitter).
-    pub(super) fn pull(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(plan) = &self.plan else {
-            return;
-        };
-        self.pulling = plan.stage_ids().map(|s| (s, 0)).collect();
-        self.ask(ctx);
-    }
-
-    /// Asks owners, and on later attempts their backups, for what is still awaited.
-    pub(super) fn ask(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(plan) = self.plan.clone() else {
-            return;
-        };
-        let applied = self.steps();
-        for (stage, asked) in &mut self.pulling {
-            let roles = &plan.stages[stage.index()];
-            let holders: Vec<PeerId> =
-                std::iter::once(roles.owner).chain(roles.backups.iter().copied()).collect();
-            let living: Vec<PeerId> = holders
-                .into_iter()
-                .filter(|p| *p == ctx.me || ctx.membership.is_living(*p))
-                .collect();
-            if living.is_empty() {
-                continue;
-            }
-            // One holder gets ten ticks before the next one is asked.
-            let holder = living[(*asked / 10) % living.len()];
-            *asked += 1;
-            ctx.send(holder, self.id, JobMessage::Pull { stage: *stage, applied });
         }
     }
 }

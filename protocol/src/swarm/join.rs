@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::elect::Election;
-use super::io::{Outbox, StageWork, Timer};
-use super::job::{Job, Proposal};
+use super::io::{Effect, Outbox, StageWork, Timer};
+use super::job::{Ending, Job, Proposal};
 use super::lead::Report;
 use super::{Ctx, JOBS_MAX, Peer};
 use crate::ids::{Epoch, JobId, PeerId, Step, Term};
@@ -18,7 +18,7 @@ use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan};
 use crate::units::Instant;
 use crate::wire::frame::job_id;
-use crate::wire::message::{Commit, JobMessage};
+use crate::wire::message::{Commit, JobMessage, Message};
 
 /// Everything that a proposal says.
 struct Proposed {
@@ -66,22 +66,13 @@ impl Peer {
                 let proposed = Proposed { term, spec, plan, basis, evidence, base, last, restart };
                 self.on_propose(from, id, proposed, now, out);
             }
-            JobMessage::Release => {
-                let entitled = self
-                    .jobs
-                    .get(&id)
-                    .is_some_and(|j| j.submitter == from || j.election.leader == Some(from));
-                if entitled {
-                    self.with_job(id, now, out, |job, ctx| job.unload(|_| true, ctx));
-                    self.jobs.remove(&id);
+            JobMessage::Release => self.with_job(id, now, out, |job, ctx| {
+                if job.submitter == from || job.election.leader == Some(from) {
+                    job.unload(|_| true, ctx);
+                    job.ending = Some(Ending::Over);
                 }
-            }
-            JobMessage::News(news)
-                if !self.jobs.contains_key(&id) && self.submissions.contains_key(&id) =>
-            {
-                // The leader waits for something before there is a plan to take part in.
-                out.push(super::Effect::Notify(super::Event::Job { job: id, news }));
-            }
+            }),
+            JobMessage::News(news) => self.on_news(from, id, *news, now, out),
             other => self.with_job(id, now, out, |job, ctx| job.on_message(from, other, ctx)),
         }
     }
@@ -96,47 +87,66 @@ impl Peer {
     ) {
         let (term, epoch) = (proposed.term, proposed.plan.epoch);
         if !self.jobs.contains_key(&id) {
-            if self.jobs.len() >= JOBS_MAX || job_id(&proposed.spec) != Ok(id) {
+            if job_id(&proposed.spec) != Ok(id) || !Term::default().may_hear(term) {
                 return;
+            }
+            if self.jobs.len() >= JOBS_MAX {
+                let reason = format!("takes part in {JOBS_MAX} jobs already");
+                let body = Box::new(JobMessage::Refuse { term, epoch, reason });
+                let message = Box::new(Message::Job { job: id, body });
+                return out.push(Effect::Send { to: from, message });
             }
             let spec = Arc::new((*proposed.spec).clone());
             let submitter = proposed.plan.submitter;
             let job = Job::new(id, spec, submitter, Election::new(term, Some(from), now));
             self.jobs.insert(id, job);
             let at = now + self.config.heartbeat;
-            out.push(super::Effect::SetTimer { timer: Timer::Job(id), at });
+            out.push(Effect::SetTimer { timer: Timer::Job(id), at });
         }
-        self.with_job(id, now, out, |job, ctx| {
-            if !job.election.follow(from, term, ctx.now) {
-                return;
-            }
-            if from != ctx.me {
-                job.lead = None;
-            }
-            let accepted = job.proposal.as_ref().filter(|p| p.term == term).map(|p| &p.plan);
-            let known = [accepted, job.plan.as_ref()].into_iter().flatten();
-            if known.into_iter().any(|plan| **plan == *proposed.plan) {
-                // The answer may have been lost.
-                return ctx.send(from, id, JobMessage::Accept { term, epoch });
-            }
-            let newest = accepted.map(|plan| plan.epoch).unwrap_or_default().max(job.epoch());
-            if epoch <= newest {
-                return;
-            }
-            match job.check(from, proposed, ctx.me) {
-                Ok(proposal) => {
-                    job.proposal = Some(proposal);
-                    ctx.send(from, id, JobMessage::Accept { term, epoch });
-                }
-                Err(reason) => ctx.send(from, id, JobMessage::Refuse { term, epoch, reason }),
-            }
-        });
+        self.with_job(id, now, out, |job, ctx| job.on_propose(from, proposed, ctx));
     }
 }
 
 impl Job {
+    fn on_propose(&mut self, from: PeerId, proposed: Proposed, ctx: &mut Ctx<'_>) {
+        let (term, epoch) = (proposed.term, proposed.plan.epoch);
+        if self.plan.is_some() && !self.heed(from, term, ctx) {
+            return;
+        }
+        if !self.election.may_follow(from, term) {
+            return;
+        }
+        let accepted = self.proposal.as_ref().filter(|p| p.term == term).map(|p| &p.plan);
+        let known = [accepted, self.plan.as_ref()].into_iter().flatten();
+        if known.into_iter().any(|plan| **plan == *proposed.plan) {
+            // The answer may have been lost.
+            self.heed(from, term, ctx);
+            return ctx.send(from, self.id, JobMessage::Accept { term, epoch });
+        }
+        let newest = accepted.map(|plan| plan.epoch).unwrap_or_default().max(self.epoch());
+        if epoch <= newest {
+            return;
+        }
+        match self.check(from, proposed, ctx) {
+            Ok(proposal) => {
+                // Before the first plan there is no council: whoever makes a sound one is followed.
+                self.accepted = self.accepted.max(epoch);
+                self.proposal = Some(proposal);
+                self.heed(from, term, ctx);
+                ctx.send(from, self.id, JobMessage::Accept { term, epoch });
+            }
+            Err(reason) => {
+                ctx.send(from, self.id, JobMessage::Refuse { term, epoch, reason });
+                if self.plan.is_none() && self.proposal.is_none() && self.lead.is_none() {
+                    self.ending = Some(Ending::Over);
+                }
+            }
+        }
+    }
+
     /// Makes a proposed plan again from its evidence and compares.
-    fn check(&self, from: PeerId, proposed: Proposed, me: PeerId) -> Result<Proposal, String> {
+    fn check(&self, from: PeerId, proposed: Proposed, ctx: &Ctx<'_>) -> Result<Proposal, String> {
+        let me = ctx.me;
         let Proposed { term, spec, plan, basis, evidence, base, last, restart } = proposed;
         if self.plan.is_none() {
             check_spec(&spec)?;
@@ -156,13 +166,17 @@ impl Job {
             };
             let again = match &basis {
                 Basis::Fresh => place(request, &adverts).map_err(wrong)?,
-                Basis::Repair { previous, holders } => {
-                    repair(request, previous, holders, &adverts).map_err(wrong)?
+                Basis::Repair { previous, standing } => {
+                    repair(request, previous, standing, &adverts).map_err(wrong)?
                 }
             };
             if again != *plan {
                 return Err("the plan does not follow from its evidence".into());
             }
+        }
+        let has_part = |s: &crate::schedule::StagePlan| s.owner == me || s.backups.contains(&me);
+        if plan.stages.iter().any(has_part) && !ctx.gossip.has_device() {
+            return Err("this peer has no device to compute on".into());
         }
         let owns = |s: &crate::schedule::StagePlan| s.owner == me;
         let holdings = self.holdings();
@@ -192,13 +206,15 @@ impl Job {
     fn on_message(&mut self, from: PeerId, body: JobMessage, ctx: &mut Ctx<'_>) {
         match body {
             JobMessage::RequestVote { term, epoch } => self.on_request_vote(from, term, epoch, ctx),
-            JobMessage::Vote { term, granted } => self.on_vote(from, term, granted, ctx),
+            JobMessage::Vote { term, granted, epoch } => {
+                self.on_vote(from, (term, granted), epoch, ctx);
+            }
             JobMessage::Lease { term, epoch, sent } => self.on_lease(from, term, epoch, sent, ctx),
             JobMessage::LeaseGranted { term, epoch, sent } => {
                 self.on_granted(from, term, epoch, sent, ctx);
             }
             JobMessage::Inquire { term } => {
-                if self.election.follow(from, term, ctx.now) {
+                if self.heed(from, term, ctx) {
                     let (holdings, last) = (self.holdings(), self.last);
                     let epoch = self.epoch_seen();
                     ctx.send(from, self.id, JobMessage::Report { term, epoch, holdings, last });
@@ -208,11 +224,14 @@ impl Job {
                 self.on_report(from, term, Report { epoch, holdings, last }, ctx);
             }
             JobMessage::Accept { term, epoch } => self.on_accept(from, term, epoch, ctx),
-            JobMessage::Refuse { reason, .. } | JobMessage::StageFailed { reason, .. } => {
-                self.on_failure(from, &reason, ctx);
+            JobMessage::Refuse { term, epoch, reason } => {
+                self.on_refused(from, (term, epoch), &reason, ctx);
+            }
+            JobMessage::StageFailed { epoch, stage, reason } => {
+                self.on_stage_failed(from, (epoch, stage), &reason, ctx);
             }
             JobMessage::Adopt { term, epoch } => {
-                if self.election.follow(from, term, ctx.now) {
+                if self.heed(from, term, ctx) {
                     ctx.leader = Some(from);
                     self.adopt(term, epoch, ctx);
                 }
@@ -231,13 +250,8 @@ impl Job {
                 }
             }
             JobMessage::Pull { stage, applied } => self.on_pull(from, stage, applied, ctx),
-            JobMessage::News(news) => {
-                if self.election.leader == Some(from) || self.plan.is_none() {
-                    self.notify(*news, ctx);
-                }
-            }
             // Routed by `Peer::on_job_message` before a job is looked up.
-            JobMessage::Propose { .. } | JobMessage::Release => {}
+            JobMessage::Propose { .. } | JobMessage::Release | JobMessage::News(_) => {}
         }
     }
 
@@ -249,11 +263,8 @@ impl Job {
         sent: Instant,
         ctx: &mut Ctx<'_>,
     ) {
-        if !self.election.follow(from, term, ctx.now) {
+        if !self.heed(from, term, ctx) {
             return;
-        }
-        if from != ctx.me {
-            self.lead = None;
         }
         // The plan in force may have been adopted while this member was away.
         self.adopt(term, epoch, ctx);

@@ -11,18 +11,21 @@
 //! A repair goes on from the last decided step. A stage that nobody holds any more sends the job back to step 0,
 //! which is drawn from the seed: redone with equal numbers. Not here: elections (`elect`).
 
+mod barred;
+mod inquiry;
+mod offer;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Ctx;
-use super::job::Job;
+use super::job::{Ending, Job};
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
-use crate::schedule::advert::{Advert, SignedAdvert};
-use crate::schedule::fence::{Request, place};
-use crate::schedule::repair::repair;
-use crate::schedule::{Basis, Plan, PlanError};
+use crate::schedule::Plan;
 use crate::units::{Duration, Instant};
-use crate::wire::message::{Commit, Holding, JobMessage, News, StageStats};
+use crate::wire::message::{Commit, JobMessage, News, StageStats};
+pub(super) use inquiry::Report;
+use offer::{Offer, needed};
 
 /// How long an inquiry waits for silent members that count as living.
 const INQUIRY: Duration = Duration::from_millis(1000);
@@ -34,8 +37,8 @@ const PLACING_MAX: Duration = Duration::from_millis(120_000);
 const SETTLE: Duration = Duration::from_millis(5_000);
 /// How long a finished job's state is kept for a submitter that is gone.
 const KEEP: Duration = Duration::from_millis(600_000);
-/// Failed tasks without a step between them after which a job is given up: a deterministic fault would fail for ever.
-const FAILURES_MAX: u32 = 6;
+/// A proposal that somebody needed has not answered after this is given up.
+const ANSWER: Duration = Duration::from_millis(10_000);
 
 /// What a stage has reported of a step.
 #[derive(Debug)]
@@ -46,35 +49,13 @@ struct Ready {
     stats: StageStats,
 }
 
-/// What a member has reported of itself.
-#[derive(Debug)]
-pub(super) struct Report {
-    /// Highest version of a plan that it has adopted or accepted.
-    pub(super) epoch: Epoch,
-    pub(super) holdings: Vec<Holding>,
-    pub(super) last: Option<Commit>,
-}
-
 #[derive(Debug)]
 enum Phase {
     Placing,
     Inquiring { reports: BTreeMap<PeerId, Report>, since: Instant },
-    Proposing { offer: Box<Offer>, accepted: BTreeSet<PeerId>, sent: Instant },
+    Proposing { offer: Box<Offer>, accepted: BTreeSet<PeerId>, since: Instant, sent: Instant },
     Running { ready: BTreeMap<StageId, Ready> },
     Done,
-}
-
-/// A proposal in the making, as it is sent.
-#[derive(Debug, Clone)]
-struct Offer {
-    plan: Plan,
-    basis: Basis,
-    evidence: Vec<SignedAdvert>,
-    base: Step,
-    last: Option<Commit>,
-    restart: bool,
-    /// Whose majority it needs: the council of the plan in force, or its own where there is none.
-    voters: Vec<PeerId>,
 }
 
 /// A leader's state.
@@ -93,6 +74,8 @@ pub(super) struct Lead {
     decided: Instant,
     settled: Instant,
     failures: u32,
+    /// Who failed at which stage, in which epoch and when.
+    barred: BTreeMap<(StageId, PeerId), (Epoch, Instant)>,
     waiting: Option<String>,
 }
 
@@ -100,6 +83,11 @@ impl Lead {
     /// A founder: the submitter chose this peer.
     pub(super) fn founding(term: Term, now: Instant) -> Self {
         Self::new(term, Phase::Placing, Epoch::default(), now)
+    }
+
+    /// A founder that is asked anew: the reign is another, and its patience goes on.
+    pub(super) fn refounding(self, term: Term) -> Self {
+        Self { term, phase: Phase::Placing, ..self }
     }
 
     /// A successor.
@@ -118,6 +106,7 @@ impl Lead {
             decided: now,
             settled: now,
             failures: 0,
+            barred: BTreeMap::new(),
             waiting: None,
         }
     }
@@ -149,10 +138,13 @@ impl Job {
         };
         match &mut lead.phase {
             Phase::Inquiring { .. } => self.conclude(ctx),
-            Phase::Proposing { offer, accepted, sent } => {
+            Phase::Proposing { offer, accepted, since, sent } => {
                 let needed = needed(&offer.plan);
                 if needed.iter().any(|p| *p != ctx.me && !ctx.membership.is_living(*p)) {
                     return self.start_over(ctx);
+                }
+                if ctx.now.since(*since) >= ANSWER {
+                    return self.on_silence(ctx);
                 }
                 if ctx.now.since(*sent) >= REPEAT {
                     *sent = ctx.now;
@@ -218,7 +210,8 @@ impl Job {
         let Some(lead) = &mut self.lead else {
             return;
         };
-        if lead.term != term {
+        let votes = self.plan.as_ref().is_some_and(|plan| plan.council.contains(&from));
+        if lead.term != term || !votes {
             return;
         }
         lead.granted.insert(from, sent);
@@ -231,53 +224,13 @@ impl Job {
         }
     }
 
-    /// Tries to place the job for the first time.
-    fn found(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        let evidence = living_adverts(ctx);
-        let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
-        let request = Request {
-            spec: &self.spec,
-            job: self.id,
-            epoch: lead.epoch.next(),
-            submitter: self.submitter,
-            leader: ctx.me,
-        };
-        match place(request, &adverts) {
-            Ok(plan) => {
-                let voters = plan.council.clone();
-                let offer = Offer {
-                    plan,
-                    basis: Basis::Fresh,
-                    evidence,
-                    base: Step::default(),
-                    last: None,
-                    restart: self.plan.is_some(),
-                    voters,
-                };
-                self.propose(offer, ctx);
-            }
-            Err(error @ PlanError::NotEnoughPeers { .. }) => {
-                let reason = error.to_string();
-                let waited = ctx.now.since(lead.began);
-                if waited > PLACING_MAX {
-                    let reason = format!("{reason}; gave up after {waited}; start more peers");
-                    return self.fail(reason, ctx);
-                }
-                if lead.waiting.as_ref() != Some(&reason) {
-                    lead.waiting = Some(reason.clone());
-                    self.tell(News::Waiting { reason }, ctx);
-                }
-            }
-            Err(error) => self.fail(error.to_string(), ctx),
-        }
-    }
-
     fn fail(&mut self, reason: String, ctx: &mut Ctx<'_>) {
         if let Some(lead) = &mut self.lead {
             lead.phase = Phase::Done;
+        }
+        if self.plan.is_none() {
+            // Nobody holds anything yet.
+            self.ending = Some(Ending::Over);
         }
         self.tell(News::Failed { reason }, ctx);
     }
@@ -285,18 +238,6 @@ impl Job {
     /// Sends news to the submitter, which may be this peer.
     fn tell(&mut self, news: News, ctx: &mut Ctx<'_>) {
         ctx.send(self.submitter, self.id, JobMessage::News(Box::new(news)));
-    }
-
-    /// Asks all living members what they hold.
-    pub(super) fn inquire(&mut self, ctx: &mut Ctx<'_>) {
-        let (Some(lead), Some(plan)) = (&mut self.lead, &self.plan) else {
-            return;
-        };
-        lead.phase = Phase::Inquiring { reports: BTreeMap::new(), since: ctx.now };
-        let term = lead.term;
-        for peer in plan.council.clone() {
-            ctx.send(peer, self.id, JobMessage::Inquire { term });
-        }
     }
 
     /// Somebody hands in a job that runs already: where its submitter is gone, the job is theirs from the next plan on.
@@ -317,220 +258,6 @@ impl Job {
             self.submitter = from;
             self.inquire(ctx);
         }
-    }
-
-    /// Tells the submitter who of the plan in force is gone.
-    pub(super) fn tell_losses(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(plan) = self.plan.clone() else {
-            return;
-        };
-        let step = self.last.map(|l| l.step.next()).unwrap_or_default();
-        for peer in &plan.council {
-            if *peer == self.submitter || !self.is_gone(*peer, ctx) {
-                continue;
-            }
-            let stages = plan.stage_ids().filter(|s| plan.owner(*s) == Some(*peer)).collect();
-            self.tell(News::Lost { peer: *peer, stages, step }, ctx);
-        }
-    }
-
-    /// Says whether a member cannot be counted on: lost, or alive without the plan in force.
-    ///
-    /// A peer that restarts is back before anybody misses it, but remembers nothing: it grants no lease.
-    fn is_gone(&self, peer: PeerId, ctx: &Ctx<'_>) -> bool {
-        if peer == ctx.me {
-            return false;
-        }
-        let silent = self.lead.as_ref().is_some_and(|lead| {
-            let granted = lead.current.get(&peer).copied().unwrap_or_default();
-            ctx.now.since(granted.max(lead.settled)) >= ctx.config.lost_after
-        });
-        silent || !ctx.membership.is_living(peer)
-    }
-
-    /// Looks for lost participants, and for peers that could fill a gap among the backups.
-    fn watch(&mut self, ctx: &mut Ctx<'_>) {
-        let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
-            return;
-        };
-        if needed(&plan).iter().any(|p| self.is_gone(*p, ctx)) {
-            self.tell_losses(ctx);
-            return self.inquire(ctx);
-        }
-        if ctx.now.since(lead.settled) < SETTLE {
-            return;
-        }
-        let wanted = usize::from(self.spec.swarm.backups);
-        let able: Vec<PeerId> = ctx
-            .gossip
-            .all()
-            .filter(|s| s.advert.hardware.is_some())
-            .map(|s| s.advert.peer)
-            .filter(|p| *p == ctx.me || ctx.membership.is_living(*p))
-            .collect();
-        let gap = plan.stages.iter().any(|s| {
-            s.backups.len() < wanted && able.iter().any(|p| *p != s.owner && !s.backups.contains(p))
-        });
-        if gap {
-            self.inquire(ctx);
-        }
-    }
-
-    pub(super) fn on_report(
-        &mut self,
-        from: PeerId,
-        term: Term,
-        report: Report,
-        ctx: &mut Ctx<'_>,
-    ) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        let Phase::Inquiring { reports, .. } = &mut lead.phase else {
-            return;
-        };
-        if lead.term == term {
-            reports.insert(from, report);
-            self.conclude(ctx);
-        }
-    }
-
-    /// Ends an inquiry when enough has been reported: who goes on with each stage, and from which step.
-    fn conclude(&mut self, ctx: &mut Ctx<'_>) {
-        let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
-            return;
-        };
-        let Phase::Inquiring { reports, since } = &lead.phase else {
-            return;
-        };
-        let living = |p: &&PeerId| !self.is_gone(**p, ctx);
-        let all = plan.council.iter().filter(living).all(|p| reports.contains_key(p));
-        let majority =
-            plan.council.iter().filter(|p| reports.contains_key(p)).count() >= plan.majority();
-        if !majority || (!all && ctx.now.since(*since) < INQUIRY) {
-            return;
-        }
-        let (base, last, holders) = standing(&plan, reports);
-        // Whatever was ever adopted, a majority had accepted: one of these reports knows of it.
-        let seen = reports.values().map(|r| r.epoch).max().unwrap_or_default();
-        let epoch = lead.epoch.max(plan.epoch).max(seen).next();
-        let evidence = living_adverts(ctx);
-        let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
-        let request = Request {
-            spec: &self.spec,
-            job: self.id,
-            epoch,
-            submitter: self.submitter,
-            leader: ctx.me,
-        };
-        let voters = plan.council.clone();
-        if holders.iter().all(|h| !h.is_empty()) {
-            let basis =
-                Basis::Repair { previous: Box::new((*plan).clone()), holders: holders.clone() };
-            match repair(request, &plan, &holders, &adverts) {
-                Ok(plan) => {
-                    let offer = Offer { plan, basis, evidence, base, last, restart: false, voters };
-                    return self.propose(offer, ctx);
-                }
-                Err(error) => return self.fail(error.to_string(), ctx),
-            }
-        }
-        tracing::warn!(job = %self.id, "a stage is lost with all its backups: begins anew from the seed");
-        match place(request, &adverts) {
-            Ok(plan) => {
-                let (basis, base) = (Basis::Fresh, Step::default());
-                let offer =
-                    Offer { plan, basis, evidence, base, last: None, restart: true, voters };
-                self.propose(offer, ctx);
-            }
-            // More peers may come (back): the inquiry stays open and is concluded again on the next tick.
-            Err(PlanError::NotEnoughPeers { .. }) => {}
-            Err(error) => self.fail(error.to_string(), ctx),
-        }
-    }
-
-    fn propose(&mut self, offer: Offer, ctx: &mut Ctx<'_>) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        lead.epoch = offer.plan.epoch;
-        lead.phase = Phase::Proposing {
-            offer: Box::new(offer.clone()),
-            accepted: BTreeSet::new(),
-            sent: ctx.now,
-        };
-        self.send_offer(&offer, &BTreeSet::new(), ctx);
-    }
-
-    fn send_offer(&self, offer: &Offer, except: &BTreeSet<PeerId>, ctx: &mut Ctx<'_>) {
-        let Some(lead) = &self.lead else {
-            return;
-        };
-        for peer in members(&offer.plan, &offer.voters) {
-            if except.contains(&peer) {
-                continue;
-            }
-            let body = JobMessage::Propose {
-                term: lead.term,
-                spec: Box::new((*self.spec).clone()),
-                plan: Box::new(offer.plan.clone()),
-                basis: offer.basis.clone(),
-                evidence: offer.evidence.clone(),
-                base: offer.base,
-                last: offer.last,
-                restart: offer.restart,
-            };
-            ctx.send(peer, self.id, body);
-        }
-    }
-
-    pub(super) fn on_accept(&mut self, from: PeerId, term: Term, epoch: Epoch, ctx: &mut Ctx<'_>) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        let Phase::Proposing { offer, accepted, .. } = &mut lead.phase else {
-            return;
-        };
-        if lead.term != term || offer.plan.epoch != epoch {
-            return;
-        }
-        accepted.insert(from);
-        let votes = offer.voters.iter().filter(|p| accepted.contains(p)).count();
-        let majority = votes > offer.voters.len() / 2;
-        if !majority || !needed(&offer.plan).iter().all(|p| accepted.contains(p)) {
-            return;
-        }
-        let offer = offer.clone();
-        lead.phase = Phase::Running { ready: BTreeMap::new() };
-        lead.decided = ctx.now;
-        lead.settled = ctx.now;
-        lead.began = ctx.now;
-        for peer in members(&offer.plan, &offer.voters) {
-            ctx.send(peer, self.id, JobMessage::Adopt { term, epoch });
-        }
-        let news = News::Adopted {
-            plan: Box::new(offer.plan),
-            leader: ctx.me,
-            base: offer.base,
-            restart: offer.restart,
-        };
-        self.tell(news, ctx);
-        if offer.base >= self.steps() {
-            self.finish(ctx);
-        }
-    }
-
-    /// A member refuses a proposal, or fails at a stage: ask around again, or give up.
-    pub(super) fn on_failure(&mut self, from: PeerId, reason: &str, ctx: &mut Ctx<'_>) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        lead.failures += 1;
-        tracing::warn!(job = %self.id, peer = %from, reason, "a member cannot do its part");
-        if lead.failures > FAILURES_MAX {
-            return self.fail(format!("peer {from}: {reason}"), ctx);
-        }
-        self.start_over(ctx);
     }
 
     fn start_over(&mut self, ctx: &mut Ctx<'_>) {
@@ -615,52 +342,4 @@ impl Job {
         }
         self.tell(News::Finished { steps: self.steps() }, ctx);
     }
-}
-
-/// Whose consent a plan needs, whatever the majority says: those with a part in it.
-fn needed(plan: &Plan) -> BTreeSet<PeerId> {
-    let stages = plan.stages.iter();
-    stages.flat_map(|s| std::iter::once(s.owner).chain(s.backups.iter().copied())).collect()
-}
-
-/// Everybody whom a change of plan concerns, in order.
-fn members(plan: &Plan, voters: &[PeerId]) -> BTreeSet<PeerId> {
-    plan.council.iter().chain(voters).copied().chain(needed(plan)).collect()
-}
-
-/// Adverts of living peers and of this one, in the order of their peers.
-fn living_adverts(ctx: &Ctx<'_>) -> Vec<SignedAdvert> {
-    let living = |p: PeerId| p == ctx.me || ctx.membership.is_living(p);
-    ctx.gossip.all().filter(|s| living(s.advert.peer)).cloned().collect()
-}
-
-/// From which step the job goes on, what was decided last, and who can go on with each stage, best first.
-fn standing(
-    plan: &Plan,
-    reports: &BTreeMap<PeerId, Report>,
-) -> (Step, Option<Commit>, Vec<Vec<PeerId>>) {
-    let holdings = || reports.iter().flat_map(|(p, r)| r.holdings.iter().map(move |h| (*p, *h)));
-    let base = holdings().map(|(_, h)| h.applied).max().unwrap_or_default();
-    let last = reports.values().filter_map(|r| r.last).find(|commit| commit.step.next() == base);
-    let can_reach = |h: &Holding| {
-        h.applied == base || (h.applied.next() == base && h.next_gradient && last.is_some())
-    };
-    let holders = plan
-        .stage_ids()
-        .map(|stage| {
-            let able: BTreeSet<PeerId> = holdings()
-                .filter(|(_, h)| h.stage == stage && can_reach(h))
-                .map(|(p, _)| p)
-                .collect();
-            let roles = &plan.stages[stage.index()];
-            let mut order: Vec<PeerId> = std::iter::once(roles.owner)
-                .chain(roles.backups.iter().copied())
-                .filter(|p| able.contains(p))
-                .collect();
-            let others: Vec<PeerId> = able.iter().copied().filter(|p| !order.contains(p)).collect();
-            order.extend(others);
-            order
-        })
-        .collect();
-    (base, last, holders)
 }

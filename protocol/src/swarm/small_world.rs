@@ -1,23 +1,29 @@
 //! A world of a few peers in one test: constant latency, constant task times, kills. Only for this room's own tests;
 //! the simulator is the real one.
 
+mod failures;
+mod job;
+mod runs;
+mod strangers;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::{
-    Admission, Command, Effect, Event, Input, Outbox, Outcome, Task, TensorKey, Timer,
+    Admission, Command, Effect, Event, Input, Outbox, Outcome, Task, TaskError, TensorKey, Timer,
 };
 use super::{Config, Peer};
-use crate::dag::op::{Op, Targets};
-use crate::dag::{Dag, DagBuilder, Fact, Init};
-use crate::ids::{PeerId, StageId, Step};
-use crate::job::{DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec};
+use crate::ids::{Epoch, JobId, PeerId, StageId, Step};
+use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Hardware;
 use crate::units::{Bytes, Duration, Instant, Rate, Speed};
 use crate::wire::message::{Message, News};
+use job::spec;
 
 const LATENCY: Duration = Duration::from_millis(2);
 const WORK: Duration = Duration::from_millis(3);
+/// Bytes that a shipment is said to have cost although nobody took it.
+const WASTED: Bytes = Bytes::new(1 << 40);
 
 enum Happening {
     Input(Input),
@@ -41,49 +47,19 @@ struct World {
     epochs: usize,
     trace: Vec<String>,
     pulled: usize,
+    /// Devices on which every task fails, or every one of a stage.
+    broken: BTreeMap<PeerId, (Option<StageId>, TaskError)>,
+    /// Who has dropped every bundle of a job, and who says no more that it takes part.
+    dropped: Vec<PeerId>,
+    withdrawn: Vec<PeerId>,
+    /// So many of the next shipments are refused, whatever the receiver says.
+    refusals: usize,
+    /// Who hears nobody and is heard by nobody.
+    apart: BTreeSet<PeerId>,
     /// Every message is heard twice.
     doubles: bool,
     /// Passes begun since the last reset: nothing is to be computed twice.
     begun: BTreeSet<(PeerId, StageId, Step, u32, bool)>,
-}
-
-fn chain(layers: usize) -> Dag {
-    let mut b = DagBuilder::new("chain");
-    let mut x = b.input("tokens", Fact::f32(&[4, 8]));
-    let shared = b.parameter("shared", &[8, 8], Init::Normal(0.1), true);
-    x = b.op("first", Op::Linear, &[x, shared]).unwrap();
-    for layer in 0..layers {
-        let w = b.parameter(&format!("w{layer}"), &[8, 8], Init::Normal(0.1), true);
-        x = b.op(&format!("l{layer}"), Op::Linear, &[x, w]).unwrap();
-        x = b.op(&format!("r{layer}"), Op::Relu, &[x]).unwrap();
-    }
-    x = b.op("last", Op::Linear, &[x, shared]).unwrap();
-    let targets = b.input("targets", Fact::i32(&[4]));
-    let loss = b.op("loss", Op::CrossEntropy(Targets::default()), &[x, targets]).unwrap();
-    b.output(loss);
-    b.finish().unwrap()
-}
-
-fn spec(stages: u16, steps: u64) -> JobSpec {
-    JobSpec {
-        name: "chain".into(),
-        dag: chain(6),
-        data: DataSpec { source: "none".into(), seed: 1 },
-        train: TrainSpec {
-            steps,
-            micro_batches: 4,
-            optimizer: Optimizer::Sgd { momentum: 0.9, weight_decay: 0.0 },
-            learning_rate: LearningRate { peak: 0.1, floor: 0.1, warmup: 0 },
-            clip_norm: Some(1.0),
-            seed: 1,
-        },
-        swarm: SwarmSpec {
-            stages: Some(stages),
-            order: PipelineOrder::OneFOneB,
-            recompute: false,
-            backups: 1,
-        },
-    }
 }
 
 impl World {
@@ -114,6 +90,11 @@ impl World {
             epochs: 0,
             trace: Vec::new(),
             pulled: 0,
+            broken: BTreeMap::new(),
+            dropped: Vec::new(),
+            withdrawn: Vec::new(),
+            refusals: 0,
+            apart: BTreeSet::new(),
             doubles: false,
             begun: BTreeSet::new(),
             peers,
@@ -160,6 +141,8 @@ impl World {
         let effects: Vec<Effect> = out.drain().collect();
         for effect in effects {
             match effect {
+                Effect::Send { to, .. } if self.apart.contains(&me) != self.apart.contains(&to) => {
+                }
                 Effect::Send { to, message } => {
                     // Every message crosses the wire format.
                     let bytes = crate::wire::frame::encode(&*message).unwrap();
@@ -180,6 +163,11 @@ impl World {
                     self.timers.insert((me, timer), (self.now + after, self.sequence));
                 }
                 Effect::Run { id, task } => {
+                    if let Some(error) = self.fails(me, &task) {
+                        let input = Input::TaskFailed { task: id, error };
+                        self.later(me, WORK, Happening::Input(input));
+                        continue;
+                    }
                     self.note(me, &task);
                     let outcome = match &task {
                         Task::Forward { step, micro_batch, stage, .. } => {
@@ -206,13 +194,41 @@ impl World {
                     self.later(to, LATENCY, Happening::Offer { from: me, key });
                 }
                 Effect::Notify(event) if me == self.submitter => self.hear(event),
-                Effect::Notify(_)
-                | Effect::Dial { .. }
-                | Effect::Drop(_)
-                | Effect::DropBefore { .. }
-                | Effect::Announce(_) => {}
+                Effect::Notify(_) | Effect::Dial { .. } | Effect::Drop(_) | Effect::Announce(_) => {
+                }
+                Effect::DropBefore { epoch, .. } => {
+                    if epoch == Epoch::new(u64::MAX) {
+                        self.dropped.push(me);
+                    }
+                }
+                Effect::Withdraw(_) => self.withdrawn.push(me),
             }
         }
+    }
+
+    fn fails(&self, me: PeerId, task: &Task) -> Option<TaskError> {
+        let (only, error) = self.broken.get(&me)?;
+        let stage = task_stage(task);
+        only.is_none_or(|only| only == stage).then(|| error.clone())
+    }
+
+    /// Delivers a message that no peer of this world wrote, or a member that lies.
+    fn forge(&mut self, from: PeerId, to: PeerId, message: Message) {
+        let input = Input::Received { from, message: Box::new(message) };
+        self.later(to, Duration::ZERO, Happening::Input(input));
+    }
+
+    /// Runs for a while, whatever happens.
+    fn pass(&mut self, pause: Duration) {
+        let until = self.now + pause;
+        self.run_until(pause, |w| w.now >= until);
+    }
+
+    /// Runs until the submitter is told that its job has failed.
+    fn run_until_failed(&mut self, limit: Duration) -> String {
+        let end = self.now + limit;
+        while self.now < end && self.failed.is_none() && self.step() {}
+        self.failed.take().expect("the job fails within the limit")
     }
 
     fn note(&mut self, me: PeerId, task: &Task) {
@@ -231,7 +247,12 @@ impl World {
     fn hear(&mut self, event: Event) {
         match event {
             Event::Job { news, .. } => match *news {
-                News::Step { commit, .. } => {
+                News::Step { commit, stages, .. } => {
+                    let shipped = stages.iter().flat_map(|(.., stats)| &stats.shipped);
+                    assert!(
+                        shipped.clone().all(|link| link.bytes < WASTED),
+                        "only what arrived counts"
+                    );
                     if let Some(before) = self.losses.insert(commit.step, commit.loss) {
                         assert_eq!(before.to_bits(), commit.loss.to_bits());
                     }
@@ -256,9 +277,11 @@ impl World {
             return false;
         };
         self.now = at;
-        if self.dead.contains(&to) {
+        let unheard = matches!(&happening, Happening::Offer { from, .. }
+            if self.apart.contains(from) != self.apart.contains(&to));
+        if unheard || self.dead.contains(&to) || !self.peers.contains_key(&to) {
             if let Happening::Offer { from, key } = happening {
-                let input = Input::Shipped { key, to, size: Bytes::new(9), delivered: false };
+                let input = Input::Shipped { key, to, size: WASTED, delivered: false };
                 self.later(from, LATENCY, Happening::Input(input));
             }
             return true;
@@ -273,10 +296,14 @@ impl World {
                 input
             }
             Happening::Offer { from, key } => {
-                let admission = self.peers[&to].admit(from, &key);
+                let mut admission = self.peers[&to].admit(from, &key);
+                if self.refusals > 0 {
+                    self.refusals -= 1;
+                    admission = Admission::Refuse;
+                }
                 let size = match admission {
                     Admission::Take(size) => size,
-                    Admission::Refuse => Bytes::ZERO,
+                    Admission::Refuse => WASTED,
                 };
                 let delivered = admission != Admission::Refuse;
                 let shipped = Input::Shipped { key, to, size, delivered };
@@ -317,7 +344,7 @@ impl World {
     }
 }
 
-fn task_job(task: &Task) -> crate::ids::JobId {
+fn task_job(task: &Task) -> JobId {
     match task {
         Task::LoadStage { job, .. }
         | Task::ResetStep { job, .. }
@@ -331,99 +358,16 @@ fn task_job(task: &Task) -> crate::ids::JobId {
     }
 }
 
-const LIMIT: Duration = Duration::from_millis(120_000);
-
-fn undisturbed(steps: u64) -> Vec<u64> {
-    let mut world = World::new(4);
-    world.submit(spec(3, steps));
-    assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    assert_eq!(world.epochs, 1);
-    world.losses.values().map(|l| l.to_bits()).collect()
-}
-
-#[test]
-fn a_job_runs_to_its_end_and_its_state_can_be_pulled() {
-    let mut world = World::new(4);
-    world.submit(spec(3, 8));
-    assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    assert_eq!(world.losses.len(), 8);
-    let job = world.plan.as_ref().unwrap().job;
-    let to = world.submitter;
-    world.later(to, Duration::ZERO, Happening::Input(Input::Command(Command::Pull(job))));
-    assert!(world.run_until(LIMIT, |w| w.pulled == 3));
-}
-
-#[test]
-fn messages_that_are_heard_twice_change_nothing() {
-    let expected = undisturbed(12);
-    let mut world = World::new(4);
-    world.doubles = true;
-    world.submit(spec(3, 12));
-    assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    assert_eq!(world.epochs, 1);
-    let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
-    assert_eq!(losses, expected);
-}
-
-/// Goal: a job outlives its submitter, and whoever hands it in again gets what it learnt. Method: kill the submitter at
-/// many moments, hand the same job in at another peer, pull.
-#[test]
-fn a_job_without_a_submitter_goes_on_and_can_be_claimed() {
-    let expected = undisturbed(12);
-    for moment in 0..30u64 {
-        let mut world = World::new(4);
-        world.submit(spec(3, 12));
-        assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
-        let pause = Duration::from_micros(moment * 17_300);
-        let until = world.now + pause;
-        world.run_until(pause, |w| w.now >= until);
-        let plan = world.plan.clone().unwrap();
-        world.kill(world.submitter);
-        let claimer = *world.peers.keys().nth(usize::try_from(moment % 5).unwrap()).unwrap();
-        if claimer == world.submitter {
-            continue;
-        }
-        world.submitter = claimer;
-        world.finished = false;
-        world.submit(spec(3, 12));
-        assert!(world.run_until(LIMIT, |w| w.finished), "moment {moment}: {:?}", world.trace);
-        let pull = Input::Command(Command::Pull(plan.job));
-        world.later(claimer, Duration::ZERO, Happening::Input(pull));
-        assert!(world.run_until(LIMIT, |w| w.pulled == 3), "moment {moment}: {:?}", world.trace);
-        for (step, loss) in &world.losses {
-            let index = usize::try_from(step.number()).unwrap();
-            assert_eq!(loss.to_bits(), expected[index], "moment {moment}, step {step}");
-        }
-    }
-}
-
-/// Goal: no kill loses a step or changes a loss. Method: kill owners, leader or submitter at many moments.
-#[test]
-fn killing_any_member_at_any_moment_changes_no_loss() {
-    let expected = undisturbed(12);
-    for moment in 0..40u64 {
-        for who in 0..4 {
-            let mut world = World::new(4);
-            world.submit(spec(3, 12));
-            assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
-            let pause = Duration::from_micros(moment * 9_700);
-            let until = world.now + pause;
-            world.run_until(pause, |w| w.now >= until);
-            let plan = world.plan.clone().unwrap();
-            let victim = match who {
-                3 => world.leader.unwrap(),
-                stage => plan.owner(StageId::new(stage)).unwrap(),
-            };
-            world.kill(victim);
-            assert!(
-                world.run_until(LIMIT, |w| w.finished),
-                "moment {moment}, victim {who}: {:?} {:?}",
-                world.trace,
-                world.losses.len()
-            );
-            assert_eq!(world.epochs, 2, "one repair: {:?}", world.trace);
-            let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
-            assert_eq!(losses, expected, "moment {moment}, victim {who}");
-        }
+fn task_stage(task: &Task) -> StageId {
+    match task {
+        Task::LoadStage { work, .. } => work.graph.stage,
+        Task::ResetStep { stage, .. }
+        | Task::Forward { stage, .. }
+        | Task::Backward { stage, .. }
+        | Task::ShareGradients { stage, .. }
+        | Task::ReduceGradients { stage, .. }
+        | Task::OptimizerStep { stage, .. }
+        | Task::Snapshot { stage, .. }
+        | Task::Unload { stage, .. } => *stage,
     }
 }

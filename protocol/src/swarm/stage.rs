@@ -382,13 +382,13 @@ impl Stage {
         let Some(failed) = self.unshipped.get_mut(&(key, to)) else {
             return false;
         };
-        match self.stats.shipped.iter_mut().find(|l| l.to == to) {
-            Some(link) => link.bytes += size,
-            None => self.stats.shipped.push(LinkBytes { to, bytes: size }),
-        }
         if !delivered {
             *failed = true;
             return true;
+        }
+        match self.stats.shipped.iter_mut().find(|l| l.to == to) {
+            Some(link) => link.bytes += size,
+            None => self.stats.shipped.push(LinkBytes { to, bytes: size }),
         }
         self.unshipped.remove(&(key, to));
         if !self.unshipped.keys().any(|(k, _)| *k == key) {

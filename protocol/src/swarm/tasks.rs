@@ -2,9 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::io::{Effect, Outbox, Task, TensorKey};
-use crate::ids::{JobId, StageId, TaskId};
+use super::Peer;
+use super::io::{Effect, Outbox, Outcome, Task, TaskError, TensorKey};
+use crate::ids::{JobId, PeerId, StageId, TaskId};
 use crate::schedule::pipeline::Pass;
+use crate::units::{Bytes, Instant};
+use crate::wire::message::Message;
+
+/// Most characters of a failure's reason that are told.
+const REASON_MAX: usize = 400;
 
 /// What a task was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,5 +59,97 @@ impl Tasks {
     /// Takes a finished task off the list.
     pub(super) fn finish(&mut self, id: TaskId) -> Option<(JobId, StageId, Purpose)> {
         self.open.remove(&id)
+    }
+}
+
+impl Peer {
+    pub(super) fn on_task(
+        &mut self,
+        task: TaskId,
+        outcome: &Outcome,
+        span: (Instant, Instant),
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let Some((id, stage, purpose)) = self.tasks.finish(task) else {
+            return;
+        };
+        if let Purpose::Snapshot(key) = purpose {
+            for to in self.snapshots.get(&key).cloned().unwrap_or_default() {
+                if to == self.me {
+                    self.snapshots.remove(&key);
+                    self.arrivals.push_back(key);
+                } else {
+                    out.push(Effect::Ship { key, to });
+                }
+            }
+            return;
+        }
+        self.with_job(id, now, out, |job, ctx| {
+            if let Some(stage) = job.stages.get_mut(&stage) {
+                stage.on_done(task, purpose, outcome, span, ctx);
+            }
+        });
+    }
+
+    pub(super) fn on_task_failed(
+        &mut self,
+        task: TaskId,
+        error: &TaskError,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let Some((id, stage, purpose)) = self.tasks.finish(task) else {
+            return;
+        };
+        tracing::warn!(job = %id, stage = %stage, ?purpose, ?error, "a task failed");
+        if let Purpose::Snapshot(key) = purpose {
+            self.snapshots.remove(&key);
+        }
+        let reason: String = format!("{error:?}").chars().take(REASON_MAX).collect();
+        if matches!(error, TaskError::DeviceLost(_)) {
+            return self.on_device_lost(&reason, now, out);
+        }
+        if !matches!(purpose, Purpose::Unload) {
+            self.with_job(id, now, out, |job, ctx| job.fail_stages(|s| s == stage, &reason, ctx));
+        }
+    }
+
+    /// Everything that the device held is gone, and nobody is to count on it until it is measured again.
+    fn on_device_lost(&mut self, reason: &str, now: Instant, out: &mut Outbox) {
+        if self.gossip.has_device() {
+            self.gossip.lose_device();
+            let adverts = vec![self.gossip.publish(now)];
+            for to in self.membership.connected() {
+                let message = Box::new(Message::Adverts(adverts.clone()));
+                out.push(Effect::Send { to, message });
+            }
+        }
+        let jobs: Vec<JobId> = self.jobs.keys().copied().collect();
+        for id in jobs {
+            self.with_job(id, now, out, |job, ctx| job.fail_stages(|_| true, reason, ctx));
+        }
+    }
+
+    pub(super) fn on_shipped(
+        &mut self,
+        key: TensorKey,
+        to: PeerId,
+        (size, delivered): (Bytes, bool),
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        if let Some(waiting) = self.snapshots.get_mut(&key) {
+            waiting.remove(&to);
+            if waiting.is_empty() {
+                self.snapshots.remove(&key);
+                out.push(Effect::Drop(key));
+            }
+            return;
+        }
+        self.with_job(key.job, now, out, |job, ctx| {
+            let mut stages = job.stages.values_mut();
+            stages.any(|s| s.on_shipped(key, to, size, delivered, ctx));
+        });
     }
 }

@@ -22,9 +22,11 @@ pub enum Message {
     Goodbye,
     /// News of the gossip: adverts that you may not have.
     Adverts(Vec<SignedAdvert>),
-    /// What I know: sequence of each peer's advert. Answered by `Adverts` with what is newer, and, where `answer` is
+    /// What I know of a span of peers: sequence of each one's advert. Answered by `Adverts` with what is newer, and, where `answer` is
     /// set, by a digest for the other direction.
     Digest {
+        /// The first and the last peer that this speaks of.
+        span: (PeerId, PeerId),
         /// Sequence by peer.
         known: Vec<(PeerId, u64)>,
         /// Whether a digest is wanted back.
@@ -111,6 +113,8 @@ pub enum JobMessage {
         term: Term,
         /// Yes or no.
         granted: bool,
+        /// Version of the plan that I have adopted.
+        epoch: Epoch,
     },
     /// I lead: renews my lease; tells what is in force.
     Lease {

@@ -37,7 +37,7 @@ impl Device for Numeric {
     }
 
     fn put(&mut self, key: TensorKey, bundle: Bytes) {
-        self.store.put_bytes(key, bundle);
+        self.store.accept(key, bundle);
     }
 
     fn forget(&mut self, key: &TensorKey) {

@@ -116,9 +116,9 @@ pub fn concat<B: HostBackend>(parts: Vec<Tensor<B>>, axis: usize) -> Result<Tens
 }
 
 /// Axes of length 1 stretched.
-pub fn expand<B: HostBackend>(x: Tensor<B>, shape: &[usize]) -> Tensor<B> {
+pub fn expand<B: HostBackend>(x: Tensor<B>, shape: &[usize], device: &Device<B>) -> Tensor<B> {
     match x {
-        Tensor::Float(x) => Tensor::Float(x.expand(shape)),
+        Tensor::Float(x) => Tensor::Float(shape::expand(x, shape, device)),
         Tensor::Int(x) => Tensor::Int(expand_int::<B>(x, kept_shape(shape))),
     }
 }

@@ -20,6 +20,16 @@ pub fn transpose<B: HostBackend>(x: Float<B>, perm: &[usize]) -> Float<B> {
     if perm.is_empty() { x } else { x.permute(perm) }
 }
 
+/// Axes stretched. In host memory the elements are written out: matrix products add up the terms of a view with strides
+/// of zero in another order than those of the same tensor after it has crossed to another stage.
+pub fn expand<B: HostBackend>(x: Float<B>, shape: &[usize], device: &Device<B>) -> Float<B> {
+    let wide = x.expand(shape);
+    match wide.host() {
+        Some(elements) => Float::new(elements.to_vec(), shape, device),
+        None => wide,
+    }
+}
+
 /// Zeros with x at `start`.
 pub fn unslice<B: HostBackend>(
     x: Float<B>,

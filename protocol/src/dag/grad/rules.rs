@@ -6,6 +6,10 @@ use crate::ids::ValueId;
 
 impl Reverse {
     /// Adds the nodes that turn the cotangent of a node's result into contributions to its operands' cotangents.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one line an operator, so that the compiler asks for each"
+    )]
     pub(super) fn hand_on(&mut self, site: &Site) -> Result<(), GradError> {
         let (y, g) = (site.result, site.g);
         let x = |operand: usize| site.inputs[operand];

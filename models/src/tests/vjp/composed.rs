@@ -1,0 +1,112 @@
+//! Cases that need indices or masks, and compositions: their derivatives against differences, as an operator's.
+
+use wattle_protocol::dag::Op;
+use wattle_protocol::dag::compose::{
+    conv, elements, layout, loss, norm, pool, resize, sample, scan,
+};
+use wattle_protocol::dag::op::{Comparison, Conv2d};
+
+use super::{Case, built};
+
+/// Places along an axis of length 3, some of them twice.
+const TWICE: [i32; 4] = [2, 0, 2, 1];
+
+fn index_cases() -> Vec<Case> {
+    let row: &[usize] = &[2, 3, 4];
+    vec![
+        built("where", &[row, &[4]], |s, p| {
+            let mask = s.compare(Comparison::Less, p[0], p[1])?;
+            s.choose(mask, p[0], p[1])
+        }),
+        built("iota", &[row], |s, p| {
+            let places = s.op(Op::Iota { shape: vec![3, 1], axis: 0 }, &[])?;
+            let places = s.float(places)?;
+            s.mul(p[0], places)
+        }),
+        built("gather", &[row], |s, p| {
+            let ids = s.ints(&[2, 2], TWICE.to_vec())?;
+            s.op(Op::Gather { axis: 1 }, &[p[0], ids])
+        }),
+        built("gather grad", &[&[2, 4, 4]], |s, p| {
+            let ids = s.ints(&[4], TWICE.to_vec())?;
+            s.op(Op::GatherGrad { axis: 1, len: 3 }, &[ids, p[0]])
+        }),
+        built("gather elements", &[&[2, 3]], |s, p| {
+            let ids = s.ints(&[2, 2], TWICE.to_vec())?;
+            s.op(Op::GatherElements { axis: 1 }, &[p[0], ids])
+        }),
+        built("scatter add", &[&[2, 3], &[2, 2]], |s, p| {
+            let ids = s.ints(&[2, 2], TWICE.to_vec())?;
+            s.op(Op::ScatterElements { axis: 1, add: true }, &[p[0], ids, p[1]])
+        }),
+        built("scatter", &[&[2, 3], &[2, 2]], |s, p| {
+            let ids = s.ints(&[2, 2], TWICE.to_vec())?;
+            s.op(Op::ScatterElements { axis: 1, add: false }, &[p[0], ids, p[1]])
+        }),
+    ]
+}
+
+fn image_cases() -> Vec<Case> {
+    let image: &[usize] = &[1, 2, 5, 4];
+    vec![
+        built("grid sample", &[image, &[1, 2, 3, 2]], |s, p| {
+            sample::grid_sample(s, p[0], p[1], sample::Beyond::Zeros, true)
+        }),
+        built("warp", &[image, &[1, 1, 5, 4]], |s, p| {
+            // A quarter of a pixel from where the derivative jumps.
+            let small = s.scale(p[1], 0.2)?;
+            let between = s.shift(small, 0.5)?;
+            sample::warp(s, p[0], between, sample::Beyond::Border)
+        }),
+        built("deformable", &[image, &[3, 2, 2, 2], &[1, 8, 4, 3], &[1, 4, 4, 3]], |s, p| {
+            let small = s.scale(p[2], 0.1)?;
+            let offset = s.shift(small, 0.5)?;
+            let operands = sample::Deformable { x: p[0], weight: p[1], offset, mask: Some(p[3]) };
+            let conv = Conv2d { stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 };
+            sample::deformable(s, operands, conv)
+        }),
+        built("transposed", &[&[1, 4, 3, 2], &[4, 2, 3, 3], &[4]], |s, p| {
+            let conv = Conv2d { stride: [2, 1], padding: [1, 1], dilation: [1, 1], groups: 2 };
+            conv::transposed2d(s, p[0], p[1], Some(p[2]), conv, [1, 0])
+        }),
+        built("conv3d", &[&[1, 2, 4, 3, 3], &[2, 2, 2, 2, 2]], |s, p| {
+            let window =
+                conv::Window { stride: [2, 1, 1], padding: [1, 0, 1], dilation: [1; 3], groups: 1 };
+            conv::conv3d(s, p[0], p[1], None, &window)
+        }),
+        built("transposed3d", &[&[1, 2, 2, 2, 2], &[2, 2, 2, 2, 2]], |s, p| {
+            let window =
+                conv::Window { stride: [2, 1, 1], padding: [1, 0, 0], dilation: [1; 3], groups: 1 };
+            conv::transposed3d(s, p[0], p[1], None, &window, [0; 3])
+        }),
+        built("pool3d", &[&[1, 2, 4, 4, 2]], |s, p| {
+            pool::pool3d(s, p[0], pool::Kind::Max, [2, 2, 1], [2, 2, 1], [0; 3])
+        }),
+        built("resize", &[image], |s, p| {
+            let wide = resize::linear(s, p[0], 2, 7, resize::Corners::HalfPixel)?;
+            resize::linear(s, wide, 3, 6, resize::Corners::Aligned)
+        }),
+        built("reflected", &[image], |s, p| {
+            layout::pad(s, p[0], 2, (2, 1), layout::Padding::Reflect)
+        }),
+        built("group norm", &[&[2, 4, 3], &[4], &[4]], |s, p| {
+            norm::group_norm(s, p[0], Some((p[1], p[2])), 2, 1e-3)
+        }),
+    ]
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let row: &[usize] = &[2, 3, 4];
+    let mut cases = index_cases();
+    cases.extend(image_cases());
+    cases.extend([
+        built("silu", &[row], |s, p| elements::silu(s, p[0])),
+        built("softplus", &[row], |s, p| elements::softplus(s, p[0])),
+        built("euclidean norm", &[row], |s, p| elements::norm(s, p[0], &[1], false)),
+        built("smooth l1", &[row, row], |s, p| loss::smooth_l1(s, p[0], p[1], 0.5, None)),
+        built("running product", &[row], |s, p| scan::cum_prod(s, p[0], 1)),
+        built("rendering", &[row, row], |s, p| scan::rendering_weights(s, p[0], p[1])),
+        built("soft argmin", &[row], |s, p| scan::soft_argmin(s, p[0], 1, 1.0)),
+    ]);
+    cases
+}

@@ -1,0 +1,215 @@
+//! Who of a job's members is gone, what the others hold, and from where the job goes on.
+//!
+//! Asked after every loss and at the start of each reign; ends in a proposal. Not here: making and sending proposals
+//! (`offer`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::offer::{Offer, living_adverts, needed};
+use super::{INQUIRY, Phase, SETTLE};
+use crate::ids::{Epoch, PeerId, StageId, Step, Term};
+use crate::schedule::advert::Advert;
+use crate::schedule::fence::Request;
+use crate::schedule::repair::repair;
+use crate::schedule::{Basis, Plan, PlanError, Standing};
+use crate::swarm::Ctx;
+use crate::swarm::job::Job;
+use crate::wire::message::{Commit, Holding, JobMessage, News};
+
+/// What a member has reported of itself.
+#[derive(Debug)]
+pub(in crate::swarm) struct Report {
+    /// Highest version of a plan that it has adopted or accepted.
+    pub(in crate::swarm) epoch: Epoch,
+    pub(in crate::swarm) holdings: Vec<Holding>,
+    pub(in crate::swarm) last: Option<Commit>,
+}
+
+impl Job {
+    /// Asks all living members what they hold.
+    pub(in crate::swarm) fn inquire(&mut self, ctx: &mut Ctx<'_>) {
+        let (Some(lead), Some(plan)) = (&mut self.lead, &self.plan) else {
+            return;
+        };
+        lead.phase = Phase::Inquiring { reports: BTreeMap::new(), since: ctx.now };
+        let term = lead.term;
+        for peer in plan.council.clone() {
+            ctx.send(peer, self.id, JobMessage::Inquire { term });
+        }
+    }
+
+    /// Tells the submitter who of the plan in force is gone.
+    pub(in crate::swarm) fn tell_losses(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(plan) = self.plan.clone() else {
+            return;
+        };
+        let step = self.last.map(|l| l.step.next()).unwrap_or_default();
+        for peer in &plan.council {
+            if *peer == self.submitter || !self.is_gone(*peer, ctx) {
+                continue;
+            }
+            let stages = plan.stage_ids().filter(|s| plan.owner(*s) == Some(*peer)).collect();
+            self.tell(News::Lost { peer: *peer, stages, step }, ctx);
+        }
+    }
+
+    /// Says whether a member cannot be counted on: lost, or alive without the plan in force.
+    ///
+    /// A peer that restarts is back before anybody misses it, but remembers nothing: it grants no lease.
+    fn is_gone(&self, peer: PeerId, ctx: &Ctx<'_>) -> bool {
+        if peer == ctx.me {
+            return false;
+        }
+        let silent = self.lead.as_ref().is_some_and(|lead| {
+            let granted = lead.current.get(&peer).copied().unwrap_or_default();
+            ctx.now.since(granted.max(lead.settled)) >= ctx.config.lost_after
+        });
+        silent || !ctx.membership.is_living(peer)
+    }
+
+    /// Looks for lost participants at once; once a plan has settled, for lost voters, and for peers that could fill a gap
+    /// among the backups.
+    pub(super) fn watch(&mut self, ctx: &mut Ctx<'_>) {
+        let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
+            return;
+        };
+        if needed(&plan).iter().any(|p| self.is_gone(*p, ctx)) {
+            self.tell_losses(ctx);
+            return self.inquire(ctx);
+        }
+        if ctx.now.since(lead.settled) < SETTLE {
+            return;
+        }
+        // Whoever stands by for nothing still counts for a majority: one that is gone for good, or is back without a
+        // memory, would weaken the council until no leader can be elected.
+        if plan.council.iter().any(|p| *p != self.submitter && self.is_gone(*p, ctx)) {
+            self.tell_losses(ctx);
+            return self.inquire(ctx);
+        }
+        let wanted = usize::from(self.spec.swarm.backups);
+        let able: Vec<PeerId> = ctx
+            .gossip
+            .all()
+            .filter(|s| s.advert.hardware.is_some())
+            .map(|s| s.advert.peer)
+            .filter(|p| *p == ctx.me || ctx.membership.is_living(*p))
+            .collect();
+        let gap = plan.stage_ids().zip(&plan.stages).any(|(id, s)| {
+            let fits = |p: &PeerId| {
+                *p != s.owner && !s.backups.contains(p) && !lead.is_barred(*p, id, ctx.now)
+            };
+            s.backups.len() < wanted && able.iter().any(fits)
+        });
+        if gap {
+            self.inquire(ctx);
+        }
+    }
+
+    pub(in crate::swarm) fn on_report(
+        &mut self,
+        from: PeerId,
+        term: Term,
+        report: Report,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let votes = self.plan.as_ref().is_some_and(|plan| plan.council.contains(&from));
+        let Some(lead) = self.lead.as_mut().filter(|_| votes) else {
+            return;
+        };
+        let Phase::Inquiring { reports, .. } = &mut lead.phase else {
+            return;
+        };
+        if lead.term == term {
+            reports.insert(from, report);
+            self.conclude(ctx);
+        }
+    }
+
+    /// Ends an inquiry when enough has been reported: who goes on with each stage, and from which step.
+    pub(super) fn conclude(&mut self, ctx: &mut Ctx<'_>) {
+        let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
+            return;
+        };
+        let Phase::Inquiring { reports, since } = &lead.phase else {
+            return;
+        };
+        let living = |p: &&PeerId| !self.is_gone(**p, ctx);
+        let all = plan.council.iter().filter(living).all(|p| reports.contains_key(p));
+        let majority =
+            plan.council.iter().filter(|p| reports.contains_key(p)).count() >= plan.majority();
+        if !majority || (!all && ctx.now.since(*since) < INQUIRY) {
+            return;
+        }
+        let (base, last, holders) =
+            standing(&plan, reports, &|p, stage| lead.is_barred(p, stage, ctx.now));
+        let standing = Standing { holders, barred: lead.bars(ctx.now) };
+        // Whatever was ever adopted, a majority had accepted: one of these reports knows of it.
+        let seen = reports.values().map(|r| r.epoch).max().unwrap_or_default();
+        let epoch = lead.epoch.max(plan.epoch).max(seen).next();
+        let voters = plan.council.clone();
+        if standing.holders.iter().all(|h| !h.is_empty()) {
+            let evidence = living_adverts(ctx);
+            let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            let request = Request {
+                spec: &self.spec,
+                job: self.id,
+                epoch,
+                submitter: self.submitter,
+                leader: ctx.me,
+            };
+            return match repair(request, &plan, &standing, &adverts) {
+                Ok(next) => {
+                    let basis = Basis::Repair { previous: Box::new((*plan).clone()), standing };
+                    let (plan, restart) = (next, false);
+                    let offer = Offer { plan, basis, evidence, base, last, restart, voters };
+                    self.propose(offer, ctx);
+                }
+                Err(error) => self.fail(error.to_string(), ctx),
+            };
+        }
+        tracing::warn!(job = %self.id, "a stage is lost with all its backups: begins anew from the seed");
+        match self.place_anew(epoch, ctx) {
+            Ok((plan, evidence)) => {
+                let (basis, base) = (Basis::Fresh, Step::default());
+                let offer =
+                    Offer { plan, basis, evidence, base, last: None, restart: true, voters };
+                self.propose(offer, ctx);
+            }
+            // More peers may come (back): the inquiry stays open and is concluded again on the next tick.
+            Err(PlanError::NotEnoughPeers { .. }) => {}
+            Err(error) => self.fail(error.to_string(), ctx),
+        }
+    }
+}
+
+/// From which step the job goes on, what was decided last, and who can go on with each stage, best first.
+fn standing(
+    plan: &Plan,
+    reports: &BTreeMap<PeerId, Report>,
+    is_barred: &dyn Fn(PeerId, StageId) -> bool,
+) -> (Step, Option<Commit>, Vec<Vec<PeerId>>) {
+    let holdings = || reports.iter().flat_map(|(p, r)| r.holdings.iter().map(move |h| (*p, *h)));
+    let base = holdings().map(|(_, h)| h.applied).max().unwrap_or_default();
+    let last = reports.values().filter_map(|r| r.last).find(|commit| commit.step.next() == base);
+    let can_reach = |h: &Holding| {
+        h.applied == base || (h.applied.next() == base && h.next_gradient && last.is_some())
+    };
+    let holders = plan
+        .stage_ids()
+        .map(|stage| {
+            let able: BTreeSet<PeerId> = holdings()
+                .filter(|(p, h)| h.stage == stage && can_reach(h) && !is_barred(*p, stage))
+                .map(|(p, _)| p)
+                .collect();
+            let roles = &plan.stages[stage.index()];
+            let mut order: Vec<PeerId> = std::iter::once(roles.owner)
+                .chain(roles.backups.iter().copied())
+                .filter(|p| able.contains(p))
+                .collect();
+            let others: Vec<PeerId> = able.iter().copied().filter(|p| !order.contains(p)).collect();
+            order.extend(others);
+            order
+        })
+        .collect();
+    (base, last, holders)
+}

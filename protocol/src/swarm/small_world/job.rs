@@ -1,0 +1,44 @@
+//! The job of the small world: a chain with a shared parameter, so that stages have gradients to share.
+
+use crate::dag::op::{Op, Targets};
+use crate::dag::{Dag, DagBuilder, Fact, Init};
+use crate::job::{DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec};
+
+fn chain(layers: usize) -> Dag {
+    let mut b = DagBuilder::new("chain");
+    let mut x = b.input("tokens", Fact::f32(&[4, 8]));
+    let shared = b.parameter("shared", &[8, 8], Init::Normal(0.1), true);
+    x = b.op("first", Op::Linear, &[x, shared]).unwrap();
+    for layer in 0..layers {
+        let w = b.parameter(format!("w{layer}"), &[8, 8], Init::Normal(0.1), true);
+        x = b.op(format!("l{layer}"), Op::Linear, &[x, w]).unwrap();
+        x = b.op(format!("r{layer}"), Op::Relu, &[x]).unwrap();
+    }
+    x = b.op("last", Op::Linear, &[x, shared]).unwrap();
+    let targets = b.input("targets", Fact::i32(&[4]));
+    let loss = b.op("loss", Op::CrossEntropy(Targets::default()), &[x, targets]).unwrap();
+    b.output(loss);
+    b.finish().unwrap()
+}
+
+pub(super) fn spec(stages: u16, steps: u64) -> JobSpec {
+    JobSpec {
+        name: "chain".into(),
+        dag: chain(6),
+        data: DataSpec { source: "none".into(), seed: 1 },
+        train: TrainSpec {
+            steps,
+            micro_batches: 4,
+            optimizer: Optimizer::Sgd { momentum: 0.9, weight_decay: 0.0 },
+            learning_rate: LearningRate { peak: 0.1, floor: 0.1, warmup: 0 },
+            clip_norm: Some(1.0),
+            seed: 1,
+        },
+        swarm: SwarmSpec {
+            stages: Some(stages),
+            order: PipelineOrder::OneFOneB,
+            recompute: false,
+            backups: 1,
+        },
+    }
+}
