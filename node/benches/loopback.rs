@@ -1,8 +1,8 @@
 //! What a swarm of real processes on this machine must show, as tables: equal losses over any number of processes,
 //! kills of every role at random moments, and how near the pipeline comes to its ideal.
 //!
-//! `cargo bench -p wattle-node --bench loopback -- [equal] [kills] [efficiency] [--seed N] [--runs N]`; without names,
-//! all three. The seed draws the moments of the kills. Not a test: it takes minutes, and its seconds are measurements.
+//! `cargo bench -p wattle-node --bench loopback -- [equal] [kills] [efficiency] [ROLE..] [--seed N] [--runs N]`; without
+//! names, all three. The seed draws the moments of the kills. Not a test: it takes minutes, and its seconds are measurements.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -15,15 +15,18 @@ use wattle_models::DeviceChoice;
 
 /// Steps of a run with a kill; the kill falls into the middle half.
 const KILL_STEPS: u64 = 40;
+/// The same where the submitter is killed: whoever hands the job in again must find it at work.
+const SUBMITTER_STEPS: u64 = 400;
 
 struct Options {
     names: Vec<String>,
+    roles: Vec<String>,
     seed: u64,
     runs: u64,
 }
 
 fn options() -> anyhow::Result<Options> {
-    let mut found = Options { names: Vec::new(), seed: 1, runs: 10 };
+    let mut found = Options { names: Vec::new(), roles: Vec::new(), seed: 1, runs: 10 };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number = || -> anyhow::Result<u64> {
@@ -35,6 +38,7 @@ fn options() -> anyhow::Result<Options> {
             "--runs" => found.runs = number()?,
             // cargo says that this is a benchmark.
             "--bench" => {}
+            role if ROLES.contains(&role) => found.roles.push(arg),
             _ => found.names.push(arg),
         }
     }
@@ -133,6 +137,9 @@ fn draw(seed: u64, name: &str, limit: u64) -> u64 {
     u64::from_le_bytes(first) % limit
 }
 
+/// Who is killed.
+const ROLES: [&str; 5] = ["first", "middle", "last", "leader", "submitter"];
+
 /// What one run with a kill showed.
 struct Killed {
     equal: bool,
@@ -147,11 +154,15 @@ fn kills(options: &Options) -> anyhow::Result<()> {
     say(
         "role       runs  equal  steps begun again  seconds to the next step (least, median, most)",
     );
-    for role in ["first", "middle", "last", "leader", "submitter"] {
+    for role in ROLES
+        .into_iter()
+        .filter(|r| options.roles.is_empty() || options.roles.iter().any(|o| o == r))
+    {
         let mut runs = Vec::new();
         for run in 0..options.runs {
             let name = format!("{role} {run}");
-            let after = KILL_STEPS / 4 + draw(seed, &format!("{name} step"), KILL_STEPS / 2);
+            let steps = if role == "submitter" { SUBMITTER_STEPS } else { KILL_STEPS };
+            let after = steps / 8 + draw(seed, &format!("{name} step"), steps / 4);
             let pause = draw(seed, &format!("{name} pause"), 60);
             let killed = match role {
                 "submitter" => kill_submitter(after, Duration::from_millis(pause))?,
@@ -211,7 +222,7 @@ fn kill_submitter(after: u64, pause: Duration) -> anyhow::Result<Killed> {
     std::fs::write(
         &job,
         format!(
-            "[model]\nname = \"resnet-tiny\"\n[train]\nsteps = {KILL_STEPS}\n[swarm]\nstages = 2\n"
+            "[model]\nname = \"resnet-tiny\"\n[train]\nsteps = {SUBMITTER_STEPS}\n[swarm]\nstages = 2\n"
         ),
     )?;
     let local = ["--json", "--no-mdns", "--listen", "127.0.0.1:0", "--network", &network];
@@ -255,7 +266,7 @@ fn kill_submitter(after: u64, pause: Duration) -> anyhow::Result<Killed> {
         if let (Some(step), Some(loss)) = (line["step"].as_u64(), line["loss"].as_f64()) {
             seen.insert(step, loss);
         }
-        if seconds.is_nan() {
+        if seconds.is_nan() && !seen.is_empty() {
             seconds = began.elapsed().as_secs_f64();
         }
     }
@@ -266,7 +277,7 @@ fn kill_submitter(after: u64, pause: Duration) -> anyhow::Result<Killed> {
         alone.insert(step, loss);
     })?;
     let equal = seen.iter().all(|(step, loss)| alone.get(step) == Some(loss));
-    let ends = seen.contains_key(&(KILL_STEPS - 1));
+    let ends = seen.contains_key(&(SUBMITTER_STEPS - 1));
     Ok(Killed { equal: equal && ends, seconds, steps: None })
 }
 

@@ -78,16 +78,19 @@ async fn run(
         output.progress(&format!("The learnt parameters are in {}.", path.display()));
     }
     let curve = follower.log.loss_curve();
-    let text = format!(
-        "{} steps: loss {:.4} -> {:.4}",
-        curve.len(),
-        curve.first().copied().unwrap_or(f64::NAN),
-        curve.last().copied().unwrap_or(f64::NAN)
-    );
+    let steps = options.spec.train.steps;
+    let text = match (curve.first(), curve.last()) {
+        (Some(first), Some(last)) => {
+            format!("{steps} steps: loss {first:.4} -> {last:.4}")
+        }
+        // Whoever hands in a job that is done gets what it has learnt.
+        _ => format!("{steps} steps; all of them were done before this command followed the job"),
+    };
     let line = json!({
         "schema": "wattle.train.v1",
         "job": hex(job.bytes()),
-        "steps": curve.len(),
+        "steps": steps,
+        "steps_followed": curve.len(),
         "first_loss": curve.first(),
         "last_loss": curve.last(),
         "bytes_sent": follower.log.bytes().count(),

@@ -1,6 +1,5 @@
 //! Real processes on loopback: the binary as its users run it. One test at a time, since each is a whole swarm.
 
-
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::io::{BufRead as _, BufReader, Read as _};

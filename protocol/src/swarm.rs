@@ -346,7 +346,14 @@ impl Peer {
                 let message = Box::new(Message::Runs(self.briefs()));
                 out.push(Effect::Send { to: from, message });
             }
-            Message::Runs(briefs) => out.push(Effect::Notify(Event::Runs { from, briefs })),
+            Message::Runs(briefs) => {
+                for brief in &briefs {
+                    if let Some(submission) = self.submissions.get_mut(&brief.job) {
+                        submission.hear(from, brief.leader);
+                    }
+                }
+                out.push(Effect::Notify(Event::Runs { from, briefs }));
+            }
             Message::Submit { spec, term } => self.on_submit(from, *spec, term, now, out),
             Message::Job { job, body } => self.on_job_message(from, job, *body, now, out),
         }

@@ -190,10 +190,7 @@ fn function_cases() -> Vec<Case> {
         unary("erf", Unary::Erf),
         unary("abs", Unary::Abs),
         positive("pow", binary(Binary::Pow), &[row, &[4]]),
-        case("max", binary(Binary::Max), &[row, &[3, 1]]),
-        case("min", binary(Binary::Min), &[row, &[3, 1]]),
         positive("atan2", binary(Binary::Atan2), &[row, row]),
-        positive("remainder", binary(Binary::Remainder), &[row, &[1]]),
         case("rms norm", Op::RmsNorm { eps: 1e-3 }, &[row, &[4]]),
         case("log-softmax", Op::LogSoftmax { axis: 1 }, &[row]),
         case("reduce max", Op::ReduceMax { axes: vec![0, 2], keep: false }, &[row]),
@@ -260,13 +257,11 @@ impl Case {
             Some(build) => build(&mut Scope::new(&mut b, "y"), &inputs).unwrap(),
             None => b.op("y", self.op.clone(), &inputs).unwrap(),
         };
-        let shape = b.fact(y).shape.clone();
         let count = b.fact(y).elements();
         let flat = b.op("flat", Op::Reshape { shape: vec![count] }, &[y]).unwrap();
         let weights = b.parameter("weights", &[count], Init::Normal(1.0), true);
         let weighed = b.op("weighed", Op::Mul, &[flat, weights]).unwrap();
         let loss = b.op("loss", Op::ReduceSum { axes: vec![0], keep: false }, &[weighed]).unwrap();
-        assert!(shape.len() <= 4);
         b.output(loss);
         b.finish().unwrap()
     }

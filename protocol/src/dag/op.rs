@@ -10,64 +10,11 @@ mod family;
 
 use serde::{Deserialize, Serialize};
 
-pub use family::{Binary, Comparison, LITERAL_MAX, Numbers, Unary};
+pub use family::{
+    Binary, Comparison, Conv2d, Gelu, LITERAL_MAX, Numbers, Pool2d, Rotary, Targets, Unary,
+};
 
 use super::Dtype;
-
-/// Geometry of a 2-D convolution: `[height, width]` each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Conv2d {
-    /// Step of the window.
-    pub stride: [usize; 2],
-    /// Zeros added on both sides.
-    pub padding: [usize; 2],
-    /// Distance between the window's taps.
-    pub dilation: [usize; 2],
-    /// Number of channel groups; equal to the input channels for a depthwise convolution.
-    pub groups: usize,
-}
-
-/// Geometry of a 2-D pooling window: `[height, width]` each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Pool2d {
-    /// Size of the window.
-    pub kernel: [usize; 2],
-    /// Step of the window.
-    pub stride: [usize; 2],
-    /// Padding on both sides: minus infinity for max, zeros (counted) for average.
-    pub padding: [usize; 2],
-}
-
-/// Which formula of GELU: they differ by up to 5e-4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Gelu {
-    /// `x/2 (1 + erf(x / sqrt 2))`.
-    Erf,
-    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, which GPT-2 uses.
-    Tanh,
-}
-
-/// How a cross-entropy reads its targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Targets {
-    /// Share of each target spread evenly over all classes, in [0, 1).
-    pub smoothing: f32,
-    /// Targets of this value do not count, not even in the mean.
-    pub ignore: Option<i32>,
-}
-
-/// Settings of a rotary position embedding.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rotary {
-    /// Base of the wave lengths; 10,000 in the paper (Su et al. 2021, section 3.2.2).
-    pub theta: f32,
-    /// Pairs are neighbours (2 i, 2 i + 1); else halves (i, i + D / 2), as Llama's checkpoints have it.
-    pub interleaved: bool,
-    /// Turn back instead: the VJP.
-    pub inverse: bool,
-    /// Position of the first row.
-    pub start: usize,
-}
 
 /// One operator with its static settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -371,23 +318,6 @@ pub enum Op {
 }
 
 impl Op {
-    /// Says whether the operator moves or combines i32 as well as f32, so that its result has its operand's dtype.
-    pub const fn takes_any(&self) -> bool {
-        let combines = matches!(
-            self,
-            Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Where | Self::ReduceSum { .. }
-        );
-        let selects = matches!(self, Self::Binary(Binary::Max | Binary::Min | Binary::Remainder));
-        let views =
-            matches!(self, Self::Reshape { .. } | Self::Transpose { .. } | Self::Expand { .. });
-        let cuts = matches!(self, Self::Slice { .. } | Self::Unslice { .. } | Self::Concat { .. });
-        let reads = matches!(
-            self,
-            Self::Gather { .. } | Self::GatherElements { .. } | Self::ScatterElements { .. }
-        );
-        combines || selects || views || cuts || reads
-    }
-
     /// Returns the operator's name as text dumps and messages spell it.
     pub const fn name(&self) -> &'static str {
         match self {

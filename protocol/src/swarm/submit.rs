@@ -1,6 +1,7 @@
 //! Handing a job in, and founding one that was handed in.
 //!
-//! A submitter asks the fastest peer to lead its job, and another one when that does not place it in time.
+//! A submitter first asks its neighbours what they run: a job that runs already is claimed from its leader. Otherwise
+//! it asks the fastest peer to lead its job, and another one when that does not place it in time.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,6 +20,9 @@ use crate::wire::message::{JobMessage, Message, News};
 /// A submitter asks another peer when the first has not placed its job after this.
 const SUBMIT_AGAIN: Duration = Duration::from_millis(2_000);
 
+/// How long neighbours get to say that they take part in the job already: a stranger to it would found it anew.
+const ASK_FIRST: Duration = Duration::from_millis(400);
+
 /// A job that this machine wants trained and that is not placed yet.
 #[derive(Debug)]
 pub(super) struct Submission {
@@ -27,11 +31,41 @@ pub(super) struct Submission {
     pub(super) asked: Option<Instant>,
     /// Who has been asked to lead it.
     of: BTreeSet<PeerId>,
+    /// When the neighbours were asked what they run.
+    inquired: Option<Instant>,
+    /// Who takes part in it already, and whom they follow.
+    members: BTreeSet<PeerId>,
+    leader: Option<PeerId>,
 }
 
 impl Submission {
     pub(super) fn new(spec: Box<JobSpec>) -> Self {
-        Self { spec, term: Term::default(), asked: None, of: BTreeSet::new() }
+        Self {
+            spec,
+            term: Term::default(),
+            asked: None,
+            of: BTreeSet::new(),
+            inquired: None,
+            members: BTreeSet::new(),
+            leader: None,
+        }
+    }
+}
+
+impl Submission {
+    /// A neighbour says what it runs.
+    pub(super) fn hear(&mut self, from: PeerId, leader: Option<PeerId>) {
+        self.members.insert(from);
+        self.leader = leader.or(self.leader);
+    }
+
+    /// Returns whom to ask next: who leads the job or takes part in it, else the fastest.
+    fn next(&self, able: &[PeerId]) -> PeerId {
+        let attempt = usize::try_from(self.term.number()).unwrap_or(0);
+        let members = self.leader.iter().chain(&self.members);
+        let known: Vec<PeerId> = members.filter(|p| able.contains(p)).copied().collect();
+        let list = if known.is_empty() { able } else { &known };
+        list[attempt % list.len()]
     }
 }
 
@@ -48,6 +82,7 @@ impl Peer {
             })
             .collect();
         able.sort();
+        let able: Vec<PeerId> = able.into_iter().map(|(_, peer)| peer).collect();
         let me = self.me;
         self.submissions.retain(|id, _| {
             let plan = self.jobs.get(id).and_then(|j| j.plan.as_ref());
@@ -59,8 +94,17 @@ impl Peer {
             if !due || able.is_empty() {
                 continue;
             }
-            let attempt = usize::try_from(submission.term.number()).unwrap_or(0);
-            let (_, to) = able[attempt % able.len()];
+            let Some(inquired) = submission.inquired else {
+                submission.inquired = Some(now);
+                for to in able.iter().copied().filter(|to| *to != me) {
+                    out.push(Effect::Send { to, message: Box::new(Message::WhatRuns) });
+                }
+                continue;
+            };
+            if now.since(inquired) < ASK_FIRST && able.iter().any(|p| *p != me) {
+                continue;
+            }
+            let to = submission.next(&able);
             submission.term = submission.term.next();
             submission.asked = Some(now);
             submission.of.insert(to);

@@ -20,8 +20,7 @@ pub fn unary<B: HostBackend>(x: Float<B>, function: Unary, device: &Device<B>) -
         Unary::Sigmoid => activation::sigmoid(x),
         Unary::Sin => Float(B::float_sin(x.0)),
         Unary::Cos => Float(B::float_cos(x.0)),
-        Unary::Asin => Float(B::float_asin(x.0)),
-        Unary::Acos => Float(B::float_acos(x.0)),
+        Unary::Asin | Unary::Acos => arc(x, function, device),
         Unary::Atan => Float(B::float_atan(x.0)),
         Unary::Erf => Float(B::float_erf(x.0)),
         Unary::Abs => Float(B::float_abs(x.0)),
@@ -29,6 +28,20 @@ pub fn unary<B: HostBackend>(x: Float<B>, function: Unary, device: &Device<B>) -
         Unary::Floor => Float(B::float_floor(x.0)),
         Unary::Ceil => Float(B::float_ceil(x.0)),
         Unary::Round => round(x, device),
+    }
+}
+
+/// Arc sine or cosine. Shaders' own are off by some 1e-4, their arc tangent is not: the angle of the triangle's sides.
+fn arc<B: HostBackend>(x: Float<B>, function: Unary, device: &Device<B>) -> Float<B> {
+    if let Some(values) = x.host() {
+        let f: fn(f32) -> f32 = if function == Unary::Asin { f32::asin } else { f32::acos };
+        return Float::new(values.iter().map(|v| f(*v)).collect(), &x.shape(), device);
+    }
+    let less = x.clone().scale(-1.0).shift(1.0);
+    let other = less.mul(x.clone().shift(1.0)).sqrt();
+    match function {
+        Unary::Asin => Float(B::float_atan2(x.0, other.0)),
+        _ => Float(B::float_atan2(other.0, x.0)),
     }
 }
 

@@ -4,12 +4,35 @@ use wattle_protocol::dag::Op;
 use wattle_protocol::dag::compose::{
     conv, elements, layout, loss, norm, pool, resize, sample, scan,
 };
-use wattle_protocol::dag::op::{Comparison, Conv2d};
+use wattle_protocol::dag::op::{Binary, Comparison, Conv2d};
 
 use super::{Case, built};
 
 /// Places along an axis of length 3, some of them twice.
 const TWICE: [i32; 4] = [2, 0, 2, 1];
+
+/// Functions with jumps or kinks, at places that no difference moves across one.
+fn function_cases() -> Vec<Case> {
+    let row: &[usize] = &[2, 3, 4];
+    vec![
+        built("max", &[row, &[3, 1]], |s, p| {
+            let apart = s.shift(p[1], 0.017)?;
+            s.binary(Binary::Max, p[0], apart)
+        }),
+        built("min", &[row, &[3, 1]], |s, p| {
+            let apart = s.shift(p[1], 0.017)?;
+            s.binary(Binary::Min, p[0], apart)
+        }),
+        // Some 1.0 over 0.4: a little more than twice.
+        built("remainder", &[row, row], |s, p| {
+            let a = s.scale(p[0], 0.05)?;
+            let a = s.shift(a, 1.0)?;
+            let b = s.scale(p[1], 0.02)?;
+            let b = s.shift(b, 0.4)?;
+            s.binary(Binary::Remainder, a, b)
+        }),
+    ]
+}
 
 fn index_cases() -> Vec<Case> {
     let row: &[usize] = &[2, 3, 4];
@@ -50,7 +73,10 @@ fn image_cases() -> Vec<Case> {
     let image: &[usize] = &[1, 2, 5, 4];
     vec![
         built("grid sample", &[image, &[1, 2, 3, 2]], |s, p| {
-            sample::grid_sample(s, p[0], p[1], sample::Beyond::Zeros, true)
+            // All within the area between four pixels.
+            let small = s.scale(p[1], 0.1)?;
+            let between = s.shift(small, 0.2)?;
+            sample::grid_sample(s, p[0], between, sample::Beyond::Zeros, true)
         }),
         built("warp", &[image, &[1, 1, 5, 4]], |s, p| {
             // A quarter of a pixel from where the derivative jumps.
@@ -97,7 +123,8 @@ fn image_cases() -> Vec<Case> {
 
 pub(super) fn cases() -> Vec<Case> {
     let row: &[usize] = &[2, 3, 4];
-    let mut cases = index_cases();
+    let mut cases = function_cases();
+    cases.extend(index_cases());
     cases.extend(image_cases());
     cases.extend([
         built("silu", &[row], |s, p| elements::silu(s, p[0])),

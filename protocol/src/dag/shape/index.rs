@@ -34,9 +34,9 @@ impl<'a> Operands<'a> {
         Ok(vec![[&g[..axis], &[len], &g[end..]].concat()])
     }
 
-    /// Checks that ids have x's rank and are no longer on other axes.
+    /// Checks that ids have x's rank and are at most as long on other axes.
     fn need_within(&self, axis: usize, x: &[usize], ids: &[usize]) -> Result<(), ShapeError> {
-        const EXPECTED: &str = "ids of x's rank, no longer than x on the other axes";
+        const EXPECTED: &str = "ids of x's rank, at most as long as x on the other axes";
         self.need_axis(axis, x)?;
         let pairs = x.iter().zip(ids).enumerate();
         let mut within = pairs.map(|(i, (of, at))| i == axis || at <= of);
