@@ -2,9 +2,10 @@
 //!
 //! A task never takes the process down: panics and device errors come back as [`TaskError`].
 //! Reading order: [`tensor`], [`kernel`] (one operator), [`program`] (a sub-DAG), [`stage`] (a stage's state and step),
-//! [`store`] (what is exchanged with the network), [`device`].
+//! [`store`] (what is exchanged with the network), [`evaluate`] (a whole Dag, forward), [`device`].
 
 pub mod device;
+pub mod evaluate;
 pub mod host;
 pub mod kernel;
 pub mod program;
