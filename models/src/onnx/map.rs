@@ -22,6 +22,8 @@ mod quantize;
 mod recurrent;
 mod reduce;
 mod resize;
+mod signal;
+mod state;
 mod window;
 
 use super::call::Call;
@@ -34,7 +36,7 @@ pub(super) type Mapped = Result<Vec<Term>, Reason>;
 type Entry = (&'static str, fn(&mut Call<'_>) -> Mapped);
 
 /// The families.
-const FAMILIES: [&[Entry]; 19] = [
+const FAMILIES: [&[Entry]; 21] = [
     activation::TABLE,
     arithmetic::TABLE,
     attention::TABLE,
@@ -54,6 +56,8 @@ const FAMILIES: [&[Entry]; 19] = [
     recurrent::TABLE,
     reduce::TABLE,
     resize::TABLE,
+    signal::TABLE,
+    state::TABLE,
 ];
 
 fn find(operator: &str) -> Option<&'static Entry> {

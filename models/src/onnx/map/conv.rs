@@ -26,7 +26,7 @@ pub(super) const TABLE: &[Entry] = &[
 
 type Made = Result<ValueId, Reason>;
 
-fn groups(call: &Call<'_>) -> Result<usize, Reason> {
+pub(super) fn groups(call: &Call<'_>) -> Result<usize, Reason> {
     usize::try_from(call.int("group", 1)?).map_err(|_| Reason::malformed("groups below 0"))
 }
 
@@ -45,8 +45,8 @@ pub(super) fn convolved(
     w: ValueId,
     bias: Option<ValueId>,
     mut windows: Windows,
+    groups: usize,
 ) -> Made {
-    let groups = groups(call)?;
     let mut x = x;
     if !windows.is_even() {
         for axis in 0..windows.kernel.len() {
@@ -88,7 +88,8 @@ fn conv(call: &mut Call<'_>) -> Mapped {
     let (shape, kernel) = (call.shape(0)?, call.shape(1)?);
     let windows = Windows::read(call, spatial(&shape)?, spatial(&kernel)?.to_vec())?;
     let (x, w, bias) = (call.value(0)?, call.value(1)?, call.optional(2)?);
-    let y = convolved(call, x, w, bias, windows)?;
+    let groups = groups(call)?;
+    let y = convolved(call, x, w, bias, windows, groups)?;
     call.like_first(y)
 }
 
@@ -117,7 +118,8 @@ fn conv_integer(call: &mut Call<'_>) -> Mapped {
     let (shape, kernel) = (call.shape(0)?, call.shape(1)?);
     let windows = Windows::read(call, spatial(&shape)?, spatial(&kernel)?.to_vec())?;
     let (x, w) = (centered(call, 0, 2, 1)?, centered(call, 1, 3, 0)?);
-    let y = convolved(call, x, w, None, windows)?;
+    let groups = groups(call)?;
+    let y = convolved(call, x, w, None, windows, groups)?;
     let y = call.as_int(y)?;
     Ok(vec![Term::Built(y, Kind::I32)])
 }

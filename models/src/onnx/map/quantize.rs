@@ -7,7 +7,7 @@ use super::super::array::Kind;
 use super::super::call::{Call, few};
 use super::super::import::Term;
 use super::super::report::Reason;
-use super::conv::{along, centered, convolved};
+use super::conv::{along, centered, convolved, groups};
 use super::matrix::product;
 use super::window::Windows;
 use super::{Entry, Mapped};
@@ -143,6 +143,7 @@ fn conv(call: &mut Call<'_>) -> Mapped {
         Some(bias) => Some(call.as_float(bias)?),
         None => None,
     };
-    let y = convolved(call, x, w, bias, windows)?;
+    let groups = groups(call)?;
+    let y = convolved(call, x, w, bias, windows, groups)?;
     requantized(call, y, 1)
 }

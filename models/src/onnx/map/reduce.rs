@@ -108,19 +108,38 @@ fn log_sum_exp(call: &mut Call<'_>, x: ValueId, axes: &[usize], keep: bool) -> M
     call.reshape(y, &kept)
 }
 
-/// Returns floats in the order of x; 32-bit integers as far as floats hold them.
-fn ordered(call: &mut Call<'_>, at: usize) -> Made {
-    let kind = call.kind(at)?;
-    if !kind.is_float() && kind.size() > 2 && call.shared(at).is_none() {
-        return Err(Reason::form(format!("the order of {kind} is not supported; cast to float")));
+/// The k largest or smallest along an axis, of equal ones the earlier first, with their places.
+///
+/// Wide integers are not exact as floats: they are sorted by their lower half, then by their upper half, which leaves
+/// the order of equal upper halves alone.
+fn ranked(
+    call: &mut Call<'_>,
+    x: ValueId,
+    axis: usize,
+    k: usize,
+    smallest: bool,
+) -> Result<[ValueId; 2], Reason> {
+    if !call.is_int(x) {
+        let found = call.ops(Op::TopK { axis, k, smallest }, &[x])?;
+        return Ok([found[0], found[1]]);
     }
-    let x = call.value(at)?;
-    call.as_float(x)
+    let half = call.int_literal(1 << 16)?;
+    let low = call.floor_mod(x, half)?;
+    let high = call.sub(x, low)?;
+    let high = call.div(high, half)?;
+    let (low, high) = (call.as_float(low)?, call.as_float(high)?);
+    let length = call.shape_of(x)[axis];
+    let first = call.ops(Op::TopK { axis, k: length, smallest }, &[low])?[1];
+    let high = call.op(Op::GatherElements { axis }, &[high, first])?;
+    let second = call.ops(Op::TopK { axis, k, smallest }, &[high])?[1];
+    let places = call.op(Op::GatherElements { axis }, &[first, second])?;
+    let values = call.op(Op::GatherElements { axis }, &[x, places])?;
+    Ok([values, places])
 }
 
 fn arg(call: &mut Call<'_>, smallest: bool) -> Mapped {
     let axis = call.axis_of("axis", 0, call.rank(0)?)?;
-    let mut x = ordered(call, 0)?;
+    let mut x = call.value(0)?;
     let mut shape = call.shape_of(x);
     let length = shape[axis];
     let last = call.flag("select_last_index", false)?;
@@ -128,7 +147,7 @@ fn arg(call: &mut Call<'_>, smallest: bool) -> Mapped {
         few(&[length])?;
         x = call.take(x, axis, &(0..length).rev().collect::<Vec<_>>())?;
     }
-    let mut place = call.ops(Op::TopK { axis, k: 1, smallest }, &[x])?[1];
+    let [_, mut place] = ranked(call, x, axis, 1, smallest)?;
     if last {
         let end = i32::try_from(length - 1).map_err(|_| Reason::form("an axis is too long"))?;
         let end = call.int_literal(end)?;
@@ -147,10 +166,9 @@ fn top_k(call: &mut Call<'_>) -> Mapped {
     let k = if call.has(1) { call.known_int(1)? } else { call.int("k", 0)? };
     let k = usize::try_from(k).map_err(|_| Reason::malformed(format!("k is {k}")))?;
     let smallest = !call.flag("largest", true)?;
-    let x = ordered(call, 0)?;
-    let found = call.ops(Op::TopK { axis, k, smallest }, &[x])?;
-    let values = if kind.is_float() { found[0] } else { call.as_int(found[0])? };
-    Ok(vec![Term::Built(values, kind), Term::Built(found[1], Kind::I64)])
+    let x = call.value(0)?;
+    let [values, places] = ranked(call, x, axis, k, smallest)?;
+    Ok(vec![Term::Built(values, kind), Term::Built(places, Kind::I64)])
 }
 
 fn running_axis(call: &Call<'_>) -> Result<usize, Reason> {
