@@ -30,7 +30,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use wattle_protocol::dag::Dag;
+use wattle_protocol::dag::{Dag, DagBuilder, DagError};
 use wattle_protocol::ids::ValueId;
 
 use crate::weights::Named;
@@ -69,7 +69,7 @@ pub struct Port {
 /// A network from a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Imported {
-    /// The network; its outputs are the file's, in order.
+    /// The network; its outputs are the file's, in order, after the loss if one was added.
     pub dag: Dag,
     /// Elements of its parameters and buffers, in the order of the Dag.
     pub weights: Vec<Named>,
@@ -88,15 +88,31 @@ pub struct Imported {
 /// *Errors*: [`ImportError`], with everything that stands in the way at once.
 pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported, ImportError> {
     let model = read::model(path)?;
-    let name = path.file_stem().map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
-    import::run(model, &name, Some(read::Folder::of(path)), options)
+    import::run(model, &stem(path), Some(read::Folder::of(path)), options, None)
+}
+
+/// Imports a model file and adds a loss to it: `add` gets the network and the file's outputs, may add inputs (targets)
+/// and operators, and returns the scalar loss, which becomes the first output of the Dag.
+///
+/// *Errors*: [`ImportError`], with everything that stands in the way at once.
+pub fn import_with_loss(
+    path: &Path,
+    options: &ImportOptions,
+    mut add: impl FnMut(&mut DagBuilder, &[Port]) -> Result<ValueId, DagError>,
+) -> Result<Imported, ImportError> {
+    let model = read::model(path)?;
+    import::run(model, &stem(path), Some(read::Folder::of(path)), options, Some(&mut add))
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().map_or("model".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// Imports a model from memory; weights in files cannot be reached.
 ///
 /// *Errors*: [`ImportError`], with everything that stands in the way at once.
 pub fn import_bytes(bytes: bytes::Bytes, options: &ImportOptions) -> Result<Imported, ImportError> {
-    import::run(read::decode_model(bytes)?, "model", None, options)
+    import::run(read::decode_model(bytes)?, "model", None, options, None)
 }
 
 /// What a model file says of itself, without being imported.

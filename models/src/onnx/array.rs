@@ -50,7 +50,7 @@ impl Kind {
 
     /// Returns the name of an ONNX type code, for messages.
     pub fn code_name(code: i64) -> String {
-        const OTHERS: [(i64, &str); 13] = [
+        const OTHERS: [(i64, &str); 14] = [
             (0, "undefined"),
             (8, "string"),
             (14, "complex64"),
@@ -64,6 +64,7 @@ impl Kind {
             (23, "float4e2m1"),
             (24, "float8e8m0"),
             (25, "uint2"),
+            (26, "int2"),
         ];
         let other = OTHERS.iter().find(|(other, _)| *other == code);
         let unknown = || other.map_or_else(|| format!("type {code}"), |(_, name)| (*name).into());

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use wattle_protocol::dag::build::NAME_MAX;
-use wattle_protocol::dag::{DagBuilder, Fact, Source};
+use wattle_protocol::dag::{DagBuilder, DagError, Fact, Source};
 use wattle_protocol::ids::ValueId;
 
 use super::array::{Array, Kind};
@@ -66,6 +66,9 @@ pub(super) struct Importer {
     problems: Vec<Problem>,
 }
 
+/// Adds a loss to an imported network.
+pub(super) type AddLoss<'a> = dyn FnMut(&mut DagBuilder, &[Port]) -> Result<ValueId, DagError> + 'a;
+
 /// Imports a decoded model.
 ///
 /// *Errors*: [`ImportError::Problems`].
@@ -74,6 +77,7 @@ pub(super) fn run(
     name: &str,
     folder: Option<Folder>,
     options: &ImportOptions,
+    loss: Option<&mut AddLoss<'_>>,
 ) -> Result<Imported, ImportError> {
     let mut graph = model.graph.unwrap_or_default();
     let opset = check_header(&model.opsets, &graph)?;
@@ -91,6 +95,14 @@ pub(super) fn run(
         importer.step(step);
     }
     let outputs = importer.outputs(&graph);
+    if importer.problems.is_empty()
+        && let Some(add) = loss
+    {
+        match add(&mut importer.builder, &outputs) {
+            Ok(loss) => importer.builder.output(loss),
+            Err(error) => importer.note("the loss", error.into()),
+        }
+    }
     importer.finish(inputs, outputs, opset, nodes)
 }
 

@@ -6,10 +6,15 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use wattle_protocol::dag::Source;
+use wattle_protocol::dag::grad::differentiate;
+use wattle_protocol::dag::op::{Op, Targets};
+use wattle_protocol::dag::text::{parse, to_text};
+use wattle_protocol::dag::{Fact, Source};
 
 use super::check::{ONNX_TOLERANCE, compare, execute};
-use super::{ImportError, ImportOptions, Imported, import, import_bytes, summarize};
+use super::{
+    ImportError, ImportOptions, Imported, import, import_bytes, import_with_loss, summarize,
+};
 use crate::{DeviceChoice, npz};
 
 fn fixture(name: &str) -> PathBuf {
@@ -30,6 +35,7 @@ fn check(model: &str, arrays: &str) -> Imported {
         assert!(difference.is_within(), "{model}: {}: {difference:?}", port.name);
     }
     imported.dag.clone().checked().unwrap();
+    assert_eq!(parse(&to_text(&imported.dag)).unwrap(), imported.dag);
     imported
 }
 
@@ -96,6 +102,19 @@ fn everything_unsupported_is_told_at_once_with_names() {
             "  Unique: the operator is not supported (third)",
         ]
     );
+}
+
+#[test]
+fn an_imported_network_with_a_loss_has_gradients_for_all_its_weights() {
+    let imported = import_with_loss(&fixture("mlp.onnx"), &options(2), |builder, outputs| {
+        let targets = builder.input("targets", Fact::i32(&[2]));
+        let op = Op::CrossEntropy(Targets::default());
+        builder.op("loss", op, &[outputs[0].value, targets])
+    });
+    let imported = imported.unwrap();
+    assert!(imported.dag.fact(imported.dag.outputs()[0]).shape.is_empty());
+    let training = differentiate(imported.dag, 1).unwrap();
+    assert_eq!(training.gradients.len(), 4);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 use wattle_models::onnx::array::Array;
 use wattle_models::onnx::check::{ONNX_TOLERANCE, compare, execute};
-use wattle_models::onnx::{ImportError, ImportOptions, Imported, Port, import};
+use wattle_models::onnx::{ImportError, ImportOptions, Imported, Port, ReadError, import};
 use wattle_models::{DeviceChoice, npz, weights};
 use wattle_protocol::dag::text::to_text;
 
@@ -67,12 +67,15 @@ pub(super) fn run(args: &ImportArgs, output: &Output) -> anyhow::Result<()> {
     };
     let dims = args.dims.iter().cloned().collect();
     let options = ImportOptions { batch: usize::try_from(args.batch)?, dims, fixed };
+    let model = args.model.display();
     let imported = import(&args.model, &options).map_err(|error| match error {
         ImportError::Problems(problems) => {
-            Unusable(format!("{} is not imported. {problems}", args.model.display())).into()
+            Unusable(format!("{model} is not imported. {problems}")).into()
         }
-        ImportError::Read(error) => anyhow::Error::new(error)
-            .context(format!("while reading the model {}", args.model.display())),
+        ImportError::Read(error @ ReadError::Io { .. }) => {
+            anyhow::Error::new(error).context(format!("while reading the model {model}"))
+        }
+        ImportError::Read(error) => Unusable(format!("{model} is not imported: {error}")).into(),
     })?;
     if let Some(path) = &args.out {
         weights::save(path, &imported.weights)
