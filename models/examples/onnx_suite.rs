@@ -15,7 +15,8 @@ use wattle_models::DeviceChoice;
 use wattle_models::onnx::array::{Array, Kind};
 use wattle_models::onnx::check::{CheckError, ONNX_TOLERANCE, Tolerance, compare, execute};
 use wattle_models::onnx::{
-    ImportError, ImportOptions, Imported, Problem, Reason, Summary, import, read_tensor, summarize,
+    ImportError, ImportOptions, Imported, Port, Problem, Reason, Summary, import, read_tensor,
+    summarize,
 };
 
 /// What came of one case.
@@ -56,6 +57,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             passed += usize::from(counts && matches!(verdict, Verdict::Passed));
             rows.entry(row).or_default().note(name, verdict);
         }
+    }
+    for (name, verdict) in light(&folder.join("light"), only.as_deref()) {
+        rows.entry("(light)".into()).or_default().note(name, verdict);
     }
     println!(
         "| operator | passed | failed | unsupported | reasons |\n| --- | --- | --- | --- | --- |"
@@ -164,6 +168,44 @@ fn run(case: &Path, summary: Result<Summary, impl std::fmt::Display>) -> Verdict
         sets += 1;
     }
     if sets == 0 { Verdict::Unsupported("there are no data".into()) } else { Verdict::Passed }
+}
+
+/// Whole networks of the field with made-up weights: the input counts from 0 to 1, the output lies beside the model.
+fn light(folder: &Path, only: Option<&str>) -> Vec<(String, Verdict)> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    let mut models: Vec<PathBuf> =
+        files.filter(|p| p.extension().is_some_and(|e| e == "onnx")).collect();
+    models.sort();
+    let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let wanted = models.iter().filter(|path| only.is_none_or(|only| name(path).contains(only)));
+    wanted.map(|path| (name(path), run_light(path))).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "images have far fewer than 2^24 numbers")]
+fn run_light(model: &Path) -> Verdict {
+    let imported = match import(model, &ImportOptions::default()) {
+        Ok(imported) => imported,
+        Err(error) => return Verdict::Unsupported(error.to_string().replace('\n', " ")),
+    };
+    let counted = |port: &Port| {
+        let fact = imported.dag.fact(port.value);
+        let count = fact.elements();
+        let values = (0..count).map(|i| i as f32 / count as f32).collect();
+        (port.name.clone(), Array::floats(Kind::F32, fact.shape.clone(), values))
+    };
+    let inputs = imported.inputs.iter().map(counted).collect();
+    let beside = model.to_string_lossy().replace(".onnx", "_output_0.pb");
+    match (execute(&imported, &inputs, DeviceChoice::Cpu), read_tensor(Path::new(&beside))) {
+        (Ok(found), Ok((_, expected))) => {
+            let difference = compare(&found[0], &expected, ONNX_TOLERANCE);
+            if difference.is_within() {
+                return Verdict::Passed;
+            }
+            Verdict::Failed(format!("off by {:.2e}", difference.absolute))
+        }
+        (Err(error), _) => Verdict::Failed(error.to_string()),
+        (_, Err(error)) => Verdict::Unsupported(error.to_string()),
+    }
 }
 
 fn tolerance(operators: &[String], kind: Kind) -> Tolerance {
