@@ -3,9 +3,11 @@
 //! A task never takes the process down: panics and device errors come back as [`TaskError`], and a task that would take
 //! more memory than the store's limit is refused before it runs.
 //! Reading order: [`tensor`], [`kernel`] (one operator), [`program`] (a sub-DAG), [`stage`] (a stage's state and step),
-//! [`store`] (what is exchanged with the network, and the limit), [`device`], `failure` (which error it is).
+//! [`store`] (what is exchanged with the network, and the limit), [`evaluate`] (a whole Dag, forward), [`device`],
+//! `failure` (which error it is).
 
 pub mod device;
+pub mod evaluate;
 pub(crate) mod failure;
 pub mod host;
 pub mod kernel;

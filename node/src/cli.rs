@@ -1,5 +1,6 @@
 //! The command line: what each command is called, what it takes, and how it ends.
 
+mod import;
 mod inspect;
 mod look;
 mod plan;
@@ -54,6 +55,8 @@ enum Command {
     Probe(probe::ProbeArgs),
     /// Show what a network consists of and costs.
     Inspect(inspect::InspectArgs),
+    /// Turn an ONNX model into a network of Wattle, or say what stands in the way.
+    Import(import::ImportArgs),
     /// Show where a job would be placed and how fast it would run.
     Plan(plan::PlanArgs),
     /// Run a swarm in the simulator.
@@ -223,7 +226,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => ExitCode::from(130),
-        Err(error) if error.is::<Problems>() => {
+        Err(error) if error.is::<Problems>() || error.is::<import::Unusable>() => {
             output.progress(&format!("Error: {error:#}"));
             // EX_DATAERR of sysexits.h: the input was wrong, not the program.
             ExitCode::from(65)
@@ -272,6 +275,9 @@ async fn run(command: Command, output: Arc<Output>) -> anyhow::Result<()> {
             tokio::task::spawn_blocking(move || probe::run(&args, &output)).await?
         }
         Command::Inspect(args) => inspect::run(&args, &output),
+        Command::Import(args) => {
+            tokio::task::spawn_blocking(move || import::run(&args, &output)).await?
+        }
         Command::Plan(args) => plan::run(args, &output).await,
         Command::Sim(args) => tokio::task::spawn_blocking(move || sim::run(args, &output)).await?,
     }
