@@ -62,11 +62,21 @@ impl Submission {
     /// Returns whom to ask next: who leads the job or takes part in it, else the fastest.
     fn next(&self, able: &[PeerId]) -> PeerId {
         let attempt = usize::try_from(self.term.number()).unwrap_or(0);
-        let members = self.leader.iter().chain(&self.members);
-        let known: Vec<PeerId> = members.filter(|p| able.contains(p)).copied().collect();
-        let list = if known.is_empty() { able } else { &known };
-        list[attempt % list.len()]
+        whom(attempt, self.leader, &self.members, able)
     }
+}
+
+/// Returns whom to ask at an attempt: who leads the job or takes part in it, in turn; else the fastest, in turn.
+fn whom(
+    attempt: usize,
+    leader: Option<PeerId>,
+    members: &BTreeSet<PeerId>,
+    able: &[PeerId],
+) -> PeerId {
+    let known = leader.iter().chain(members).filter(|p| able.contains(p));
+    let known: Vec<PeerId> = known.copied().collect();
+    let list = if known.is_empty() { able } else { &known };
+    list[attempt % list.len()]
 }
 
 impl Peer {
@@ -202,5 +212,23 @@ impl Peer {
         }
         // Who is asked may have to wait, or refuse, before there is a plan to take part in.
         out.push(Effect::Notify(Event::Job { job: id, news: Box::new(news) }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer that has never heard of a job would found it a second time, beside the one that runs.
+    #[test]
+    fn a_job_that_runs_is_claimed_from_who_runs_it() {
+        let [fast, member, leader] = [1, 2, 3].map(|n| PeerId::new([n; 32]));
+        let able = [fast, member, leader];
+        let members = BTreeSet::from([member, leader]);
+        assert_eq!(whom(0, Some(leader), &members, &able), leader);
+        assert!((0..9).all(|attempt| whom(attempt, Some(leader), &members, &able) != fast));
+        assert_eq!(whom(0, None, &BTreeSet::new(), &able), fast);
+        // Members that cannot be reached do not count.
+        assert_eq!(whom(0, Some(leader), &members, &[fast]), fast);
     }
 }
