@@ -12,7 +12,7 @@ use crate::schedule::links::Links;
 use crate::schedule::pipeline::in_flight;
 
 /// Lines up to so many times the best one may still be the best plan: they know nothing of backups or shared machines.
-const SLACK: u64 = 2;
+const SLACK: u64 = 16;
 
 /// Contiguous pieces with their owners, in order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,6 @@
 //! The dynamic program against brute force, and what any plan must satisfy.
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::dag::op::Unary;
@@ -135,14 +134,8 @@ fn brute_force(spec: &JobSpec, list: &[Advert]) -> Duration {
 /// The program minimises the slowest station, not the whole step, so it may miss the optimum a little.
 const NEAR_OPTIMUM: f64 = 0.8;
 
-/// Instances of a fixed seed. One in some hundreds of all instances lies lower: speeds 1033, 50 and 2482, links of
-/// 8 Mbit/s and widths 136, 9, 90, 8 give 0.72. A planner that minimises the step itself has to mend that.
-fn instances() -> ProptestConfig {
-    ProptestConfig { cases: 60, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() }
-}
-
 proptest! {
-    #![proptest_config(instances())]
+    #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn the_placement_is_near_the_best_of_all(
         speeds in proptest::collection::vec(50u32..4000, 3),
@@ -157,10 +150,7 @@ proptest! {
         let share = best.seconds() / plan.prediction.step.seconds();
         prop_assert!(share >= NEAR_OPTIMUM, "{share}: {} against {best}", plan.prediction.step);
     }
-}
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn a_plan_covers_the_network_fits_memory_and_is_repeatable(
         speeds in proptest::collection::vec(50u32..4000, 2..6),
@@ -291,4 +281,16 @@ fn the_largest_search_is_a_short_one() {
     assert!(found.len() <= CANDIDATES_MAX, "{}", found.len());
     let plan = place(request(&spec), &refs).unwrap();
     assert!(plan.stages.len() > 1);
+}
+
+/// A placement once missed this optimum by more than a quarter.
+#[test]
+fn three_peers_on_slow_links_are_placed_well() {
+    let spec = spec(chain(&[136, 9, 90, 8]), None, 0);
+    let list = adverts(&[1033, 50, 2482], &[8, 8, 8], 1 << 30);
+    let refs: Vec<&Advert> = list.iter().collect();
+    let plan = place(request(&spec), &refs).unwrap();
+    let best = brute_force(&spec, &list);
+    let share = best.seconds() / plan.prediction.step.seconds();
+    assert!(share >= NEAR_OPTIMUM, "{share}");
 }
