@@ -51,7 +51,7 @@ pub struct Request<'a> {
 /// Places a job on the measured peers; the same inputs give the same plan on every machine.
 ///
 /// *Errors*: [`PlanError`]. *Cost*: O(orders x stages x peers x places x (peers + places)); with 16 peers and 600
-/// operators under half a second.
+/// operators under a second.
 pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanError> {
     let spec = request.spec;
     let able = able_peers(adverts);
