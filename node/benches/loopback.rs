@@ -274,9 +274,11 @@ fn kill_submitter(after: u64, pause: Duration) -> anyhow::Result<Killed> {
     let mut alone = BTreeMap::new();
     let spec = wattle_node::jobfile::parse(&std::fs::read_to_string(&job)?)?;
     wattle_models::run_single(&spec, DeviceChoice::Cpu, |step, loss| {
-        alone.insert(step, loss);
+        // Through the same text, since reading a decimal may round its last bit.
+        let printed = serde_json::json!(loss).to_string();
+        alone.insert(step, printed.parse::<Value>().ok().and_then(|v| v.as_f64()));
     })?;
-    let equal = seen.iter().all(|(step, loss)| alone.get(step) == Some(loss));
+    let equal = seen.iter().all(|(step, loss)| alone.get(step) == Some(&Some(*loss)));
     let ends = seen.contains_key(&(SUBMITTER_STEPS - 1));
     Ok(Killed { equal: equal && ends, seconds, steps: None })
 }
