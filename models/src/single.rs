@@ -41,6 +41,44 @@ const JOB: JobId = JobId::new([0; 16]);
 /// The only stage.
 const STAGE: StageId = StageId::new(0);
 
+/// A job in this process, a step at a time.
+#[derive(Debug)]
+pub struct Steps<'a> {
+    executor: Executor,
+    spec: &'a JobSpec,
+    step: u64,
+}
+
+impl<'a> Steps<'a> {
+    /// Loads the whole network with its initial state.
+    ///
+    /// *Errors*: [`SingleError`].
+    pub fn begin(spec: &'a JobSpec, device: DeviceChoice) -> Result<Self, SingleError> {
+        let mut executor = Executor::new(device)?;
+        let work = whole_work(spec)?;
+        let source = StateSource::Initial;
+        executor.run(&Task::LoadStage { job: JOB, work, source, step: Step::new(0) })?;
+        executor.run(&Task::ResetStep { job: JOB, stage: STAGE, epoch: Epoch::new(1) })?;
+        Ok(Self { executor, spec, step: 0 })
+    }
+
+    /// Runs the next step; returns its mean loss in nats.
+    ///
+    /// *Errors*: [`SingleError`].
+    pub fn next_loss(&mut self) -> Result<f64, SingleError> {
+        let loss = run_step(&mut self.executor, self.spec, self.step)?;
+        self.step += 1;
+        Ok(loss)
+    }
+
+    /// Returns parameters and buffers by name.
+    ///
+    /// *Errors*: [`SingleError`].
+    pub fn parameters(&mut self) -> Result<BTreeMap<String, Vec<f32>>, SingleError> {
+        Ok(self.executor.parameters(JOB, STAGE)?)
+    }
+}
+
 /// Trains a job to its end in this process; returns parameters and buffers by name.
 ///
 /// `on_step` gets each step's number, from 0, and its mean loss in nats.
@@ -51,15 +89,11 @@ pub fn run_single(
     device: DeviceChoice,
     mut on_step: impl FnMut(u64, f64),
 ) -> Result<BTreeMap<String, Vec<f32>>, SingleError> {
-    let mut executor = Executor::new(device)?;
-    let work = whole_work(spec)?;
-    let source = StateSource::Initial;
-    executor.run(&Task::LoadStage { job: JOB, work, source, step: Step::new(0) })?;
-    executor.run(&Task::ResetStep { job: JOB, stage: STAGE, epoch: Epoch::new(1) })?;
+    let mut steps = Steps::begin(spec, device)?;
     for step in 0..spec.train.steps {
-        on_step(step, run_step(&mut executor, spec, step)?);
+        on_step(step, steps.next_loss()?);
     }
-    Ok(executor.parameters(JOB, STAGE)?)
+    steps.parameters()
 }
 
 /// Runs something with one thread of arithmetic, whatever the process uses otherwise.
