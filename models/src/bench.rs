@@ -139,7 +139,8 @@ fn conv(device: &Device<Dispatch>) -> Result<f64, TaskError> {
         dilation: [1; 2],
         groups: 1,
     };
-    let work = || wait(crate::exec::kernel::conv::conv2d(x.clone(), w.clone(), None, &shape));
+    let work =
+        || wait(crate::exec::kernel::conv::conv2d(x.clone(), w.clone(), None, &shape, device));
     let time = best(work)?;
     Ok(2.0 * (batch * side * side * channels * channels * 9) as f64 / time)
 }

@@ -5,10 +5,14 @@
 //! step, so the same state and gradient give the same bits wherever it runs on a CPU.
 
 use burn_backend::tensor::Device;
+use rayon::prelude::*;
 use wattle_protocol::job::{Optimizer, TrainSpec};
 
 use crate::exec::host::vectorised;
 use crate::exec::tensor::{Float, HostBackend};
+
+/// Elements that one thread updates at a time.
+const PIECE: usize = 1 << 15;
 
 /// Coefficients of one update of one parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,15 +51,16 @@ impl Update {
         device: &Device<B>,
     ) -> (Float<B>, Vec<Float<B>>) {
         let shape = parameter.shape();
-        if let (Some(p), Some(g)) = (parameter.host(), gradient.host()) {
-            let slots: Option<Vec<_>> = state.iter().map(Float::host).collect();
-            if let Some(slots) = slots {
-                let mut p = p.to_vec();
-                let mut slots: Vec<Vec<f32>> = slots.iter().map(|s| s.to_vec()).collect();
-                self.apply_host(&mut p, &mut slots, &g);
-                let tensor = |values| Float::new(values, &shape, device);
-                return (tensor(p), slots.into_iter().map(tensor).collect());
-            }
+        if let Some(g) = gradient.host()
+            && parameter.host().is_some()
+        {
+            let own = |tensor: Float<B>| tensor.into_host().ok();
+            let state: Option<Vec<_>> = state.into_iter().map(own).collect();
+            let (mut p, mut slots) =
+                own(parameter).zip(state).expect("they lie where the gradient lies");
+            self.apply_host(&mut p, &mut slots, &g);
+            let tensor = |values| Float::new(values, &shape, device);
+            return (tensor(p), slots.into_iter().map(tensor).collect());
         }
         self.apply_device(parameter, state, gradient)
     }
@@ -73,14 +78,21 @@ impl Update {
             (Optimizer::AdamW { beta1, beta2, eps, weight_decay }, [m, v]) => {
                 let (step, root) = self.adam_factors(beta1, beta2);
                 let shrink = if self.decay { 1.0 - self.rate * weight_decay } else { 1.0 };
-                vectorised(|| {
-                    let moments = m.iter_mut().zip(v.iter_mut());
-                    for ((p, g), (m, v)) in p.iter_mut().zip(g).zip(moments) {
-                        let g = g * self.scale;
-                        *m = beta1 * *m + (1.0 - beta1) * g;
-                        *v = beta2 * *v + (1.0 - beta2) * g * g;
-                        *p = *p * shrink - step * *m / (v.sqrt() * root + eps);
-                    }
+                let moments = m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE));
+                let parts = p.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(moments);
+                parts.for_each(|((p, g), (m, v))| {
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            let moments = m.iter_mut().zip(v.iter_mut());
+                            for ((p, g), (m, v)) in p.iter_mut().zip(g).zip(moments) {
+                                let g = g * self.scale;
+                                *m = beta1 * *m + (1.0 - beta1) * g;
+                                *v = beta2 * *v + (1.0 - beta2) * g * g;
+                                *p = *p * shrink - step * *m / (v.sqrt() * root + eps);
+                            }
+                        },
+                    );
                 });
             }
             (Optimizer::Sgd { momentum, weight_decay }, state) => {

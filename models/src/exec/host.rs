@@ -5,16 +5,24 @@
 //! every machine: no fused multiply-add, and sums in a fixed order whatever the vector width.
 
 pub mod activation;
+pub mod attention;
+pub mod conv;
 pub mod norm;
+pub mod parallel;
 pub mod rows;
 pub mod select;
+pub mod tile;
 pub mod window;
 
-/// Runs a loop with the widest vectors that this processor surely has among those we build for.
+/// Runs a loop with the widest vectors that this processor surely has among those we build for. The closure must be
+/// `#[inline(always)]`, as must be those that it calls: one that is compiled by itself has no vectors.
 #[inline]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
+        if let Some(simd) = pulp::x86::V4::try_new() {
+            return simd.vectorize(f);
+        }
         if let Some(simd) = pulp::x86::V3::try_new() {
             return simd.vectorize(f);
         }
@@ -58,19 +66,37 @@ pub fn tanh(x: f32) -> f32 {
 /// Lanes of a sum; fixed, so that the order of additions does not depend on the machine.
 const LANES: usize = 16;
 
-/// Sums in a fixed order.
+/// Sums `f` of each element in a fixed order.
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
-pub fn sum_of(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let whole = len - len % LANES;
-    let mut start = 0;
-    while start < whole {
-        for (lane, slot) in lanes.iter_mut().enumerate() {
-            *slot += f(start + lane);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += f(x[lane]);
         }
-        start += LANES;
     }
+    rest.iter().fold(total(lanes), |sum, x| sum + f(*x))
+}
+
+/// Sums `f` of each pair of elements in a fixed order.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+pub fn sum_of_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let ((xs, rest), (ys, others)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (x, y) in xs.iter().zip(ys) {
+        for lane in 0..LANES {
+            lanes[lane] += f(x[lane], y[lane]);
+        }
+    }
+    rest.iter().zip(others).fold(total(lanes), |sum, (x, y)| sum + f(*x, *y))
+}
+
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+fn total(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -78,11 +104,47 @@ pub fn sum_of(len: usize, f: impl Fn(usize) -> f32) -> f32 {
         }
         width /= 2;
     }
-    let mut total = lanes[0];
-    for i in whole..len {
-        total += f(i);
-    }
-    total
+    lanes[0]
+}
+
+/// Elements that one piece of a loop over rows should have.
+const PIECE: usize = 1 << 14;
+
+/// Returns how many rows of a width make a piece; the same on every machine, since sums over rows go by pieces.
+pub fn rows_of_piece(width: usize) -> usize {
+    (PIECE / width.max(1)).max(1)
+}
+
+/// Makes a tensor's elements, piece by piece: `f` gets where a piece begins, and the piece.
+///
+/// `work` is that of an element.
+pub fn fill(len: usize, work: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; len];
+    parallel::pieces(&mut out, PIECE, work * PIECE, |at, out| {
+        vectorised(
+            #[inline(always)]
+            || f(at * PIECE, out),
+        );
+    });
+    out
+}
+
+/// The same where a piece is some whole rows: `f` gets the first row's number, and the rows.
+pub fn fill_rows(
+    len: usize,
+    width: usize,
+    work: usize,
+    f: impl Fn(usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let rows = rows_of_piece(width);
+    let mut out = vec![0.0; len];
+    parallel::pieces(&mut out, rows * width, work * rows * width, |at, out| {
+        vectorised(
+            #[inline(always)]
+            || f(at * rows, out),
+        );
+    });
+    out
 }
 
 /// Returns the largest element (NaN if the first is one).
@@ -134,8 +196,11 @@ mod tests {
     #[test]
     fn sums_are_the_same_under_any_vector_width() {
         let x: Vec<f32> = (0..1003u16).map(|i| (f32::from(i) * 0.37).sin()).collect();
-        let plain = sum_of(x.len(), |i| x[i]);
-        let wide = vectorised(|| sum_of(x.len(), |i| x[i]));
+        let plain = sum_of(&x, |x| x * x);
+        let wide = vectorised(
+            #[inline(always)]
+            || sum_of(&x, |x| x * x),
+        );
         assert_eq!(plain.to_bits(), wide.to_bits());
     }
 }

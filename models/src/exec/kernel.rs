@@ -117,8 +117,10 @@ pub fn eval<B: HostBackend>(
             three(attention::attention_grad([q, k, v, g], *causal, *scale, device))
         }
         Op::CausalMask { fill } => one(attention::causal_mask(i.float()?, *fill, device)),
-        Op::Softmax { axis } => one(attention::softmax(i.float()?, *axis)),
-        Op::SoftmaxGrad { axis } => one(attention::softmax_grad(i.float()?, i.float()?, *axis)),
+        Op::Softmax { axis } => one(attention::softmax(i.float()?, *axis, device)),
+        Op::SoftmaxGrad { axis } => {
+            one(attention::softmax_grad(i.float()?, i.float()?, *axis, device))
+        }
         Op::LayerNorm { eps } => {
             three(norm::layer_norm(i.float()?, i.float()?, i.float()?, *eps, device))
         }
@@ -136,7 +138,7 @@ pub fn eval<B: HostBackend>(
             [i.float()?, i.float()?, i.float()?, i.float()?, i.float()?],
             *eps,
         )),
-        Op::Relu => one(activation::relu(i.float()?)),
+        Op::Relu => one(activation::relu(i.float()?, device)),
         Op::ReluGrad => one(activation::relu_grad(i.float()?, i.float()?, device)),
         Op::Gelu(Gelu::Tanh) => one(activation::gelu_tanh(i.float()?, device)),
         Op::Gelu(Gelu::Erf) => one(activation::gelu_erf(i.float()?)),
@@ -177,7 +179,7 @@ pub fn eval<B: HostBackend>(
         Op::CumSum { axis, exclusive, reverse } => {
             one(index::cum_sum(i.float()?, (*axis, *exclusive, *reverse), device))
         }
-        Op::LogSoftmax { axis } => one(attention::log_softmax(i.float()?, *axis)),
+        Op::LogSoftmax { axis } => one(attention::log_softmax(i.float()?, *axis, device)),
         Op::RmsNorm { eps } => two(norm::rms_norm(i.float()?, i.float()?, *eps, device)),
         Op::RmsNormGrad => {
             two(norm::rms_norm_grad([i.float()?, i.float()?, i.float()?, i.float()?], device))
@@ -199,7 +201,7 @@ pub fn eval<B: HostBackend>(
         Op::Conv2d(conv) => {
             let (x, w) = (i.float()?, i.float()?);
             let bias = if count > 2 { Some(i.float()?) } else { None };
-            one(conv::conv2d(x, w, bias, conv))
+            one(conv::conv2d(x, w, bias, conv, device))
         }
         Op::Conv2dInputGrad { conv, shape } => {
             one(conv::input_grad(i.float()?, i.float()?, conv, shape, device))

@@ -211,6 +211,18 @@ impl<B: HostBackend> Float<B> {
         data.try_to_vec::<f32>().map_err(|e| TaskError::DeviceLost(format!("{e:?}")))
     }
 
+    /// Takes the elements out if they lie in host memory, without a copy where nothing else holds them.
+    ///
+    /// *Errors*: the tensor, where they do not.
+    pub fn into_host(self) -> Result<Vec<f32>, Self> {
+        if self.host().is_none() {
+            return Err(self);
+        }
+        let read = burn_backend::try_read_sync(B::float_into_data(self.0));
+        let data = read.and_then(Result::ok).and_then(|data| data.try_into_vec::<f32>().ok());
+        Ok(data.expect("host memory can be read"))
+    }
+
     /// Views the elements under another shape.
     pub fn reshape(self, shape: &[usize]) -> Self {
         Self(B::float_reshape(self.0, Shape::from(kept_shape(shape).to_vec())))

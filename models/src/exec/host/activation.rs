@@ -1,46 +1,72 @@
 //! Element-wise loops: GELU in its tanh form with its derivative, gradient of ReLU, dropout.
 
-use super::{tanh, vectorised};
+use super::{fill, tanh};
 
 /// `sqrt(2 / pi)`.
 const ROOT: f32 = 0.797_884_6;
 /// Factor of the cubic term.
 const CUBIC: f32 = 0.044_715;
 
+/// Work of an element with an exponential, in operations.
+const CURVE: usize = 24;
+
 /// GELU, tanh form.
 pub fn gelu_tanh(x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    vectorised(|| {
-        for (y, x) in y.iter_mut().zip(x) {
-            let t = tanh(ROOT * (x + CUBIC * x * x * x));
-            *y = 0.5 * x * (1.0 + t);
-        }
-    });
-    y
+    fill(
+        x.len(),
+        CURVE,
+        #[inline(always)]
+        |at, y| {
+            for (y, x) in y.iter_mut().zip(&x[at..]) {
+                let t = tanh(ROOT * (x + CUBIC * x * x * x));
+                *y = 0.5 * x * (1.0 + t);
+            }
+        },
+    )
 }
 
 /// Derivative of [`gelu_tanh`] at x, times g.
 pub fn gelu_tanh_grad(x: &[f32], g: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    vectorised(|| {
-        for ((y, x), g) in y.iter_mut().zip(x).zip(g) {
-            let t = tanh(ROOT * (x + CUBIC * x * x * x));
-            let slope = ROOT * (1.0 + 3.0 * CUBIC * x * x);
-            *y = g * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope);
-        }
-    });
-    y
+    fill(
+        x.len(),
+        CURVE,
+        #[inline(always)]
+        |at, y| {
+            for ((y, x), g) in y.iter_mut().zip(&x[at..]).zip(&g[at..]) {
+                let t = tanh(ROOT * (x + CUBIC * x * x * x));
+                let slope = ROOT * (1.0 + 3.0 * CUBIC * x * x);
+                *y = g * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope);
+            }
+        },
+    )
 }
 
 /// g where y is above zero.
 pub fn relu_grad(y: &[f32], g: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; y.len()];
-    vectorised(|| {
-        for ((out, y), g) in out.iter_mut().zip(y).zip(g) {
-            *out = if *y > 0.0 { *g } else { 0.0 };
-        }
-    });
-    out
+    fill(
+        y.len(),
+        1,
+        #[inline(always)]
+        |at, out| {
+            for ((out, y), g) in out.iter_mut().zip(&y[at..]).zip(&g[at..]) {
+                *out = if *y > 0.0 { *g } else { 0.0 };
+            }
+        },
+    )
+}
+
+/// `max(x, 0)`; NaN stays NaN.
+pub fn relu(x: &[f32]) -> Vec<f32> {
+    fill(
+        x.len(),
+        1,
+        #[inline(always)]
+        |at, y| {
+            for (y, x) in y.iter_mut().zip(&x[at..]) {
+                *y = if *x < 0.0 { 0.0 } else { *x };
+            }
+        },
+    )
 }
 
 /// Draws a dropout mask: 0 or `1 / (1 - rate)` an element, from a counter, so that every device and every replay

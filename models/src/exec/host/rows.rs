@@ -1,28 +1,41 @@
-//! Loops over rows: softmax with and without a causal mask, cross-entropy, rows of an embedding table.
+//! Loops over rows: softmax, cross-entropy, rows of an embedding table.
 
 use wattle_protocol::dag::op::Targets;
 
-use super::{exp, max_of, sum_of, vectorised};
+use super::parallel::map;
+use super::{exp, fill_rows, max_of, rows_of_piece, sum_of, sum_of_pairs, vectorised};
 
-/// Softmax of rows of `width`, each times `scale` first. With `causal`, row t of each square sees columns up to t,
-/// and the others become 0.
-pub fn softmax(x: &[f32], width: usize, scale: f32, causal: bool) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    vectorised(|| {
-        for (row, (x, y)) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).enumerate() {
-            let seen = if causal { row % width + 1 } else { width };
-            let (x, y) = (&x[..seen], &mut y[..seen]);
-            let max = if scale < 0.0 { -max_of_negated(x) } else { max_of(x) };
-            for i in 0..seen {
-                y[i] = exp((x[i] - max) * scale);
+/// Work of an element of a softmax, in operations.
+const SOFTMAX: usize = 16;
+
+/// Softmax of rows of `width`, each times `scale` first.
+pub fn softmax(x: &[f32], width: usize, scale: f32) -> Vec<f32> {
+    fill_rows(
+        x.len(),
+        width,
+        SOFTMAX,
+        #[inline(always)]
+        |first, y| {
+            let x = &x[first * width..][..y.len()];
+            for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                softmax_row(x, y, scale);
             }
-            let inverse = 1.0 / sum_of(seen, |i| y[i]);
-            for y in y.iter_mut() {
-                *y *= inverse;
-            }
-        }
-    });
-    y
+        },
+    )
+}
+
+/// Softmax of one row times `scale`.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+pub fn softmax_row(x: &[f32], y: &mut [f32], scale: f32) {
+    let max = if scale < 0.0 { -max_of_negated(x) } else { max_of(x) };
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = exp((x - max) * scale);
+    }
+    let inverse = 1.0 / sum_of(y, |y| y);
+    for y in y.iter_mut() {
+        *y *= inverse;
+    }
 }
 
 fn max_of_negated(row: &[f32]) -> f32 {
@@ -30,20 +43,56 @@ fn max_of_negated(row: &[f32]) -> f32 {
 }
 
 /// Gradient of [`softmax`] from its output y: `scale * y * (g - sum(y g))` a row.
-pub fn softmax_grad(y: &[f32], g: &[f32], width: usize, scale: f32, causal: bool) -> Vec<f32> {
-    let mut dx = vec![0.0; y.len()];
-    vectorised(|| {
-        let rows = y.chunks_exact(width).zip(g.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
-        for (row, ((y, g), dx)) in rows.enumerate() {
-            let seen = if causal { row % width + 1 } else { width };
-            let (y, g, dx) = (&y[..seen], &g[..seen], &mut dx[..seen]);
-            let dot = sum_of(seen, |i| y[i] * g[i]);
-            for i in 0..seen {
-                dx[i] = y[i] * (g[i] - dot) * scale;
+pub fn softmax_grad(y: &[f32], g: &[f32], width: usize, scale: f32) -> Vec<f32> {
+    fill_rows(
+        y.len(),
+        width,
+        4,
+        #[inline(always)]
+        |first, dx| {
+            let (y, g) = (&y[first * width..][..dx.len()], &g[first * width..][..dx.len()]);
+            let rows = y.chunks_exact(width).zip(g.chunks_exact(width));
+            for ((y, g), dx) in rows.zip(dx.chunks_exact_mut(width)) {
+                softmax_grad_row(y, g, dx, scale);
             }
-        }
-    });
-    dx
+        },
+    )
+}
+
+/// Gradient of one row.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+pub fn softmax_grad_row(y: &[f32], g: &[f32], dx: &mut [f32], scale: f32) {
+    let dot = sum_of_pairs(y, g, |y, g| y * g);
+    for ((dx, y), g) in dx.iter_mut().zip(y).zip(g) {
+        *dx = y * (g - dot) * scale;
+    }
+}
+
+/// Logarithm of softmax of rows of `width`.
+pub fn log_softmax(x: &[f32], width: usize) -> Vec<f32> {
+    fill_rows(
+        x.len(),
+        width,
+        SOFTMAX,
+        #[inline(always)]
+        |first, y| {
+            let x = &x[first * width..][..y.len()];
+            for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                let max = max_of(x);
+                let log = sum_of(
+                    x,
+                    #[inline(always)]
+                    |x| exp(x - max),
+                )
+                .ln()
+                    + max;
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = x - log;
+                }
+            }
+        },
+    )
 }
 
 /// Returns the class of a row, or none if it is out of range.
@@ -54,6 +103,30 @@ fn class(target: i32, width: usize) -> Option<usize> {
 /// Returns how many targets count.
 fn counted(targets: &[i32], settings: &Targets) -> usize {
     targets.iter().filter(|t| settings.ignore != Some(**t)).count()
+}
+
+/// Negative log-likelihood of one target, 0 if it does not count.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+#[expect(clippy::cast_precision_loss, reason = "class counts are far below 2^24")]
+fn row_loss(row: &[f32], target: i32, settings: &Targets) -> Option<f64> {
+    if settings.ignore == Some(target) {
+        return Some(0.0);
+    }
+    let max = max_of(row);
+    let log = sum_of(
+        row,
+        #[inline(always)]
+        |x| exp(x - max),
+    )
+    .ln()
+        + max;
+    let mut loss = log - row[class(target, row.len())?];
+    if settings.smoothing > 0.0 {
+        let even = log - sum_of(row, |x| x) / row.len() as f32;
+        loss = loss * (1.0 - settings.smoothing) + even * settings.smoothing;
+    }
+    Some(f64::from(loss))
 }
 
 /// Mean negative log-likelihood of the targets that count, 0 if none does; or none if a target is no class.
@@ -68,25 +141,24 @@ pub fn cross_entropy(
     width: usize,
     settings: &Targets,
 ) -> Option<f32> {
-    let mut total = 0.0f64;
-    let smoothing = settings.smoothing;
-    let inverse = 1.0 / width as f32;
-    vectorised(|| {
-        for (row, target) in logits.chunks_exact(width).zip(targets) {
-            if settings.ignore == Some(*target) {
-                continue;
-            }
-            let max = max_of(row);
-            let sum = sum_of(width, |i| exp(row[i] - max));
-            let mut loss = sum.ln() + max - row[class(*target, width)?];
-            if smoothing > 0.0 {
-                let even = sum.ln() + max - sum_of(width, |i| row[i]) * inverse;
-                loss = loss * (1.0 - smoothing) + even * smoothing;
-            }
-            total += f64::from(loss);
-        }
-        Some((total / counted(targets, settings).max(1) as f64) as f32)
-    })
+    let rows = rows_of_piece(width);
+    let sums = map(targets.len().div_ceil(rows), SOFTMAX * rows * width, |at| {
+        let end = ((at + 1) * rows).min(targets.len());
+        let targets = &targets[at * rows..end];
+        let logits = logits[at * rows * width..end * width].chunks_exact(width);
+        vectorised(
+            #[inline(always)]
+            || {
+                let mut total = 0.0;
+                for (row, target) in logits.zip(targets) {
+                    total += row_loss(row, *target, settings)?;
+                }
+                Some(total)
+            },
+        )
+    });
+    let total = sums.into_iter().sum::<Option<f64>>()?;
+    Some((total / counted(targets, settings).max(1) as f64) as f32)
 }
 
 /// Gradient of [`cross_entropy`] times g.
@@ -98,28 +170,38 @@ pub fn cross_entropy_grad(
     width: usize,
     settings: &Targets,
 ) -> Option<Vec<f32>> {
-    let mut out = vec![0.0; logits.len()];
+    let is_class = |t: &i32| settings.ignore == Some(*t) || class(*t, width).is_some();
+    if !targets.iter().all(is_class) {
+        return None;
+    }
     let factor = g / counted(targets, settings).max(1) as f32;
     let even = factor * settings.smoothing / width as f32;
-    vectorised(|| {
-        let rows = logits.chunks_exact(width).zip(out.chunks_exact_mut(width));
-        for ((row, out), target) in rows.zip(targets) {
-            if settings.ignore == Some(*target) {
-                continue;
+    Some(fill_rows(
+        logits.len(),
+        width,
+        SOFTMAX,
+        #[inline(always)]
+        |first, out| {
+            let logits = logits[first * width..][..out.len()].chunks_exact(width);
+            let rows = logits.zip(out.chunks_exact_mut(width)).zip(&targets[first..]);
+            for ((row, out), target) in rows {
+                if settings.ignore == Some(*target) {
+                    continue;
+                }
+                let max = max_of(row);
+                for (out, x) in out.iter_mut().zip(row) {
+                    *out = exp(x - max);
+                }
+                let share = factor / sum_of(out, |x| x);
+                for out in out.iter_mut() {
+                    *out = *out * share - even;
+                }
+                if let Some(class) = class(*target, width) {
+                    out[class] -= factor * (1.0 - settings.smoothing);
+                }
             }
-            let max = max_of(row);
-            for i in 0..width {
-                out[i] = exp(row[i] - max);
-            }
-            let share = factor / sum_of(width, |i| out[i]);
-            for out in out.iter_mut() {
-                *out = *out * share - even;
-            }
-            out[class(*target, width)?] -= factor * (1.0 - settings.smoothing);
-        }
-        Some(())
-    })?;
-    Some(out)
+        },
+    ))
 }
 
 /// Copies rows of a table, or none if an id is no row.
@@ -150,14 +232,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_causal_softmax_is_the_softmax_of_what_is_seen() {
-        let x: Vec<f32> = (0..25u8).map(|i| f32::from(i % 7) - 3.0).collect();
-        let y = softmax(&x, 5, 0.5, true);
-        for row in 0..5 {
-            let alone = softmax(&x[row * 5..=row * 5 + row], row + 1, 0.5, false);
-            assert_eq!(&y[row * 5..=row * 5 + row], &alone[..]);
-            assert!(y[row * 5 + row + 1..(row + 1) * 5].iter().all(|v| *v == 0.0));
+    fn rows_of_a_softmax_add_up_to_one_and_keep_their_order() {
+        let x: Vec<f32> = (0..66u8).map(|i| f32::from(i % 7) - 3.0).collect();
+        let y = softmax(&x, 33, 0.5);
+        for (x, y) in x.chunks(33).zip(y.chunks(33)) {
+            assert!((y.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            assert!((y[1] / y[0] - ((x[1] - x[0]) * 0.5).exp()).abs() < 1e-6);
         }
+        let logs = log_softmax(&x, 33);
+        let plain = softmax(&x, 33, 1.0);
+        assert!(logs.iter().zip(&plain).all(|(log, y)| (log.exp() - y).abs() < 1e-6));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use wattle_protocol::dag::op::Pool2d;
 
+use super::parallel::pieces;
+
 /// Gradient of max pooling: g goes to the first maximum of each window in row-major order.
 ///
 /// *Shapes*: x `[planes, h, w]`, g `[planes, oh, ow]`.
@@ -13,14 +15,15 @@ pub fn max_pool_grad(
     [oh, ow]: [usize; 2],
 ) -> Vec<f32> {
     let mut dx = vec![0.0; x.len()];
-    let planes = x.chunks_exact(h * w).zip(g.chunks_exact(oh * ow)).zip(dx.chunks_exact_mut(h * w));
-    for ((x, g), dx) in planes {
+    let work = oh * ow * pool.kernel[0] * pool.kernel[1];
+    pieces(&mut dx, h * w, 2 * work, |plane, dx| {
+        let (x, g) = (&x[plane * h * w..][..h * w], &g[plane * oh * ow..][..oh * ow]);
         for (at, g) in g.iter().enumerate() {
             if let Some(first) = first_maximum(x, pool, [at / ow, at % ow], [h, w]) {
                 dx[first] += g;
             }
         }
-    }
+    });
     dx
 }
 

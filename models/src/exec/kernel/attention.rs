@@ -3,25 +3,57 @@
 use burn_backend::tensor::Device;
 
 use super::linear::matmul;
+use crate::exec::host::attention::{self as host, Heads};
 use crate::exec::host::rows;
 use crate::exec::tensor::{Float, HostBackend};
 
 /// Softmax over one axis.
-pub fn softmax<B: HostBackend>(x: Float<B>, axis: usize) -> Float<B> {
+pub fn softmax<B: HostBackend>(x: Float<B>, axis: usize, device: &Device<B>) -> Float<B> {
+    if let Some(y) = by_rows(&x, axis, device, |x, width| rows::softmax(x, width, 1.0)) {
+        return y;
+    }
     let e = x.clone().sub(x.max_axis(axis)).exp();
     let sum = e.clone().sum_axes(&[axis]);
     e.div(sum)
 }
 
+/// Runs a loop over rows in host memory where the axis is the last.
+fn by_rows<B: HostBackend>(
+    x: &Float<B>,
+    axis: usize,
+    device: &Device<B>,
+    f: impl FnOnce(&[f32], usize) -> Vec<f32>,
+) -> Option<Float<B>> {
+    let shape = x.shape();
+    if axis + 1 != shape.len() {
+        return None;
+    }
+    Some(Float::new(f(&x.host()?, shape[axis]), &shape, device))
+}
+
 /// Logarithm of softmax over one axis.
-pub fn log_softmax<B: HostBackend>(x: Float<B>, axis: usize) -> Float<B> {
+pub fn log_softmax<B: HostBackend>(x: Float<B>, axis: usize, device: &Device<B>) -> Float<B> {
+    if let Some(y) = by_rows(&x, axis, device, rows::log_softmax) {
+        return y;
+    }
     let centred = x.clone().sub(x.max_axis(axis));
     let sum = centred.clone().exp().sum_axes(&[axis]).log();
     centred.sub(sum)
 }
 
 /// Gradient of softmax from its output.
-pub fn softmax_grad<B: HostBackend>(y: Float<B>, g: Float<B>, axis: usize) -> Float<B> {
+pub fn softmax_grad<B: HostBackend>(
+    y: Float<B>,
+    g: Float<B>,
+    axis: usize,
+    device: &Device<B>,
+) -> Float<B> {
+    if let Some(dx) = g
+        .host()
+        .and_then(|g| by_rows(&y, axis, device, |y, width| rows::softmax_grad(y, &g, width, 1.0)))
+    {
+        return dx;
+    }
     let dot = y.clone().mul(g.clone()).sum_axes(&[axis]);
     y.mul(g.sub(dot))
 }
@@ -60,14 +92,10 @@ fn weights<B: HostBackend>(
     device: &Device<B>,
 ) -> Float<B> {
     let scores = matmul(q, k, false, true);
-    let shape = scores.shape();
-    if let Some(host) = scores.host() {
-        let y = rows::softmax(&host, shape[shape.len() - 1], scale, causal);
-        return Float::new(y, &shape, device);
-    }
+    let last = scores.rank() - 1;
     let scores = scores.scale(scale);
     let scores = if causal { causal_mask(scores, f32::NEG_INFINITY, device) } else { scores };
-    softmax(scores, shape.len() - 1)
+    softmax(scores, last, device)
 }
 
 /// Fused attention.
@@ -79,7 +107,31 @@ pub fn attention<B: HostBackend>(
     scale: f32,
     device: &Device<B>,
 ) -> Float<B> {
+    if let Some(h) = heads(&q, &k, &v, causal, scale)
+        && let (Some(a), Some(b), Some(c)) = (q.host(), k.host(), v.host())
+    {
+        let mut shape = q.shape();
+        let last = shape.len() - 1;
+        shape[last] = h.value_width;
+        return Float::new(host::attention(&a, &b, &c, &h), &shape, device);
+    }
     weights(q, k, causal, scale, device).matmul(v)
+}
+
+/// Sizes where queries and keys have the same places and heads.
+fn heads<B: HostBackend>(
+    q: &Float<B>,
+    k: &Float<B>,
+    v: &Float<B>,
+    causal: bool,
+    scale: f32,
+) -> Option<Heads> {
+    let (of_q, of_v) = (q.shape(), v.shape());
+    let last = of_q.len().checked_sub(1)?;
+    let is_same = of_q == k.shape() && of_q[..last] == of_v[..last];
+    let heads = of_q[..last - 1].iter().product();
+    let (len, width, value_width) = (of_q[last - 1], of_q[last], of_v[last]);
+    is_same.then_some(Heads { heads, len, width, value_width, causal, scale })
 }
 
 /// Gradients of q, k and v; recomputes the weights.
@@ -89,17 +141,18 @@ pub fn attention_grad<B: HostBackend>(
     scale: f32,
     device: &Device<B>,
 ) -> (Float<B>, Float<B>, Float<B>) {
+    if let Some(h) = heads(&q, &k, &v, causal, scale)
+        && let (Some(a), Some(b), Some(c), Some(d)) = (q.host(), k.host(), v.host(), g.host())
+    {
+        let (dq, dk, dv) = host::attention_grad([&a, &b, &c, &d], &h);
+        let tensor = |values, like: &Float<B>| Float::new(values, &like.shape(), device);
+        return (tensor(dq, &q), tensor(dk, &k), tensor(dv, &v));
+    }
     let p = weights(q.clone(), k.clone(), causal, scale, device);
     let dv = matmul(p.clone(), g.clone(), true, false);
     let dp = matmul(g, v, false, true);
-    let shape = p.shape();
-    let ds = match (p.host(), dp.host()) {
-        (Some(p), Some(dp)) => {
-            let ds = rows::softmax_grad(&p, &dp, shape[shape.len() - 1], scale, causal);
-            Float::new(ds, &shape, device)
-        }
-        _ => softmax_grad(p, dp, shape.len() - 1).scale(scale),
-    };
+    let last = p.rank() - 1;
+    let ds = softmax_grad(p, dp, last, device).scale(scale);
     let dq = ds.clone().matmul(k);
     let dk = matmul(ds, q, true, false);
     (dq, dk, dv)

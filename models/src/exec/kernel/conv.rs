@@ -5,11 +5,40 @@ use burn_backend::ops::ConvOptions;
 use burn_backend::tensor::Device;
 use wattle_protocol::dag::op::{Conv2d, Pool2d};
 
-use crate::exec::host::window;
+use crate::exec::host::conv::layout::Geometry;
+use crate::exec::host::{conv as host, window};
 use crate::exec::tensor::{Float, HostBackend};
 
 fn options(conv: &Conv2d) -> ConvOptions<2> {
     ConvOptions::new(conv.stride, conv.padding, conv.dilation, conv.groups)
+}
+
+/// Fewest output channels of a group for which register tiles pay: a depthwise convolution would fill one row of each.
+const TILED: usize = 4;
+
+/// Sizes of a convolution of x `[N, C, H, W]` with weights `[O, C / groups, KH, KW]`, where tiles pay.
+fn geometry(x: &[usize], w: &[usize], out: [usize; 2], conv: &Conv2d) -> Option<Geometry> {
+    let geometry = Geometry {
+        batch: x[0],
+        inner: x[1],
+        outer: w[0],
+        size: [x[2], x[3]],
+        out,
+        kernel: [w[2], w[3]],
+        stride: conv.stride,
+        padding: conv.padding,
+        dilation: conv.dilation,
+        groups: conv.groups,
+    };
+    (w[0] / conv.groups >= TILED).then_some(geometry)
+}
+
+/// Height and width of the output.
+fn output(x: &[usize], w: &[usize], conv: &Conv2d) -> [usize; 2] {
+    [0, 1].map(|a| {
+        let reach = conv.dilation[a] * (w[2 + a] - 1) + 1;
+        (x[2 + a] + 2 * conv.padding[a] - reach) / conv.stride[a] + 1
+    })
 }
 
 /// Convolution.
@@ -18,7 +47,17 @@ pub fn conv2d<B: HostBackend>(
     w: Float<B>,
     bias: Option<Float<B>>,
     conv: &Conv2d,
+    device: &Device<B>,
 ) -> Float<B> {
+    let (of_x, of_w) = (x.shape(), w.shape());
+    let out = output(&of_x, &of_w, conv);
+    if let Some(g) = geometry(&of_x, &of_w, out, conv)
+        && let (Some(x), Some(w)) = (x.host(), w.host())
+    {
+        let bias = bias.and_then(|b| b.host());
+        let y = host::conv2d(&x, &w, bias.as_deref(), &g);
+        return Float::new(y, &[g.batch, g.outer, out[0], out[1]], device);
+    }
     Float(B::conv2d(x.0, w.0, bias.map(|b| b.0), options(conv)))
 }
 
@@ -30,6 +69,12 @@ pub fn input_grad<B: HostBackend>(
     shape: &[usize; 4],
     device: &Device<B>,
 ) -> Float<B> {
+    let (of_w, of_g) = (w.shape(), g.shape());
+    if let Some(sizes) = geometry(shape, &of_w, [of_g[2], of_g[3]], conv)
+        && let (Some(w), Some(g)) = (w.host(), g.host())
+    {
+        return Float::new(host::back::input_grad(&w, &g, &sizes), shape, device);
+    }
     // The primitive reads nothing of x but its shape.
     let x = Float::<B>::full(0.0, shape, device);
     Float(B::conv2d_x_backward(x.0, w.0, g.0, options(conv)))
@@ -43,6 +88,12 @@ pub fn weight_grad<B: HostBackend>(
     shape: &[usize; 4],
     device: &Device<B>,
 ) -> Float<B> {
+    let (of_x, of_g) = (x.shape(), g.shape());
+    if let Some(sizes) = geometry(&of_x, shape, [of_g[2], of_g[3]], conv)
+        && let (Some(x), Some(g)) = (x.host(), g.host())
+    {
+        return Float::new(host::weights::weight_grad(&x, &g, &sizes), shape, device);
+    }
     // The primitive reads nothing of w but its shape.
     let w = Float::<B>::full(0.0, shape, device);
     Float(B::conv2d_weight_backward(x.0, w.0, g.0, options(conv)))

@@ -90,7 +90,7 @@ pub fn cross_entropy_grad<B: HostBackend>(
         return Ok(Float::new(out.ok_or_else(outside)?, &shape, device));
     }
     debug_assert_eq!(targets.shape().num_elements(), rows, "one target a row");
-    let probabilities = softmax(logits.reshape(&[rows, width]), 1);
+    let probabilities = softmax(logits.reshape(&[rows, width]), 1, device);
     let (ids, weights) = weighed::<B>(targets, rows, settings, device);
     let even = probabilities.shift(-settings.smoothing / width as f32);
     let minus = Float::<B>::full(settings.smoothing - 1.0, &[rows, 1], device);
