@@ -1,0 +1,157 @@
+//! All cases in one network of two halves, so that one job of two stages runs every operator across a link.
+//!
+//! Each case is cut in two at a place of its own nodes. The network holds the first parts of all cases, then ballast, a
+//! chain of products that outweighs the cases, then the second parts. Whoever cuts it into two stages of equal work cuts
+//! the ballast, which every case spans: its values cross forwards and their cotangents come back.
+
+use wattle_protocol::dag::{Dag, DagBuilder, DagError, Op, Source};
+use wattle_protocol::ids::ValueId;
+
+use super::run::SuiteError;
+use super::{AS_FLOAT, Case, FLAT, RESULT};
+
+/// Rows and columns of the ballast's matrices.
+const BALLAST_WIDTH: usize = 256;
+/// Products of the ballast; a planner that looks at one place in a stretch of nodes finds many in it.
+const BALLAST_NODES: usize = 200;
+
+/// Where each case is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before its own nodes: operands cross.
+    Start,
+    /// In the middle of its own nodes.
+    Middle,
+    /// After its own nodes: results cross.
+    End,
+}
+
+/// A case on its way into the bundle.
+struct Part {
+    prefix: String,
+    dag: Dag,
+    /// For each value of the case, the one of the bundle.
+    values: Vec<Option<ValueId>>,
+    /// The first node of the second half.
+    cut: usize,
+}
+
+/// Returns the prefix of the names of a case's values.
+pub fn prefix(at: usize) -> String {
+    format!("c{at}.")
+}
+
+/// Joins cases that have a loss; the bundle's loss is the sum of theirs.
+///
+/// *Errors*: [`SuiteError::Build`].
+pub fn bundle(cases: &[Case], place: Place) -> Result<Dag, SuiteError> {
+    let mut parts = Vec::with_capacity(cases.len());
+    for (at, case) in cases.iter().enumerate() {
+        let dag = case.dag().map_err(|error| SuiteError::Build(case.id(), error))?;
+        let (prefix, values) = (prefix(at), vec![None; dag.values().len()]);
+        let cut = cut(&dag, place);
+        parts.push(Part { prefix, dag, values, cut });
+    }
+    join(&mut parts).map_err(|error| SuiteError::Build("the bundle".into(), error))
+}
+
+/// Returns the first node of the second half.
+fn cut(dag: &Dag, place: Place) -> usize {
+    let own = |name: &str| name.strip_prefix(RESULT).is_some_and(|rest| rest.starts_with('.'));
+    // What weighs the result comes next; a composition that has nothing to do adds no node of its own.
+    let after = |name: &str| name == AS_FLOAT || name == FLAT;
+    let start = dag.nodes().iter().position(|node| own(&node.name) || after(&node.name));
+    let start = start.unwrap_or(0);
+    let count = dag.nodes().iter().filter(|node| own(&node.name)).count();
+    match place {
+        Place::Start => start,
+        Place::Middle => start + count / 2,
+        Place::End => start + count,
+    }
+}
+
+fn join(parts: &mut [Part]) -> Result<Dag, DagError> {
+    let mut b = DagBuilder::new("op-suite");
+    for part in parts.iter_mut() {
+        part.leaves(&mut b);
+        part.nodes(&mut b, 0..part.cut)?;
+    }
+    let ballast = ballast(&mut b)?;
+    let mut losses = vec![ballast];
+    for part in parts.iter_mut() {
+        part.nodes(&mut b, part.cut..part.dag.nodes().len())?;
+        losses.extend(part.values[part.dag.outputs()[0].index()]);
+    }
+    let loss = b.op("loss", Op::AddN, &losses)?;
+    b.output(loss);
+    b.finish()
+}
+
+impl Part {
+    fn leaves(&mut self, b: &mut DagBuilder) {
+        for id in self.dag.value_ids() {
+            let value = self.dag.value(id);
+            let name = format!("{}{}", self.prefix, value.name);
+            self.values[id.index()] = match value.source {
+                Source::Node { .. } => None,
+                Source::Input => Some(b.input(name, value.fact.clone())),
+                Source::Buffer { init } => Some(b.buffer(name, &value.fact.shape, init)),
+                Source::Parameter { init, decay } => {
+                    Some(b.parameter(name, &value.fact.shape, init, decay))
+                }
+            };
+        }
+    }
+
+    fn nodes(&mut self, b: &mut DagBuilder, range: std::ops::Range<usize>) -> Result<(), DagError> {
+        for node in &self.dag.nodes()[range] {
+            let operands: Vec<ValueId> =
+                node.inputs.iter().filter_map(|id| self.values[id.index()]).collect();
+            let name = format!("{}{}", self.prefix, node.name);
+            let results = b.apply(name, node.op.clone(), &operands)?;
+            for (id, result) in node.outputs.iter().zip(results) {
+                self.values[id.index()] = Some(result);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A chain of products of zeros; returns their sum.
+fn ballast(b: &mut DagBuilder) -> Result<ValueId, DagError> {
+    let shape = vec![BALLAST_WIDTH; 2];
+    let zeros = b.op("ballast", Op::Fill { shape, value: 0.0 }, &[])?;
+    let product = Op::MatMul { transpose_a: false, transpose_b: false };
+    let mut last = zeros;
+    for at in 0..BALLAST_NODES {
+        last = b.op(format!("ballast.{at}"), product.clone(), &[last, zeros])?;
+    }
+    b.op("ballast.sum", Op::ReduceSum { axes: vec![0, 1], keep: false }, &[last])
+}
+
+#[cfg(test)]
+mod tests {
+    use wattle_protocol::dag::grad::differentiate;
+
+    use super::*;
+    use crate::suite::cases;
+
+    #[test]
+    fn every_case_with_operands_spans_the_ballast() {
+        let cases: Vec<Case> = cases().into_iter().filter(|case| !case.forward_only).collect();
+        for place in [Place::Start, Place::Middle, Place::End] {
+            let dag = bundle(&cases, place).unwrap();
+            let middle = dag.nodes().iter().position(|n| n.name == "ballast").unwrap();
+            for (at, case) in cases.iter().enumerate() {
+                let prefix = prefix(at);
+                let late = dag.nodes()[middle..].iter().filter(|n| n.name.starts_with(&prefix));
+                let spans = late
+                    .flat_map(|n| &n.inputs)
+                    .any(|id| dag.producer(*id).is_some_and(|node| node.index() < middle));
+                let has_any = place == Place::End || !case.operands.is_empty();
+                assert!(spans || !has_any, "{} {place:?}", case.id());
+            }
+            differentiate(dag, 1).unwrap();
+        }
+    }
+}
