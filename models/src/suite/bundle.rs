@@ -11,7 +11,7 @@ use super::run::SuiteError;
 use super::{AS_FLOAT, Case, FLAT, RESULT};
 
 /// Rows and columns of the ballast's matrices.
-const BALLAST_WIDTH: usize = 256;
+const BALLAST_WIDTH: usize = 192;
 /// Products of the ballast; a planner that looks at one place in a stretch of nodes finds many in it.
 const BALLAST_NODES: usize = 200;
 
