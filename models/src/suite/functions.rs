@@ -22,17 +22,20 @@ fn arithmetic_cases() -> Vec<Case> {
     for (row, operator) in operators {
         // A divisor stays away from zero.
         let second = |shape: &[usize]| if row == "div" { above(shape) } else { x(shape) };
-        let shapes: [(&'static str, &[usize], &[usize]); 6] = [
+        let shapes: [(&'static str, &[usize], &[usize]); 8] = [
             ("alike", &ROW, &ROW),
             ("last axis", &ROW, &[4]),
             ("middle axis", &ROW, &[3, 1]),
             ("both stretch", &[2, 1, 4], &[3, 1]),
             ("scalar", &ROW, &[]),
             ("odd", &[7, 33], &[7, 33]),
+            ("larger", &[129, 65], &[129, 65]),
+            ("larger, last axis", &[129, 65], &[65]),
         ];
         for (name, a, b) in shapes {
             let case = op(name, operator.clone(), [x(a), second(b)]);
-            cases.push(if name == "odd" { case.rough() } else { case });
+            let is_large = a.iter().product::<usize>() > 24;
+            cases.push(if is_large { case.rough() } else { case });
         }
     }
     cases.push(op("by zero", Op::Div, [list(&[1.0, -1.0, 0.0]), list(&[0.0; 3])]).edges());

@@ -63,6 +63,9 @@ fn conv_cases() -> Vec<Case> {
         conv("odd 1x1", even(1, 0, 1, 1), &ODD, &[33, 17, 1, 1]).rough(),
         conv("odd depthwise", even(1, 1, 1, 17), &ODD, &[17, 1, 3, 3]).rough(),
         biased("three images", even(1, 1, 1, 1), &[3, 16, 8, 8], &[16, 16, 3, 3]).rough(),
+        biased("larger", even(1, 1, 1, 1), &[2, 32, 17, 33], &[33, 32, 3, 3]).rough(),
+        conv("larger stride", even(2, 1, 1, 1), &[1, 16, 29, 35], &[24, 16, 3, 3]).rough(),
+        conv("larger 1x1", even(1, 0, 1, 1), &[2, 33, 15, 15], &[65, 33, 1, 1]).rough(),
     ]
 }
 
@@ -99,6 +102,7 @@ fn pool_cases() -> Vec<Case> {
             op("uneven", kind(uneven), [x(&IMAGE)]),
             op("a rest", kind(even(2, 3, 0)), [x(&[1, 2, 7, 6])]),
             op("odd", kind(even(3, 2, 1)), [x(&[1, 3, 9, 33])]).rough(),
+            op("larger", kind(even(3, 2, 1)), [x(&[2, 9, 31, 65])]).rough(),
         ]);
     }
     cases

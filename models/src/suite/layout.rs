@@ -36,6 +36,7 @@ fn move_cases() -> Vec<Case> {
         transpose("turned", &[2, 0, 1], &ROW),
         transpose("five axes", &[0, 2, 1, 4, 3], &[2, 3, 2, 1, 4]),
         transpose("odd", &[1, 0], &[17, 33]).rough(),
+        transpose("heads", &[0, 2, 1, 3], &[2, 65, 3, 24]).rough(),
         op("middle", Op::Slice { axis: 1, start: 1, end: 3 }, [x(&ROW)]),
         op("last", Op::Slice { axis: 2, start: 3, end: 4 }, [x(&ROW)]),
         op("last axis", Op::Unslice { axis: 2, start: 1, len: 7 }, [x(&ROW)]),

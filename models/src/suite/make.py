@@ -19,6 +19,7 @@ from table import TABLE
 
 # As in reference.rs and formula.rs.
 WHOLE_MAX = 256
+CHOSEN = 64
 ELEMENT = 0x9E3779B97F4A7C15
 OPERAND = 0xD1B54A32D192ED03
 MASK = (1 << 64) - 1
@@ -83,7 +84,7 @@ def packed(tensor):
     flat = tensor.detach().to(torch.float64).numpy().reshape(-1)
     if flat.size <= WHOLE_MAX:
         return flat
-    chosen = flat[order(CHOICE, flat.size)[:WHOLE_MAX]]
+    chosen = flat[order(CHOICE, flat.size)[:CHOSEN]]
     return np.append(chosen, (flat * signs(SIGNS, flat.size)).sum())
 
 

@@ -31,6 +31,7 @@ fn softmax_cases() -> Vec<Case> {
             op("rows of 7", kind(1), [x(&[3, 7])]),
             op("rows of 33", kind(1), [x(&[3, 33])]).rough(),
             op("rows of 65", kind(2), [x(&[2, 5, 65])]).rough(),
+            op("larger", kind(1), [x(&[129, 129])]).rough(),
             op("steep", kind(1), [range(-40.0, 40.0, &[3, 7])]).rough().within(5e-5),
             op("large", kind(1), [range(990.0, 1010.0, &[3, 7])]).rough(),
         ]);
@@ -64,6 +65,7 @@ fn norm_cases() -> Vec<Case> {
         layer("rows of 7", &[5, 7], 1e-5),
         layer("rows of 33", &[3, 33], 1e-5).rough(),
         layer("rows of 130", &[2, 2, 130], 1e-5).rough(),
+        layer("larger", &[2, 65, 96], 1e-5).rough(),
         op(
             "far from zero",
             Op::LayerNorm { eps: 1e-5 },
@@ -73,12 +75,14 @@ fn norm_cases() -> Vec<Case> {
         .within(3e-5),
         batch("image", &image),
         batch("odd", &[3, 17, 3, 3]).rough(),
+        batch("larger", &[4, 17, 15, 15]).rough(),
         inference("image", &image),
         inference("odd", &[3, 17, 3, 3]).rough(),
         rms("rows", &ROW),
         rms("rows of 7", &[5, 7]),
         rms("rows of 33", &[3, 33]).rough(),
         rms("rows of 130", &[2, 2, 130]).rough(),
+        rms("larger", &[2, 65, 96]).rough(),
     ]
 }
 
@@ -118,6 +122,7 @@ fn cross_entropy_cases() -> Vec<Case> {
         loss("all ignored", 0.0, Some(-1), [x(&[2, 3]), ints(&[-1, -1], &[2])]).rough(),
         loss("steep", 0.0, None, [range(-80.0, 80.0, &[3, 7]), ids(7, &[3])]).rough(),
         loss("odd", 0.1, None, [x(&[7, 33]), ids(33, &[7])]).rough(),
+        loss("larger", 0.0, None, [x(&[2, 65, 129]), ids(129, &[2, 65])]).rough(),
     ]
 }
 

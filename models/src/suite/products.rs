@@ -34,6 +34,7 @@ fn matrix_cases() -> Vec<Case> {
         product("odd", false, false, &[33, 17], &[17, 7]).rough(),
         product("odd swapped", true, true, &[17, 33], &[7, 17]).rough(),
         product("larger", false, true, &[2, 65, 24], &[2, 65, 24]).rough(),
+        product("larger still", false, false, &[129, 130], &[130, 65]).rough(),
     ]
 }
 
@@ -47,6 +48,7 @@ fn layer_cases() -> Vec<Case> {
         op("without bias", Op::Linear, [x(&[3, 4]), x(&[4, 5])]),
         op("one row", Op::Linear, [x(&[17]), x(&[17, 9]), x(&[9])]),
         op("odd", Op::Linear, [x(&[7, 33]), x(&[33, 17]), x(&[17])]).rough(),
+        op("larger", Op::Linear, [x(&[2, 65, 96]), x(&[96, 70]), x(&[70])]).rough(),
         op("rows", Op::LinearWeightGrad, [x(&[2, 3, 4]).fixed(), x(&[2, 3, 5]).fixed()]),
         op("odd", Op::LinearWeightGrad, [x(&[65, 17]).fixed(), x(&[65, 33]).fixed()]),
         embedding("rows", 11, 3, &[2, 5]),
@@ -70,6 +72,8 @@ fn attention_cases() -> Vec<Case> {
         attention("odd", false, 0.447, three(&[3, 17, 5])).rough(),
         attention("head of 24", false, 0.204, three(&[1, 2, 65, 24])).rough(),
         attention("head of 24, causal", true, 0.204, three(&[1, 2, 65, 24])).rough(),
+        attention("longer, causal", true, 0.177, three(&[2, 3, 129, 32])).rough(),
+        attention("longer", false, 0.177, three(&[2, 3, 129, 32])).rough(),
         attention("large scores", true, 20.0, three(&[2, 7, 4])).rough().within(5e-5),
         op("three", Op::AttentionGrad { causal: true, scale: 0.5 }, four(&[2, 5, 4])),
         op("in the middle", Op::CausalMask { fill: 0.5 }, [x(&[2, 3, 3])]),

@@ -31,7 +31,7 @@ UNARY = ["exp", "log", "sqrt", "tanh", "sigmoid", "sin", "cos", "asin", "acos", 
          "ceil", "round"]
 for name in UNARY:
     function = getattr(torch, name)
-    alike(name, ["row", "odd"], function)
+    alike(name, ["row", "odd", "larger"], function)
     alike(name, ["infinite"], lambda x, f=function: f(x / torch.zeros_like(x)))
 for name in ["exp", "tanh", "sigmoid", "atan", "erf", "sin", "cos"]:
     alike(name, ["far"], getattr(torch, name))
@@ -47,8 +47,8 @@ for name in ["log", "sqrt", "asin", "acos"]:
     alike(name, ["outside"], getattr(torch, name))
 alike("exp", ["overflow"], torch.exp)
 alike("relu", ["row", "odd", "at 0"], torch.relu)
-alike("gelu", ["tanh row", "tanh odd", "tanh far"], lambda x: F.gelu(x, approximate="tanh"))
-alike("gelu", ["erf row", "erf odd", "erf far"], F.gelu)
+alike("gelu", ["tanh row", "tanh odd", "tanh larger", "tanh far"], lambda x: F.gelu(x, approximate="tanh"))
+alike("gelu", ["erf row", "erf odd", "erf larger", "erf far"], F.gelu)
 
 
 def mix(z):
@@ -84,7 +84,7 @@ add("elements::one_hot", rows=lambda i: F.one_hot(i, 5))
 
 # Functions of two numbers and more.
 
-SHAPES = ["alike", "last axis", "middle axis", "both stretch", "scalar", "odd"]
+SHAPES = ["alike", "last axis", "middle axis", "both stretch", "scalar", "odd", "larger", "larger, last axis"]
 for name in ["add", "sub", "mul", "div"]:
     alike(name, SHAPES, getattr(torch, name))
 for name in ["add", "sub", "mul"]:
@@ -108,11 +108,11 @@ add("cast", to_integers=lambda x: x.to(torch.int32), to_floats=lambda x: x.to(to
 # Products.
 
 alike("matmul", ["plain", "rows by matrix", "first stretched", "both stretched", "one row", "one column", "one term",
-                 "odd"], torch.matmul)
+                 "odd", "larger still"], torch.matmul)
 alike("matmul", ["first swapped"], lambda a, b: a.mT @ b)
 alike("matmul", ["second swapped", "rows by swapped matrix", "larger"], lambda a, b: a @ b.mT)
 alike("matmul", ["both swapped", "swapped rows by swapped matrix", "odd swapped"], lambda a, b: a.mT @ b.mT)
-alike("linear", ["with bias", "one row", "odd"], lambda x, w, b: F.linear(x, w.T, b))
+alike("linear", ["with bias", "one row", "odd", "larger"], lambda x, w, b: F.linear(x, w.T, b))
 add("linear", without_bias=lambda x, w: F.linear(x, w.T))
 alike("linear_weight_grad", ["rows", "odd"], lambda x, g: torch.einsum("...i,...o->io", x, g))
 alike("embedding", ["rows", "odd"], lambda table, ids: F.embedding(ids, table))
@@ -130,7 +130,8 @@ def attention_grad(q, k, v, g):
 
 alike("attention", ["causal", "heads", "one position"], attention(True, 0.5))
 add("attention", all_see_all=attention(False, 0.5), odd=attention(False, 0.447), head_of_24=attention(False, 0.204),
-    head_of_24__causal=attention(True, 0.204), large_scores=attention(True, 20.0))
+    head_of_24__causal=attention(True, 0.204), longer=attention(False, 0.177), longer__causal=attention(True, 0.177),
+    large_scores=attention(True, 20.0))
 add("attention_grad", three=attention_grad)
 
 
@@ -164,7 +165,7 @@ add("rotary", halves=rotary(False, False, 2), pairs=rotary(True, False, 2), halv
 
 for row, function in [("softmax", torch.softmax), ("log_softmax", torch.log_softmax)]:
     for name, axis in [("last axis", 2), ("middle axis", 1), ("first axis", 0), ("rows of 1", 1), ("rows of 7", 1),
-                       ("rows of 33", 1), ("rows of 65", 2), ("steep", 1), ("large", 1)]:
+                       ("rows of 33", 1), ("rows of 65", 2), ("larger", 1), ("steep", 1), ("large", 1)]:
         alike(row, [name], lambda x, f=function, a=axis: f(x, a))
 add("softmax_grad", any_rows=lambda y, g: torch.ops.aten._softmax_backward_data(g, y, 1, torch.float64))
 
@@ -174,7 +175,7 @@ def layer_norm(eps):
 
 
 add("layer_norm", rows=layer_norm(1e-3))
-alike("layer_norm", ["rows of 7", "rows of 33", "rows of 130", "far from zero"], layer_norm(1e-5))
+alike("layer_norm", ["rows of 7", "rows of 33", "rows of 130", "larger", "far from zero"], layer_norm(1e-5))
 
 
 def batch_norm(x, gain, bias):
@@ -192,9 +193,9 @@ def rms_norm(x, gain):
     return F.rms_norm(x, x.shape[-1:], gain, 1e-3), rstd
 
 
-alike("batch_norm", ["image", "odd"], batch_norm)
+alike("batch_norm", ["image", "odd", "larger"], batch_norm)
 alike("batch_norm_inference", ["image", "odd"], batch_norm_inference)
-alike("rms_norm", ["rows", "rows of 7", "rows of 33", "rows of 130"], rms_norm)
+alike("rms_norm", ["rows", "rows of 7", "rows of 33", "rows of 130", "larger"], rms_norm)
 add("norm::group_norm", affine=lambda x, g, b: F.group_norm(x, 2, g, b, 1e-3), plain=lambda x: F.group_norm(x, 2, eps=1e-3),
     odd=lambda x, g, b: F.group_norm(x, 5, g, b, 1e-5))
 add("norm::instance_norm", image=lambda x, g, b: F.instance_norm(x, weight=g, bias=b, eps=1e-3))
@@ -207,7 +208,7 @@ def cross_entropy(smoothing=0.0, ignore=-100):
     return of
 
 
-alike("cross_entropy", ["rows", "text", "some ignored", "steep"], cross_entropy())
+alike("cross_entropy", ["rows", "text", "some ignored", "steep", "larger"], cross_entropy())
 alike("cross_entropy", ["smoothed", "odd"], cross_entropy(0.1))
 alike("cross_entropy", ["smoothed, some ignored"], cross_entropy(0.2))
 # PyTorch divides by the number of targets that count, here 0; Wattle's loss of none is 0.
@@ -242,7 +243,8 @@ add("loss::end_point", flow=lambda x, t: torch.linalg.vector_norm(x - t, dim=1).
 alike("reshape", ["other axes", "integers"], lambda x: x.reshape(4, 6))
 add("reshape", to_a_scalar=lambda x: x.reshape(()))
 alike("transpose", ["turned", "integers"], lambda x: x.permute(2, 0, 1))
-add("transpose", five_axes=lambda x: x.permute(0, 2, 1, 4, 3), odd=lambda x: x.T)
+add("transpose", five_axes=lambda x: x.permute(0, 2, 1, 4, 3), odd=lambda x: x.T,
+    heads=lambda x: x.transpose(1, 2))
 alike("slice", ["middle", "integers"], lambda x: x[:, 1:3])
 add("slice", last=lambda x: x[:, :, 3:])
 alike("unslice", ["last axis", "integers"], lambda x: F.pad(x, (1, 2)))
@@ -356,9 +358,9 @@ def conv(function=F.conv2d, **settings):
     return lambda x, w, b=None: function(x, w, b, **settings)
 
 
-alike("conv2d", ["1x1", "whole image", "odd 1x1"], conv())
-alike("conv2d", ["bias", "odd", "three images"], conv(padding=1))
-alike("conv2d", ["stride", "odd stride"], conv(stride=2, padding=1))
+alike("conv2d", ["1x1", "whole image", "odd 1x1", "larger 1x1"], conv())
+alike("conv2d", ["bias", "odd", "three images", "larger"], conv(padding=1))
+alike("conv2d", ["stride", "odd stride", "larger stride"], conv(stride=2, padding=1))
 alike("conv2d", ["1x1 stride"], conv(stride=2))
 alike("conv2d", ["7x7"], conv(stride=2, padding=3))
 add("conv2d", dilation=conv(padding=2, dilation=2), groups=conv(groups=2), depthwise=conv(padding=1, groups=5),
@@ -380,7 +382,8 @@ add("conv2d_input_grad", stride=input_grad(stride=2, padding=1), groups=input_gr
 add("conv2d_weight_grad", stride=weight_grad((3, 2, 3, 3), stride=2, padding=1), groups=weight_grad((4, 1, 3, 3), groups=2))
 for row, function in [("max_pool2d", F.max_pool2d), ("avg_pool2d", F.avg_pool2d)]:
     for name, kernel, stride, padding in [("2x2", 2, 2, 0), ("overlapping, padded", 3, 2, 1), ("every place", 3, 1, 1),
-                                          ("uneven", (3, 2), (1, 2), (1, 0)), ("a rest", 2, 3, 0), ("odd", 3, 2, 1)]:
+                                          ("uneven", (3, 2), (1, 2), (1, 0)), ("a rest", 2, 3, 0), ("odd", 3, 2, 1),
+                                          ("larger", 3, 2, 1)]:
         alike(row, [name], lambda x, f=function, a=(kernel, stride, padding): f(x, *a))
 add("conv::conv1d", padded=conv(F.conv1d, padding=1), stride__groups=conv(F.conv1d, stride=2, padding=1, groups=2),
     dilation=conv(F.conv1d, padding=2, dilation=3), without_bias=conv(F.conv1d))
