@@ -80,17 +80,28 @@ fn edge_cases() -> Vec<Case> {
         op("overflow", f(Unary::Exp), [list(&[100.0, 89.0, -104.0, -200.0])]).edges(),
     ];
     for function in Unary::ALL {
-        // What a literal cannot hold: infinities and no number.
-        cases.push(
-            built(function.name(), "infinite", [list(&[1.0, -1.0, 0.0])], move |s, p| {
-                let zero = s.number(0.0)?;
-                let x = s.div(p[0], zero)?;
-                s.unary(function, x)
-            })
-            .edges(),
-        );
+        cases.push(infinite(function.name(), Op::Unary(function)));
     }
+    cases.extend([
+        infinite("relu", Op::Relu),
+        infinite("gelu", Op::Gelu(Gelu::Tanh)),
+        infinite("reduce_max", Op::ReduceMax { axes: vec![0], keep: false }),
+        infinite("reduce_sum", Op::ReduceSum { axes: vec![0], keep: false }),
+        infinite("softmax", Op::Softmax { axis: 0 }),
+        infinite("cum_sum", Op::CumSum { axis: 0, exclusive: false, reverse: false }),
+        infinite("top_k", Op::TopK { axis: 0, k: 3, smallest: false }),
+    ]);
     cases
+}
+
+/// An operator on what a literal cannot hold: infinities and no number.
+fn infinite(row: &str, operator: Op) -> Case {
+    built(row, "infinite", [list(&[1.0, -1.0, 0.0])], move |s, p| {
+        let zero = s.number(0.0)?;
+        let x = s.div(p[0], zero)?;
+        s.op(operator.clone(), &[x])
+    })
+    .edges()
 }
 
 fn activation_cases() -> Vec<Case> {

@@ -1,6 +1,6 @@
 //! Cases of functions of two numbers and more: arithmetic, comparisons, choices, casts.
 
-use wattle_protocol::dag::op::{Binary, Comparison};
+use wattle_protocol::dag::op::{Binary, Comparison, Unary};
 use wattle_protocol::dag::{Dtype, Op};
 
 use super::{Case, above, built, floats, ids, ints, list, op, range, whole, x};
@@ -13,6 +13,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(integer_cases());
     cases.extend(binary_cases());
     cases.extend(choice_cases());
+    cases.extend(infinite_cases());
     cases
 }
 
@@ -114,6 +115,27 @@ fn binary_cases() -> Vec<Case> {
         .rough(),
         op("small", binary(Binary::Remainder), [range(0.9, 1.1, &ROW), range(0.39, 0.44, &ROW)]),
     ]
+}
+
+/// An infinity, a number and no number, in both places.
+fn infinite_cases() -> Vec<Case> {
+    let functions = [Binary::Max, Binary::Min].map(Op::Binary).into_iter();
+    let all = functions.chain(Comparison::ALL.map(Op::Compare));
+    let one = |operator: Op| {
+        let operands = [list(&[1.0, -1.0, 0.0]), floats(&[1.0, 0.0, 0.5, 0.0], &[4, 1])];
+        let row = operator.name();
+        built(row, "infinite", operands, move |s, p| {
+            let zero = s.number(0.0)?;
+            let a = s.div(p[0], zero)?;
+            // 1, no number, 1/2 and no number.
+            let root = s.unary(Unary::Log, p[1])?;
+            let whole = s.mul(root, zero)?;
+            let b = s.add(p[1], whole)?;
+            s.op(operator.clone(), &[a, b])
+        })
+        .edges()
+    };
+    all.map(one).collect()
 }
 
 fn choice_cases() -> Vec<Case> {

@@ -3,7 +3,7 @@
 use wattle_protocol::dag::Op;
 use wattle_protocol::dag::compose::conv::{self, Window};
 use wattle_protocol::dag::compose::pool::{self, Kind};
-use wattle_protocol::dag::op::{Conv2d, Pool2d};
+use wattle_protocol::dag::op::{Conv2d, Pool2d, Unary};
 
 use super::{Case, built, op, x};
 
@@ -105,6 +105,16 @@ fn pool_cases() -> Vec<Case> {
             op("larger", kind(even(3, 2, 1)), [x(&[2, 9, 31, 65])]).rough(),
         ]);
     }
+    // No number within a window.
+    let operands = [x(&[1, 1, 4, 4]), x(&[1, 1, 4, 4])];
+    cases.push(
+        built("max_pool2d", "no number", operands, move |s, p| {
+            let root = s.unary(Unary::Sqrt, p[0])?;
+            let sum = s.add(root, p[1])?;
+            s.op(Op::MaxPool2d(even(2, 2, 0)), &[sum])
+        })
+        .edges(),
+    );
     cases
 }
 

@@ -36,6 +36,21 @@ fn softmax_cases() -> Vec<Case> {
             op("large", kind(1), [range(990.0, 1010.0, &[3, 7])]).rough(),
         ]);
     }
+    // A mask of minus infinity, as importers write it.
+    let hidden = [Op::Softmax { axis: 1 }, Op::LogSoftmax { axis: 1 }]
+        .into_iter()
+        .zip(["softmax", "log_softmax"]);
+    for (operator, row) in hidden {
+        let divisor = floats(&[1.0, 0.0, 1.0, 1.0, 1.0, 0.0], &[2, 3]);
+        let values = floats(&[0.5, -1.0, 2.0, 1.0, -0.25, -3.0], &[2, 3]);
+        cases.push(
+            built(row, "hidden by minus infinity", [values, divisor], move |s, p| {
+                let x = s.div(p[0], p[1])?;
+                s.op(operator.clone(), &[x])
+            })
+            .edges(),
+        );
+    }
     cases.push(op("any rows", Op::SoftmaxGrad { axis: 1 }, [x(&ROW).fixed(), x(&ROW).fixed()]));
     cases
 }
@@ -65,6 +80,7 @@ fn norm_cases() -> Vec<Case> {
         layer("rows of 7", &[5, 7], 1e-5),
         layer("rows of 33", &[3, 33], 1e-5).rough(),
         layer("rows of 130", &[2, 2, 130], 1e-5).rough(),
+        layer("rows of 1", &[3, 1], 1e-5).rough(),
         layer("larger", &[2, 65, 96], 1e-5).rough(),
         op(
             "far from zero",

@@ -129,11 +129,14 @@ fn off(own: &[f32], rest: &mut &[f32], case: &Case) -> Result<f32, SuiteError> {
     Ok(apart.max(of_sum as f32))
 }
 
+/// A reference below this is the rounding error of a zero.
+const ZERO: f32 = 1e-9;
+
 /// Returns the largest finite magnitude, or 1 if all are zero.
 fn size(values: &[f32]) -> f32 {
     let finite = values.iter().map(|v| v.abs()).filter(|v| v.is_finite());
     let most = finite.fold(0.0, f32::max);
-    if most > 0.0 { most } else { 1.0 }
+    if most > ZERO { most } else { 1.0 }
 }
 
 /// Returns the largest difference; infinite where one side is finite, or a number, and the other is not.

@@ -47,6 +47,13 @@ for name in ["log", "sqrt", "asin", "acos"]:
     alike(name, ["outside"], getattr(torch, name))
 alike("exp", ["overflow"], torch.exp)
 alike("relu", ["row", "odd", "at 0"], torch.relu)
+alike("relu", ["infinite"], lambda x: torch.relu(x / 0))
+alike("gelu", ["infinite"], lambda x: F.gelu(x / 0, approximate="tanh"))
+alike("reduce_max", ["infinite"], lambda x: torch.amax(x / 0, 0))
+alike("reduce_sum", ["infinite"], lambda x: torch.sum(x / 0, 0))
+alike("softmax", ["infinite"], lambda x: torch.softmax(x / 0, 0))
+alike("cum_sum", ["infinite"], lambda x: torch.cumsum(x / 0, 0))
+alike("top_k", ["infinite"], lambda x: torch.topk(x / 0, 3).values)
 alike("gelu", ["tanh row", "tanh odd", "tanh larger", "tanh far"], lambda x: F.gelu(x, approximate="tanh"))
 alike("gelu", ["erf row", "erf odd", "erf larger", "erf far"], F.gelu)
 
@@ -96,6 +103,9 @@ add("add_n", one=lambda x: x, three=lambda a, b, c: a + b + c)
 alike("max", ["middle axis", "odd", "integers"], torch.maximum)
 alike("min", ["middle axis", "odd", "integers"], torch.minimum)
 alike("remainder", ["positive", "negative", "small", "integers"], torch.fmod)
+for name, function in [("max", torch.maximum), ("min", torch.minimum), ("equal", torch.eq), ("less", torch.lt),
+                       ("less_equal", torch.le)]:
+    alike(name, ["infinite"], lambda a, b, f=function: f(a / 0, b + torch.log(b) * 0))
 alike("pow", ["positive", "both stretch", "whole exponents", "edges"], torch.pow)
 alike("atan2", ["all quarters", "above", "on axes"], torch.atan2)
 alike("equal", ["integers", "floats"], torch.eq)
@@ -167,6 +177,8 @@ for row, function in [("softmax", torch.softmax), ("log_softmax", torch.log_soft
     for name, axis in [("last axis", 2), ("middle axis", 1), ("first axis", 0), ("rows of 1", 1), ("rows of 7", 1),
                        ("rows of 33", 1), ("rows of 65", 2), ("larger", 1), ("steep", 1), ("large", 1)]:
         alike(row, [name], lambda x, f=function, a=axis: f(x, a))
+alike("softmax", ["hidden by minus infinity"], lambda x, by: torch.softmax(x / by, 1))
+alike("log_softmax", ["hidden by minus infinity"], lambda x, by: torch.log_softmax(x / by, 1))
 add("softmax_grad", any_rows=lambda y, g: torch.ops.aten._softmax_backward_data(g, y, 1, torch.float64))
 
 
@@ -175,7 +187,7 @@ def layer_norm(eps):
 
 
 add("layer_norm", rows=layer_norm(1e-3))
-alike("layer_norm", ["rows of 7", "rows of 33", "rows of 130", "larger", "far from zero"], layer_norm(1e-5))
+alike("layer_norm", ["rows of 1", "rows of 7", "rows of 33", "rows of 130", "larger", "far from zero"], layer_norm(1e-5))
 
 
 def batch_norm(x, gain, bias):
@@ -385,6 +397,7 @@ for row, function in [("max_pool2d", F.max_pool2d), ("avg_pool2d", F.avg_pool2d)
                                           ("uneven", (3, 2), (1, 2), (1, 0)), ("a rest", 2, 3, 0), ("odd", 3, 2, 1),
                                           ("larger", 3, 2, 1)]:
         alike(row, [name], lambda x, f=function, a=(kernel, stride, padding): f(x, *a))
+alike("max_pool2d", ["no number"], lambda x, y: F.max_pool2d(torch.sqrt(x) + y, 2))
 add("conv::conv1d", padded=conv(F.conv1d, padding=1), stride__groups=conv(F.conv1d, stride=2, padding=1, groups=2),
     dilation=conv(F.conv1d, padding=2, dilation=3), without_bias=conv(F.conv1d))
 add("conv::conv3d", uneven=conv(F.conv3d, stride=(2, 1, 1), padding=(1, 0, 1)),
