@@ -23,12 +23,13 @@ fn arithmetic_cases() -> Vec<Case> {
     for (row, operator) in operators {
         // A divisor stays away from zero.
         let second = |shape: &[usize]| if row == "div" { above(shape) } else { x(shape) };
-        let shapes: [(&'static str, &[usize], &[usize]); 8] = [
+        let shapes: [(&'static str, &[usize], &[usize]); 9] = [
             ("alike", &ROW, &ROW),
             ("last axis", &ROW, &[4]),
             ("middle axis", &ROW, &[3, 1]),
             ("both stretch", &[2, 1, 4], &[3, 1]),
             ("scalar", &ROW, &[]),
+            ("two scalars", &[], &[]),
             ("odd", &[7, 33], &[7, 33]),
             ("larger", &[129, 65], &[129, 65]),
             ("larger, last axis", &[129, 65], &[65]),
@@ -147,6 +148,7 @@ fn choice_cases() -> Vec<Case> {
         op("floats", Op::Compare(Comparison::LessEqual), [twice(), row()]),
         op("floats", Op::Where, [ids(2, &ROW), x(&ROW), x(&ROW)]),
         op("stretched", Op::Where, [ids(2, &[3, 1]), x(&[2, 1, 4]), x(&[4])]),
+        op("other masks", Op::Where, [ints(&[0, 2, -1], &[3, 1]), x(&ROW), x(&ROW)]),
         built("where", "by comparison", [x(&ROW), x(&[4])], |s, p| {
             let mask = s.compare(Comparison::Less, p[0], p[1])?;
             s.choose(mask, p[0], p[1])

@@ -56,6 +56,8 @@ fn conv_cases() -> Vec<Case> {
         conv("rows only", geometry([1, 1], [0, 1], [1, 1], 1), &IMAGE, &[3, 2, 1, 3]),
         conv("columns only", geometry([1, 1], [1, 0], [1, 1], 1), &IMAGE, &[3, 2, 3, 1]),
         conv("stride leaves a rest", even(3, 0, 1, 1), &[1, 2, 9, 8], &[2, 2, 3, 3]),
+        conv("1x1, padded", even(1, 2, 1, 1), &IMAGE, &[3, 2, 1, 1]),
+        conv("1x1 stride, groups", even(2, 1, 1, 2), &IMAGE, &[4, 1, 1, 1]),
         conv("7x7", even(2, 3, 1, 1), &[1, 3, 11, 9], &[4, 3, 7, 7]).rough(),
         conv("whole image", even(1, 0, 1, 1), &IMAGE, &[3, 2, 5, 4]),
         biased("odd", even(1, 1, 1, 1), &ODD, &[9, 17, 3, 3]).rough(),
@@ -189,6 +191,7 @@ fn transposed_cases() -> Vec<Case> {
             &[1, 4, 3, 2],
             &[4, 2, 3, 3],
         ),
+        image("gaps", even(3, 0, 1, 1), [0, 1], &[1, 2, 3, 2], &[2, 3, 2, 2]),
         image("dilation", even(1, 1, 2, 1), [0, 0], &[2, 2, 3, 3], &[2, 3, 2, 2]),
         built("conv::transposed1d", "groups, extra", [x(&[2, 4, 5]), x(&[4, 3, 3]), x(&[6])], {
             |s, p| {
@@ -248,5 +251,8 @@ fn composed_pool_cases() -> Vec<Case> {
             }),
         ]);
     }
+    cases.push(built("pool::adaptive", "more than there are", [x(&[1, 2, 3])], |s, p| {
+        pool::adaptive(s, p[0], 2, 5, Kind::Mean)
+    }));
     cases
 }

@@ -44,6 +44,11 @@ fn element_cases() -> Vec<Case> {
         op("adds, fewer elsewhere", scatter(1, true), [x(&ROW), ids(3, &[1, 5, 2]), x(&[1, 5, 2])]),
         op("adds, odd", scatter(1, true), [x(&[7, 33]), ids(33, &[7, 65]), x(&[7, 65])]).rough(),
         op("replaces", scatter(1, false), [x(&[2, 3]), once(), x(&[2, 2])]),
+        op(
+            "replaces, first axis",
+            scatter(0, false),
+            [x(&[5, 2]), ints(&[4, 1, 0, 3], &[2, 2]), x(&[2, 2])],
+        ),
         op("replaces twice", scatter(1, false), [x(&[2, 3]), twice(), x(&[2, 2])]).rough(),
         op(
             "integers",
@@ -62,6 +67,7 @@ fn order_cases() -> Vec<Case> {
         op("smallest", top(2, 2, true), [x(&ROW)]),
         op("middle axis", top(1, 2, false), [x(&ROW)]),
         op("all", top(2, 4, false), [x(&ROW)]),
+        op("first axis", top(0, 2, true), [x(&[5, 3])]),
         op("odd", top(1, 5, false), [x(&[7, 33])]).rough(),
         op("equal ones", top(1, 2, false), [ties()]).rough(),
         op("equal ones, smallest", top(1, 3, true), [ties()]).rough(),
@@ -69,6 +75,8 @@ fn order_cases() -> Vec<Case> {
         op("exclusive", sum(true, false), [x(&ROW)]),
         op("backward", sum(false, true), [x(&ROW)]),
         op("backward, exclusive", sum(true, true), [x(&ROW)]),
+        op("first axis", Op::CumSum { axis: 0, exclusive: true, reverse: true }, [x(&ROW)]),
+        op("last axis", Op::CumSum { axis: 2, exclusive: false, reverse: true }, [x(&ROW)]),
         op("odd", Op::CumSum { axis: 1, exclusive: false, reverse: false }, [x(&[7, 33])]).rough(),
     ]
 }

@@ -35,6 +35,7 @@ fn move_cases() -> Vec<Case> {
         op("to a scalar", Op::Reshape { shape: vec![] }, [x(&[1, 1])]),
         transpose("turned", &[2, 0, 1], &ROW),
         transpose("five axes", &[0, 2, 1, 4, 3], &[2, 3, 2, 1, 4]),
+        transpose("six axes", &[5, 0, 3, 1, 4, 2], &[2, 3, 1, 2, 2, 3]),
         transpose("odd", &[1, 0], &[17, 33]).rough(),
         transpose("heads", &[0, 2, 1, 3], &[2, 65, 3, 24]).rough(),
         op("middle", Op::Slice { axis: 1, start: 1, end: 3 }, [x(&ROW)]),

@@ -90,6 +90,7 @@ fn norm_cases() -> Vec<Case> {
         .rough()
         .within(3e-5),
         batch("image", &image),
+        batch("rows", &[4, 3, 1, 1]),
         batch("odd", &[3, 17, 3, 3]).rough(),
         batch("larger", &[4, 17, 15, 15]).rough(),
         inference("image", &image),

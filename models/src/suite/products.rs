@@ -67,6 +67,7 @@ fn attention_cases() -> Vec<Case> {
         attention("all see all", false, 0.5, three(&[2, 3, 4])),
         attention("causal", true, 0.5, three(&[2, 3, 4])),
         attention("heads", true, 0.5, three(&[1, 2, 3, 4])),
+        attention("a matrix", true, 0.5, three(&[5, 4])),
         // Nothing to choose from: no gradient of q and k, which no difference tells from a small one.
         attention("one position", true, 0.5, three(&[2, 1, 8])).rough(),
         attention("odd", false, 0.447, three(&[3, 17, 5])).rough(),
@@ -77,6 +78,7 @@ fn attention_cases() -> Vec<Case> {
         attention("large scores", true, 20.0, three(&[2, 7, 4])).rough().within(5e-5),
         op("three", Op::AttentionGrad { causal: true, scale: 0.5 }, four(&[2, 5, 4])),
         op("in the middle", Op::CausalMask { fill: 0.5 }, [x(&[2, 3, 3])]),
+        op("heads", Op::CausalMask { fill: -2.0 }, [x(&[2, 2, 5, 5])]),
         built("causal_mask", "before a softmax", [x(&[2, 7, 7])], |s, p| {
             let hidden = s.op(Op::CausalMask { fill: f32::NEG_INFINITY }, &[p[0]])?;
             s.op(Op::Softmax { axis: 2 }, &[hidden])
@@ -94,6 +96,7 @@ fn rotary_cases() -> Vec<Case> {
         turn("halves", false, false, 2, &[2, 3, 4]),
         turn("pairs", true, false, 2, &[2, 3, 4]),
         turn("halves back", false, true, 0, &[2, 3, 4]),
+        turn("a matrix", false, false, 1, &[3, 4]),
         turn("pairs back", true, true, 1, &[1, 2, 5, 6]),
         turn("odd", false, false, 0, &[2, 7, 18]).rough(),
         // Angles of some thousand radians: a position times a frequency is rounded to f32 first.

@@ -91,7 +91,7 @@ add("elements::one_hot", rows=lambda i: F.one_hot(i, 5))
 
 # Functions of two numbers and more.
 
-SHAPES = ["alike", "last axis", "middle axis", "both stretch", "scalar", "odd", "larger", "larger, last axis"]
+SHAPES = ["alike", "last axis", "middle axis", "both stretch", "scalar", "two scalars", "odd", "larger", "larger, last axis"]
 for name in ["add", "sub", "mul", "div"]:
     alike(name, SHAPES, getattr(torch, name))
 for name in ["add", "sub", "mul"]:
@@ -111,7 +111,7 @@ alike("atan2", ["all quarters", "above", "on axes"], torch.atan2)
 alike("equal", ["integers", "floats"], torch.eq)
 alike("less", ["integers", "floats"], torch.lt)
 alike("less_equal", ["integers", "floats"], torch.le)
-alike("where", ["integers", "floats", "stretched"], lambda mask, a, b: torch.where(mask != 0, a, b))
+alike("where", ["integers", "floats", "stretched", "other masks"], lambda mask, a, b: torch.where(mask != 0, a, b))
 add("where", by_comparison=lambda a, b: torch.where(a < b, a, b))
 add("cast", to_integers=lambda x: x.to(torch.int32), to_floats=lambda x: x.to(torch.float64), alike=lambda x: x)
 
@@ -138,7 +138,7 @@ def attention_grad(q, k, v, g):
     return torch.autograd.grad(attention(True, 0.5)(*operands), operands, g)
 
 
-alike("attention", ["causal", "heads", "one position"], attention(True, 0.5))
+alike("attention", ["causal", "heads", "a matrix", "one position"], attention(True, 0.5))
 add("attention", all_see_all=attention(False, 0.5), odd=attention(False, 0.447), head_of_24=attention(False, 0.204),
     head_of_24__causal=attention(True, 0.204), longer=attention(False, 0.177), longer__causal=attention(True, 0.177),
     large_scores=attention(True, 20.0))
@@ -150,7 +150,7 @@ def hidden(x, fill):
     return x.masked_fill(above, fill)
 
 
-add("causal_mask", in_the_middle=lambda x: hidden(x, 0.5),
+add("causal_mask", in_the_middle=lambda x: hidden(x, 0.5), heads=lambda x: hidden(x, -2.0),
     before_a_softmax=lambda x: torch.softmax(hidden(x, -torch.inf), 2))
 
 
@@ -169,7 +169,7 @@ def rotary(interleaved, inverse, start, theta=10.0):
 
 
 add("rotary", halves=rotary(False, False, 2), pairs=rotary(True, False, 2), halves_back=rotary(False, True, 0),
-    pairs_back=rotary(True, True, 1), odd=rotary(False, False, 0), far=rotary(False, False, 1000, 10_000.0))
+    pairs_back=rotary(True, True, 1), a_matrix=rotary(False, False, 1), odd=rotary(False, False, 0), far=rotary(False, False, 1000, 10_000.0))
 
 # Softmax, norms, losses.
 
@@ -205,7 +205,7 @@ def rms_norm(x, gain):
     return F.rms_norm(x, x.shape[-1:], gain, 1e-3), rstd
 
 
-alike("batch_norm", ["image", "odd", "larger"], batch_norm)
+alike("batch_norm", ["image", "rows", "odd", "larger"], batch_norm)
 alike("batch_norm_inference", ["image", "odd"], batch_norm_inference)
 alike("rms_norm", ["rows", "rows of 7", "rows of 33", "rows of 130", "larger"], rms_norm)
 add("norm::group_norm", affine=lambda x, g, b: F.group_norm(x, 2, g, b, 1e-3), plain=lambda x: F.group_norm(x, 2, eps=1e-3),
@@ -255,7 +255,7 @@ add("loss::end_point", flow=lambda x, t: torch.linalg.vector_norm(x - t, dim=1).
 alike("reshape", ["other axes", "integers"], lambda x: x.reshape(4, 6))
 add("reshape", to_a_scalar=lambda x: x.reshape(()))
 alike("transpose", ["turned", "integers"], lambda x: x.permute(2, 0, 1))
-add("transpose", five_axes=lambda x: x.permute(0, 2, 1, 4, 3), odd=lambda x: x.T,
+add("transpose", six_axes=lambda x: x.permute(5, 0, 3, 1, 4, 2), five_axes=lambda x: x.permute(0, 2, 1, 4, 3), odd=lambda x: x.T,
     heads=lambda x: x.transpose(1, 2))
 alike("slice", ["middle", "integers"], lambda x: x[:, 1:3])
 add("slice", last=lambda x: x[:, :, 3:])
@@ -347,6 +347,7 @@ alike("gather_elements", ["last axis", "fewer elsewhere", "odd", "integers"], la
 add("gather_elements", first_axis=lambda x, ids: x.gather(0, ids))
 alike("scatter_elements", ["adds", "adds, fewer elsewhere", "adds, odd"], lambda x, i, u: x.scatter_add(1, i, u))
 alike("scatter_elements", ["adds, first axis"], lambda x, i, u: x.scatter_add(0, i, u))
+alike("scatter_elements", ["replaces, first axis"], lambda x, i, u: x.scatter(0, i, u))
 alike("scatter_elements", ["replaces", "replaces twice", "integers"], replaced)
 
 
@@ -357,10 +358,11 @@ def top(axis, k, smallest=False):
     return of
 
 
-add("top_k", largest=top(2, 2), smallest=top(2, 2, True), middle_axis=top(1, 2), all=top(2, 4), odd=top(1, 5),
+add("top_k", largest=top(2, 2), smallest=top(2, 2, True), middle_axis=top(1, 2), first_axis=top(0, 2, True), all=top(2, 4), odd=top(1, 5),
     equal_ones=top(1, 2), equal_ones__smallest=top(1, 3, True))
 alike("cum_sum", ["forward", "odd"], lambda x: x.cumsum(1))
-add("cum_sum", exclusive=lambda x: x.cumsum(1) - x, backward=lambda x: x.flip(1).cumsum(1).flip(1),
+add("cum_sum", first_axis=lambda x: x.flip(0).cumsum(0).flip(0) - x, last_axis=lambda x: x.flip(2).cumsum(2).flip(2),
+    exclusive=lambda x: x.cumsum(1) - x, backward=lambda x: x.flip(1).cumsum(1).flip(1),
     backward__exclusive=lambda x: x.flip(1).cumsum(1).flip(1) - x)
 
 # Convolutions and pools.
@@ -375,6 +377,8 @@ alike("conv2d", ["bias", "odd", "three images", "larger"], conv(padding=1))
 alike("conv2d", ["stride", "odd stride", "larger stride"], conv(stride=2, padding=1))
 alike("conv2d", ["1x1 stride"], conv(stride=2))
 alike("conv2d", ["7x7"], conv(stride=2, padding=3))
+alike("conv2d", ["1x1, padded"], conv(padding=2))
+alike("conv2d", ["1x1 stride, groups"], conv(stride=2, padding=1, groups=2))
 add("conv2d", dilation=conv(padding=2, dilation=2), groups=conv(groups=2), depthwise=conv(padding=1, groups=5),
     two_a_channel=conv(stride=2, padding=1, groups=3), uneven=conv(stride=(2, 1), padding=(0, 2), dilation=(1, 2)),
     rows_only=conv(padding=(0, 1)), columns_only=conv(padding=(1, 0)), stride_leaves_a_rest=conv(stride=3),
@@ -403,7 +407,7 @@ add("conv::conv1d", padded=conv(F.conv1d, padding=1), stride__groups=conv(F.conv
 add("conv::conv3d", uneven=conv(F.conv3d, stride=(2, 1, 1), padding=(1, 0, 1)),
     dilation__groups=conv(F.conv3d, stride=(1, 2, 1), padding=(2, 1, 1), dilation=(2, 1, 1), groups=2),
     without_bias=conv(F.conv3d))
-add("conv::transposed2d", doubles=conv(F.conv_transpose2d, stride=2, padding=1),
+add("conv::transposed2d", gaps=conv(F.conv_transpose2d, stride=3, output_padding=(0, 1)), doubles=conv(F.conv_transpose2d, stride=2, padding=1),
     groups__extra=conv(F.conv_transpose2d, stride=(2, 1), padding=1, groups=2, output_padding=(1, 0)),
     dilation=conv(F.conv_transpose2d, padding=1, dilation=2))
 add("conv::transposed1d", groups__extra=conv(F.conv_transpose1d, stride=2, padding=1, groups=2, output_padding=1))
@@ -416,7 +420,7 @@ add("pool::pool1d", max=lambda x: F.max_pool1d(x, 2, 2), max_padded=lambda x: F.
 for name, function in [("max", F.max_pool3d), ("mean", F.avg_pool3d)]:
     alike("pool::pool3d", [f"{name} volume"], lambda x, f=function: f(x, (2, 2, 1), (2, 2, 1)))
     alike("pool::pool3d", [f"{name} padded"], lambda x, f=function: f(x, (3, 3, 2), (2, 1, 1), (1, 1, 0)))
-add("pool::adaptive", max_adaptive=lambda x: F.adaptive_max_pool2d(x, (3, 2)),
+add("pool::adaptive", more_than_there_are=lambda x: F.adaptive_avg_pool1d(x, 5), max_adaptive=lambda x: F.adaptive_max_pool2d(x, (3, 2)),
     mean_adaptive=lambda x: F.adaptive_avg_pool2d(x, (3, 2)))
 
 # Reading between pixels.
