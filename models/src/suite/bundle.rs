@@ -14,6 +14,8 @@ use super::{AS_FLOAT, Case, FLAT, RESULT};
 const BALLAST_WIDTH: usize = 192;
 /// Products of the ballast; a planner that looks at one place in a stretch of nodes finds many in it.
 const BALLAST_NODES: usize = 200;
+/// Most numbers in the literals of a group: four bytes each, of the 4 MiB that a message may have.
+const NUMBERS_MAX: usize = 750_000;
 
 /// Where each case is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,31 @@ struct Part {
 /// Returns the prefix of the names of a case's values.
 pub fn prefix(at: usize) -> String {
     format!("c{at}.")
+}
+
+/// Parts cases so that the bundle of each group fits into a message.
+///
+/// *Errors*: [`SuiteError::Build`].
+pub fn groups(cases: Vec<Case>) -> Result<Vec<Vec<Case>>, SuiteError> {
+    let mut groups: Vec<Vec<Case>> = Vec::new();
+    let mut numbers = 0;
+    for case in cases {
+        let dag = case.dag().map_err(|error| SuiteError::Build(case.id(), error))?;
+        let own: usize = dag.nodes().iter().map(|node| literal(&node.op)).sum();
+        numbers += own;
+        match groups.last_mut().filter(|_| numbers <= NUMBERS_MAX) {
+            Some(group) => group.push(case),
+            None => {
+                numbers = own;
+                groups.push(vec![case]);
+            }
+        }
+    }
+    Ok(groups)
+}
+
+fn literal(op: &Op) -> usize {
+    if let Op::Literal { numbers, .. } = op { numbers.len() } else { 0 }
 }
 
 /// Joins cases that have a loss; the bundle's loss is the sum of theirs.
@@ -135,6 +162,8 @@ mod tests {
 
     use super::*;
     use crate::suite::cases;
+    use crate::suite::run::job;
+    use wattle_protocol::wire::frame::job_id;
 
     #[test]
     fn every_case_with_operands_spans_the_ballast() {
@@ -152,6 +181,17 @@ mod tests {
                 assert!(spans || !has_any, "{} {place:?}", case.id());
             }
             differentiate(dag, 1).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_bundle_of_a_group_fits_into_a_message() {
+        let all = cases();
+        let count = all.len();
+        let groups = groups(all).unwrap();
+        assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), count);
+        for group in groups {
+            job_id(&job(bundle(&group, Place::Middle).unwrap())).unwrap();
         }
     }
 }

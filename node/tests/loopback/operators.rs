@@ -1,12 +1,13 @@
 //! Every operator and composition across a real link: the operator suite as jobs of two stages on two peers.
 //!
-//! A job holds all cases, each cut in two at a place of its own nodes (`wattle_models::suite::bundle`); one step of plain
-//! gradient descent with rate 1 turns parameters, which start at zero, into negative gradients.
+//! A job holds many cases, each cut in two at a place of its own nodes (`wattle_models::suite::bundle`); one step of plain
+//! gradient descent with rate 1 turns parameters, which start at zero, into negative gradients. Each case has a bias whose
+//! gradient is the case's loss.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use wattle_models::suite::bundle::{Place, bundle, prefix};
+use wattle_models::suite::bundle::{Place, bundle, groups, prefix};
 use wattle_models::suite::run::job;
 use wattle_models::suite::{Case, cases};
 use wattle_models::{DeviceChoice, on_one_thread, run_single};
@@ -91,6 +92,23 @@ fn differences(
     (wrong, equal)
 }
 
+/// Holds what a swarm made of a job against one process.
+fn check(cases: &[Case], spec: &JobSpec, ran: &Ran, place: Place) {
+    let mut loss = f64::NAN;
+    let single = || run_single(spec, DeviceChoice::Cpu, |_, mean| loss = mean);
+    let want = on_one_thread(single).unwrap().unwrap();
+    let (wrong, equal) = differences(cases, &want, ran);
+    println!(
+        "{place:?}: {} cases, {} values crossed; {equal} of {} gradients are the very bits",
+        cases.len(),
+        ran.crossed.len(),
+        want.len(),
+    );
+    assert!(wrong.is_empty(), "{place:?}: {} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    let off = (loss - ran.loss).abs();
+    assert!(off <= f64::from(TOLERANCE) * loss.abs(), "losses {loss} and {}", ran.loss);
+}
+
 /// Goal: whatever the operator, two peers with a link between them compute what one process computes. Method: all cases
 /// with a loss, cut before, within and after their own nodes; gradients by parameter, and which case's values crossed.
 #[test]
@@ -99,38 +117,28 @@ fn every_operator_gives_the_same_across_a_link() {
     let network = format!("operators-{}", std::process::id());
     let (_one, ticket) = up(&network, None);
     let (_two, _) = up(&network, Some(&ticket));
-    let cases: Vec<Case> = cases().into_iter().filter(|case| !case.forward_only).collect();
+    let cases = cases().into_iter().filter(|case| !case.forward_only).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut across = BTreeSet::new();
-    for place in [Place::Start, Place::Middle, Place::End] {
-        let mut spec = job(bundle(&cases, place).unwrap());
-        spec.name = format!("{network}-{place:?}");
-        spec.swarm.stages = Some(2);
-        spec.train.micro_batches = MICRO_BATCHES;
-        let mut loss = f64::NAN;
-        let single = || run_single(&spec, DeviceChoice::Cpu, |_, mean| loss = mean);
-        let want = on_one_thread(single).unwrap().unwrap();
-        let ran = runtime.block_on(swarm(&spec, &network, &ticket));
-        let here = cases_across(&cases, &ran.crossed);
-        let with_operands = cases.iter().filter(|case| !case.operands.is_empty());
-        let missing: Vec<_> = with_operands.map(Case::id).filter(|id| !here.contains(id)).collect();
-        let few = &missing[..missing.len().min(10)];
-        assert!(few.is_empty(), "{place:?}: nothing crossed of {}, as {few:?}", missing.len());
-        let (wrong, equal) = differences(&cases, &want, &ran);
-        println!(
-            "{place:?}: {} values crossed; {equal} of {} gradients are the very bits; loss {loss} and {}",
-            ran.crossed.len(),
-            want.len(),
-            ran.loss
-        );
-        assert!(wrong.is_empty(), "{place:?}: {} wrong:\n{}", wrong.len(), wrong.join("\n"));
-        assert!(
-            (loss - ran.loss).abs() <= f64::from(TOLERANCE) * loss.abs(),
-            "{loss} {}",
-            ran.loss
-        );
-        across.extend(here);
+    let mut jobs = 0;
+    for cases in groups(cases).unwrap() {
+        let mut across = BTreeSet::new();
+        for place in [Place::Start, Place::Middle, Place::End] {
+            jobs += 1;
+            let mut spec = job(bundle(&cases, place).unwrap());
+            spec.name = format!("{network}-{jobs}");
+            spec.swarm.stages = Some(2);
+            spec.train.micro_batches = MICRO_BATCHES;
+            let ran = runtime.block_on(swarm(&spec, &network, &ticket));
+            let here = cases_across(&cases, &ran.crossed);
+            let with_operands = cases.iter().filter(|case| !case.operands.is_empty());
+            let missing: Vec<_> =
+                with_operands.map(Case::id).filter(|id| !here.contains(id)).collect();
+            let few = &missing[..missing.len().min(10)];
+            assert!(few.is_empty(), "{place:?}: nothing crossed of {}, as {few:?}", missing.len());
+            check(&cases, &spec, &ran, place);
+            across.extend(here);
+        }
+        let never: Vec<_> = cases.iter().map(Case::id).filter(|id| !across.contains(id)).collect();
+        assert!(never.is_empty(), "nothing of {never:?} ever crossed the link");
     }
-    let never: Vec<_> = cases.iter().map(Case::id).filter(|id| !across.contains(id)).collect();
-    assert!(never.is_empty(), "nothing of {never:?} ever crossed the link");
 }

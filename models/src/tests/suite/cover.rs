@@ -1,7 +1,7 @@
 //! Which row of the suite stands for which operator: a further operator without a case does not compile, and one without
 //! a row in the table, or a composition without one, is found here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use wattle_protocol::dag::grad::differentiate;
@@ -108,4 +108,23 @@ fn every_composition_has_a_row() {
     }
     assert!(seen > 30, "{seen}");
     assert!(missing.is_empty(), "no case stands for {missing:?}");
+}
+
+/// Goal: the page shows what there is. Method: its rows with their numbers of cases against the table's.
+#[test]
+fn the_page_of_the_suite_has_all_rows() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/op-suite.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let cells = |line: &str| -> Option<(String, usize)> {
+        let mut cells = line.strip_prefix("| `")?.split('|');
+        let name = cells.next()?.trim().trim_end_matches('`').to_owned();
+        Some((name, cells.next()?.trim().parse().ok()?))
+    };
+    let listed: BTreeMap<String, usize> = page.lines().filter_map(cells).collect();
+    let mut own: BTreeMap<String, usize> = BTreeMap::new();
+    for case in cases() {
+        *own.entry(case.row).or_default() += 1;
+    }
+    let command = "cargo run --release --example op_suite";
+    assert_eq!(listed, own, "docs/reference/op-suite.md (left) lacks what `{command}` prints");
 }
