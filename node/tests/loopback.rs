@@ -92,8 +92,13 @@ impl Drop for Peer {
 }
 
 fn up(network: &str, ticket: Option<&str>) -> (Peer, String) {
+    up_with(network, ticket, &[])
+}
+
+fn up_with(network: &str, ticket: Option<&str>, args: &[&str]) -> (Peer, String) {
     let mut command = wattle();
-    command.args(["up", "--json", "--device", "cpu", "--no-mdns", "--listen", "127.0.0.1:0"]);
+    command.args(["up"]).args(args);
+    command.args(["--json", "--device", "cpu", "--no-mdns", "--listen", "127.0.0.1:0"]);
     command.args(["--network", network]).env("RAYON_NUM_THREADS", "1");
     if let Some(ticket) = ticket {
         command.args(["--join", ticket]);

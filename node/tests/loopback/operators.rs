@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use wattle_models::suite::bundle::{Place, bundle, groups, prefix};
+use wattle_models::suite::bundle::{MEMORY, Place, bundle, groups, prefix};
 use wattle_models::suite::run::job;
 use wattle_models::suite::{Case, cases};
 use wattle_models::{DeviceChoice, on_one_thread, run_single};
@@ -16,12 +16,10 @@ use wattle_node::runlog::End;
 use wattle_node::swarm_options::JoinOptions;
 use wattle_protocol::job::JobSpec;
 
-use super::{turn, up};
+use super::{turn, up_with};
 
 /// How long each part of a job may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Micro-batches of the step: with a single one a plan of equal halves would not be the fastest.
-const MICRO_BATCHES: u32 = 4;
 /// Largest difference from one process, relative to the largest gradient of a parameter: a stage adds its own part of a
 /// cotangent first, so that sums of three and more terms may round differently.
 const TOLERANCE: f32 = 1e-6;
@@ -115,8 +113,9 @@ fn check(cases: &[Case], spec: &JobSpec, ran: &Ran, place: Place) {
 fn every_operator_gives_the_same_across_a_link() {
     let _turn = turn();
     let network = format!("operators-{}", std::process::id());
-    let (_one, ticket) = up(&network, None);
-    let (_two, _) = up(&network, Some(&ticket));
+    let memory = ["--memory", &MEMORY.to_string()];
+    let (_one, ticket) = up_with(&network, None, &memory);
+    let (_two, _) = up_with(&network, Some(&ticket), &memory);
     let cases = cases().into_iter().filter(|case| !case.forward_only).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut jobs = 0;
@@ -127,7 +126,6 @@ fn every_operator_gives_the_same_across_a_link() {
             let mut spec = job(bundle(&cases, place).unwrap());
             spec.name = format!("{network}-{jobs}");
             spec.swarm.stages = Some(2);
-            spec.train.micro_batches = MICRO_BATCHES;
             let ran = runtime.block_on(swarm(&spec, &network, &ticket));
             let here = cases_across(&cases, &ran.crossed);
             let with_operands = cases.iter().filter(|case| !case.operands.is_empty());
