@@ -53,7 +53,7 @@ pub fn groups(cases: Vec<Case>) -> Result<Vec<Vec<Case>>, SuiteError> {
     let mut groups: Vec<Vec<Case>> = Vec::new();
     let mut numbers = 0;
     for case in cases {
-        let dag = case.dag().map_err(|error| SuiteError::Build(case.id(), error))?;
+        let dag = case.dag().map_err(|error| SuiteError::Build(case.id(), error.into()))?;
         let own: usize = dag.nodes().iter().map(|node| literal(&node.op)).sum();
         numbers += own;
         match groups.last_mut().filter(|_| numbers <= NUMBERS_MAX) {
@@ -77,12 +77,12 @@ fn literal(op: &Op) -> usize {
 pub fn bundle(cases: &[Case], place: Place) -> Result<Dag, SuiteError> {
     let mut parts = Vec::with_capacity(cases.len());
     for (at, case) in cases.iter().enumerate() {
-        let dag = case.dag().map_err(|error| SuiteError::Build(case.id(), error))?;
+        let dag = case.dag().map_err(|error| SuiteError::Build(case.id(), error.into()))?;
         let (prefix, values) = (prefix(at), vec![None; dag.values().len()]);
         let cut = cut(&dag, place);
         parts.push(Part { prefix, dag, values, cut });
     }
-    join(&mut parts).map_err(|error| SuiteError::Build("the bundle".into(), error))
+    join(&mut parts).map_err(|error| SuiteError::Build("the bundle".into(), error.into()))
 }
 
 /// Returns the first node of the second half.

@@ -18,13 +18,13 @@ use crate::single::{SingleError, run_single};
 pub enum SuiteError {
     /// Its network is not valid.
     #[error("the network of {0} is not valid: {1}")]
-    Build(String, DagError),
+    Build(String, Box<DagError>),
     /// Its forward pass fails.
     #[error("{0} does not run forward: {1}")]
-    Forward(String, EvaluateError),
+    Forward(String, Box<EvaluateError>),
     /// Its backward pass fails.
     #[error("{0} does not run backward: {1}")]
-    Backward(String, SingleError),
+    Backward(String, Box<SingleError>),
     /// The reference values do not belong to it.
     #[error("{0}: {1}; make the reference values again with models/src/suite/make.py")]
     Reference(String, String),
@@ -60,13 +60,13 @@ pub fn job(dag: Dag) -> JobSpec {
 ///
 /// *Errors*: [`SuiteError`].
 pub fn run(case: &Case, device: DeviceChoice) -> Result<Found, SuiteError> {
-    let dag = case.dag().map_err(|error| SuiteError::Build(case.id(), error))?;
+    let dag = case.dag().map_err(|error| SuiteError::Build(case.id(), error.into()))?;
     let results = results(case, &dag, &BTreeMap::new(), device)?;
     if case.forward_only {
         return Ok(Found { results, gradients: Vec::new() });
     }
     let learnt = run_single(&job(dag), device, |_, _| ())
-        .map_err(|error| SuiteError::Backward(case.id(), error))?;
+        .map_err(|error| SuiteError::Backward(case.id(), error.into()))?;
     let gradient = |at: usize| -> Vec<f32> {
         learnt.get(&format!("p{at}")).into_iter().flatten().map(|p| -p).collect()
     };
@@ -89,7 +89,7 @@ pub fn results(
     };
     let state: BTreeMap<String, Vec<f32>> = dag.parameters().map(start).collect();
     let outputs = evaluate(dag, &BTreeMap::new(), &state, device)
-        .map_err(|error| SuiteError::Forward(case.id(), error))?;
+        .map_err(|error| SuiteError::Forward(case.id(), error.into()))?;
     Ok(outputs.into_iter().skip(1).map(as_floats).collect())
 }
 

@@ -90,21 +90,19 @@ fn differences(
     (wrong, equal)
 }
 
-/// Holds what a swarm made of a job against one process.
-fn check(cases: &[Case], spec: &JobSpec, ran: &Ran, place: Place) {
+/// Holds what a swarm made of a job against one process; returns what was compared.
+fn check(cases: &[Case], spec: &JobSpec, ran: &Ran, place: Place) -> String {
     let mut loss = f64::NAN;
     let single = || run_single(spec, DeviceChoice::Cpu, |_, mean| loss = mean);
     let want = on_one_thread(single).unwrap().unwrap();
     let (wrong, equal) = differences(cases, &want, ran);
-    println!(
-        "{place:?}: {} cases, {} values crossed; {equal} of {} gradients are the very bits",
-        cases.len(),
-        ran.crossed.len(),
-        want.len(),
-    );
     assert!(wrong.is_empty(), "{place:?}: {} wrong:\n{}", wrong.len(), wrong.join("\n"));
     let off = (loss - ran.loss).abs();
     assert!(off <= f64::from(TOLERANCE) * loss.abs(), "losses {loss} and {}", ran.loss);
+    let (cases, crossed, all) = (cases.len(), ran.crossed.len(), want.len());
+    format!(
+        "{place:?}: {cases} cases, {crossed} values crossed, {equal} of {all} gradients the very bits"
+    )
 }
 
 /// Goal: whatever the operator, two peers with a link between them compute what one process computes. Method: all cases
@@ -133,7 +131,7 @@ fn every_operator_gives_the_same_across_a_link() {
                 with_operands.map(Case::id).filter(|id| !here.contains(id)).collect();
             let few = &missing[..missing.len().min(10)];
             assert!(few.is_empty(), "{place:?}: nothing crossed of {}, as {few:?}", missing.len());
-            check(&cases, &spec, &ran, place);
+            println!("{}", check(&cases, &spec, &ran, place));
             across.extend(here);
         }
         let never: Vec<_> = cases.iter().map(Case::id).filter(|id| !across.contains(id)).collect();
