@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`exec`] (tasks on a device), [`optim`] and [`init`] (how parameters change and start), [`data`]
 //! (samples), [`zoo`] (networks), [`single`] (a whole job in one process), [`weights`] (checkpoint files), [`onnx`]
-//! (networks that other tools wrote) with [`npz`] (their arrays), [`bench`] (how fast this machine is).
+//! (networks that other tools wrote) with [`npz`] (their arrays), [`bench`] (how fast this machine is), [`suite`] (small
+//! networks that show every operator right).
 
 pub mod bench;
 pub mod data;
@@ -12,6 +13,7 @@ pub mod npz;
 pub mod onnx;
 pub mod optim;
 pub mod single;
+pub mod suite;
 pub mod weights;
 pub mod zoo;
 

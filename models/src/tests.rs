@@ -1,11 +1,10 @@
 //! Proofs over the whole room: derivatives of every operator, cuts against the whole, training.
 
 mod cuts;
-mod devices;
 mod faults;
 mod networks;
+mod suite;
 mod training;
-mod vjp;
 
 use std::io::Write as _;
 use std::sync::Arc;

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "loopback/operators.rs"]
+mod operators;
+
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -89,8 +92,13 @@ impl Drop for Peer {
 }
 
 fn up(network: &str, ticket: Option<&str>) -> (Peer, String) {
+    up_with(network, ticket, &[])
+}
+
+fn up_with(network: &str, ticket: Option<&str>, args: &[&str]) -> (Peer, String) {
     let mut command = wattle();
-    command.args(["up", "--json", "--device", "cpu", "--no-mdns", "--listen", "127.0.0.1:0"]);
+    command.args(["up"]).args(args);
+    command.args(["--json", "--device", "cpu", "--no-mdns", "--listen", "127.0.0.1:0"]);
     command.args(["--network", network]).env("RAYON_NUM_THREADS", "1");
     if let Some(ticket) = ticket {
         command.args(["--join", ticket]);

@@ -177,7 +177,7 @@ pub enum Op {
         add: bool,
     },
     /// `x [.., N, ..] -> values, places i32 [.., k, ..]`: the k largest along an axis, largest first, of equal ones
-    /// the earlier first.
+    /// the earlier first; NaN counts as the largest.
     TopK {
         /// The axis.
         axis: usize,

@@ -40,6 +40,13 @@ pub fn write<T: Copy>(x: &mut [T], places: &[usize], updates: &[T], combine: imp
     }
 }
 
+/// Which of two numbers comes first, the larger one; NaN counts as the largest whatever its sign, which arithmetic
+/// leaves open, and both zeros as equal.
+fn descending(a: f32, b: f32) -> std::cmp::Ordering {
+    let numbers = b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal);
+    b.is_nan().cmp(&a.is_nan()).then(numbers)
+}
+
 /// Returns the k largest (or smallest) along an axis with their places; NaN counts as the largest.
 #[expect(
     clippy::cast_possible_truncation,
@@ -61,10 +68,8 @@ pub fn top_k(
         for n in 0..inner {
             let at = |i: usize| x[(o * length + i) * inner + n];
             let rank = |a: &usize, b: &usize| {
-                let larger = at(*b).total_cmp(&at(*a));
+                let larger = descending(at(*a), at(*b));
                 let ordered = if smallest { larger.reverse() } else { larger };
-                // Both zeros count as equal.
-                let ordered = if at(*a) == at(*b) { std::cmp::Ordering::Equal } else { ordered };
                 ordered.then(a.cmp(b))
             };
             order.clear();

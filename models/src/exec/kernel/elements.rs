@@ -163,7 +163,7 @@ pub fn binary<B: HostBackend>(
     })
 }
 
-/// What needs exactly the host's arithmetic, where the floats lie there.
+/// Functions whose rules for halves, signs and NaN only a host keeps to, where the floats lie there.
 fn on_host<B: HostBackend>(
     pair: &Pair<B>,
     function: Binary,
@@ -172,15 +172,20 @@ fn on_host<B: HostBackend>(
     let Pair::Floats(a, b) = pair else {
         return None;
     };
-    let f: fn(f32, f32) -> f32 = match function {
-        Binary::Pow => f32::powf,
-        Binary::Atan2 => f32::atan2,
-        Binary::Remainder => |a, b| a % b,
-        Binary::Max | Binary::Min => return None,
-    };
     let (shape, a, b) = (a.shape(), a.host()?, b.host()?);
-    let values = a.iter().zip(b.iter()).map(|(a, b)| f(*a, *b)).collect();
+    let values = match function {
+        Binary::Pow => each(&a, &b, f32::powf),
+        Binary::Atan2 => each(&a, &b, f32::atan2),
+        Binary::Remainder => each(&a, &b, |a, b| a % b),
+        // A comparison with NaN is false: b is asked for by itself.
+        Binary::Max => each(&a, &b, |a, b| if a < b || b.is_nan() { b } else { a }),
+        Binary::Min => each(&a, &b, |a, b| if b < a || b.is_nan() { b } else { a }),
+    };
     Some(Tensor::floats(values, &shape, device))
+}
+
+fn each(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect()
 }
 
 /// A mask of 0 and 1.

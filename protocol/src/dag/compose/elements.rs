@@ -63,6 +63,18 @@ pub fn clamp(s: &mut Scope<'_>, x: ValueId, least: Option<f32>, most: Option<f32
     Ok(y)
 }
 
+/// x itself, as a constant: no gradient flows through it. Exact for magnitudes from 2^-37 to 2^67 and for 0; what is
+/// smaller may be rounded to a multiple of 2^-60.
+///
+/// A step's derivative is 0, and from 2^23 on every f32 is a whole number, which the step leaves as it is.
+pub fn constant(s: &mut Scope<'_>, x: ValueId) -> Built {
+    /// `2^60`.
+    const FACTOR: f32 = 1_152_921_504_606_846_976.0;
+    let large = s.scale(x, FACTOR)?;
+    let whole = s.unary(Unary::Floor, large)?;
+    s.scale(whole, 1.0 / FACTOR)
+}
+
 /// Euclidean norm over axes; its derivative at 0 is 0, not an infinity.
 pub fn norm(s: &mut Scope<'_>, x: ValueId, axes: &[usize], keep: bool) -> Built {
     let square = s.mul(x, x)?;

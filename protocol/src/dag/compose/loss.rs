@@ -74,6 +74,7 @@ pub fn berhu(s: &mut Scope<'_>, x: ValueId, target: ValueId, mask: Option<ValueI
     let c = s.scale(largest, 0.2)?;
     let least = s.number(1e-6)?;
     let c = s.binary(Binary::Max, c, least)?;
+    let c = elements::constant(s, c)?;
     let square = s.mul(difference, difference)?;
     let cc = s.mul(c, c)?;
     let above = s.add(square, cc)?;

@@ -69,12 +69,13 @@ impl Reverse {
         Ok(())
     }
 
-    /// `dx = g / sqrt(1 - x x)`, negative for the arc cosine.
+    /// `dx = g / sqrt((1 - x) (1 + x))`, negative for the arc cosine; `1 - x x` would cancel near 1.
     fn arc(&mut self, site: &Site, function: Unary) -> Result<ValueId, GradError> {
         let x = site.inputs[0];
-        let square = self.emit(site.id, Op::Mul, &[x, x])?;
-        let less = self.emit(site.id, Op::Scale { factor: -1.0 }, &[square])?;
-        let rest = self.emit(site.id, Op::Shift { term: 1.0 }, &[less])?;
+        let minus = self.emit(site.id, Op::Scale { factor: -1.0 }, &[x])?;
+        let below = self.emit(site.id, Op::Shift { term: 1.0 }, &[minus])?;
+        let above = self.emit(site.id, Op::Shift { term: 1.0 }, &[x])?;
+        let rest = self.emit(site.id, Op::Mul, &[below, above])?;
         let root = self.emit(site.id, Op::Unary(Unary::Sqrt), &[rest])?;
         let value = self.emit(site.id, Op::Div, &[site.g, root])?;
         if function == Unary::Asin {

@@ -99,9 +99,9 @@ impl Unary {
 pub enum Binary {
     /// `a^b`.
     Pow,
-    /// The larger one, or a where they are equal; also of i32.
+    /// The larger one, or a where they are equal; on hosts NaN where either is. Also of i32.
     Max,
-    /// The smaller one, or a where they are equal; also of i32.
+    /// The smaller one, or a where they are equal; on hosts NaN where either is. Also of i32.
     Min,
     /// The angle of the point (b, a) from the first axis, in radians.
     Atan2,
