@@ -85,10 +85,9 @@ pub fn log_softmax(x: &[f32], width: usize) -> Vec<f32> {
                     #[inline(always)]
                     |x| exp(x - max),
                 )
-                .ln()
-                    + max;
+                .ln();
                 for (y, x) in y.iter_mut().zip(x) {
-                    *y = x - log;
+                    *y = (x - max) - log;
                 }
             }
         },
@@ -119,11 +118,11 @@ fn row_loss(row: &[f32], target: i32, settings: &Targets) -> Option<f64> {
         #[inline(always)]
         |x| exp(x - max),
     )
-    .ln()
-        + max;
-    let mut loss = log - row[class(target, row.len())?];
+    .ln();
+    // Distances from the maximum first: they lose nothing where logits are large.
+    let mut loss = log + (max - row[class(target, row.len())?]);
     if settings.smoothing > 0.0 {
-        let even = log - sum_of(row, |x| x) / row.len() as f32;
+        let even = log + sum_of(row, |x| max - x) / row.len() as f32;
         loss = loss * (1.0 - settings.smoothing) + even * settings.smoothing;
     }
     Some(f64::from(loss))
