@@ -10,7 +10,7 @@ use std::fmt;
 use wattle_models::{data, zoo};
 use wattle_protocol::dag::{Dag, Fact};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, STAGES_MAX,
+    DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, STAGES_MAX, Start,
     SwarmSpec, TrainSpec,
 };
 
@@ -98,6 +98,7 @@ pub fn parse(text: &str) -> Result<JobSpec, Problems> {
     Ok(JobSpec {
         name: title.unwrap_or_default(),
         dag: dag.ok_or_else(missing)?,
+        start: Start::Seed,
         data: DataSpec {
             source: source.ok_or_else(missing)?,
             seed: data_seed.ok_or_else(missing)?,

@@ -59,7 +59,7 @@ async fn run(
     let wanted = usize::from(options.spec.swarm.stages.unwrap_or(1));
     let peers = follower.wait_for_peers(GATHER, |peers| missing_peers(peers, wanted)).await?;
     output.progress(&format!("Found {} measured peers.", peers.len()));
-    let job = follower.submit(&options.spec).await?;
+    let job = follower.submit(&options.spec, None).await?;
     loop {
         let news = follower.next().await?;
         crate::demo::show::news(&news, follower, output);
