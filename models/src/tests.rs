@@ -5,6 +5,7 @@ mod devices;
 mod faults;
 mod given;
 mod networks;
+mod reference;
 mod training;
 mod vjp;
 
