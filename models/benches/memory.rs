@@ -9,14 +9,14 @@ use burn::backend::Dispatch;
 use burn::tensor::Device as BurnDevice;
 use peak_alloc::PeakAlloc;
 use wattle_models::exec::Store;
-use wattle_models::exec::stage::Stage;
+use wattle_models::exec::stage::{Stage, State};
 use wattle_models::single::whole_work;
 use wattle_models::zoo;
 use wattle_models::zoo::resnet;
 use wattle_protocol::dag::Dag;
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, Step};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 
 #[global_allocator]
@@ -62,7 +62,7 @@ fn spec(dag: Dag, source: &str, recompute: bool) -> JobSpec {
     let train = TrainSpec { steps: 9, micro_batches, optimizer, learning_rate, clip_norm, seed };
     let swarm = SwarmSpec { stages: None, order: PipelineOrder::GPipe, recompute, backups: 0 };
     let data = DataSpec { source: source.into(), seed: 1 };
-    JobSpec { name: dag.name().into(), dag, data, train, swarm }
+    JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed }
 }
 
 /// Figures in bytes: predicted and measured.
@@ -88,8 +88,9 @@ fn row(spec: &JobSpec) -> anyhow::Result<()> {
     let store = Store::new();
     let failed = |error| anyhow::anyhow!("{error:?}");
     let begin = ALLOCATOR.current_usage();
-    let mut stage = Stage::<Dispatch>::load(JobId::new([0; 16]), work, None, Step::new(0), &device)
-        .map_err(failed)?;
+    let mut stage =
+        Stage::<Dispatch>::load(JobId::new([0; 16]), work, State::Drawn, Step::new(0), &device)
+            .map_err(failed)?;
     let state = Pair {
         predicted: stage.held().count() as f64,
         measured: (ALLOCATOR.current_usage() - begin) as f64,

@@ -18,7 +18,7 @@ use wattle_models::{DeviceChoice, zoo};
 use wattle_protocol::dag::Dag;
 use wattle_protocol::dag::op::{Conv2d, Gelu, Op, Targets};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 
 /// As in the `wattle` binary.
@@ -225,7 +225,7 @@ fn steps(dag: Dag, source: &str, micro_batches: u32) -> anyhow::Result<f64> {
     let order = PipelineOrder::OneFOneB;
     let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0 };
     let data = DataSpec { source: source.into(), seed: 1 };
-    let spec = JobSpec { name: dag.name().into(), dag, data, train, swarm };
+    let spec = JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed };
     let mut steps = Steps::begin(&spec, DeviceChoice::Cpu)?;
     least(|| {
         steps.next_loss()?;

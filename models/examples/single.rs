@@ -7,7 +7,7 @@ use std::time::Instant;
 use wattle_models::single::run_single;
 use wattle_models::{DeviceChoice, zoo};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 
 #[expect(clippy::print_stdout, reason = "an example prints what it shows")]
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let order = PipelineOrder::OneFOneB;
     let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0 };
     let data = DataSpec { source: entry.data.into(), seed: 1 };
-    let spec = JobSpec { name, dag, data, train, swarm };
+    let spec = JobSpec { name, dag, start: Start::Seed, data, train, swarm };
     let mut last = Instant::now();
     run_single(&spec, device, |step, loss| {
         let took = last.elapsed();

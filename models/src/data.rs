@@ -61,6 +61,15 @@ pub fn names() -> Vec<&'static str> {
     vec![text::KJV, images::DIGITS, NOISE]
 }
 
+/// Returns what a source calls its samples and their targets; none where it fills any input by any name.
+pub fn fields(source: &str) -> Option<[&'static str; 2]> {
+    match source {
+        text::KJV => Some(["tokens", "targets"]),
+        images::DIGITS => Some(["images", "labels"]),
+        _ => None,
+    }
+}
+
 /// Draws one input of one micro-batch.
 ///
 /// *Errors*: [`DataError`] if the source or its input is unknown.

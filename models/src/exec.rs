@@ -31,7 +31,7 @@ pub use store::Store;
 
 use self::device::OpenDevice;
 pub(crate) use self::failure::contain;
-use self::stage::{Stage, footprint};
+use self::stage::{Stage, State, footprint};
 use self::tensor::HostBackend;
 
 /// Stages on one device of one backend.
@@ -61,16 +61,21 @@ impl<B: HostBackend> Engine<B> {
         let store = self.store.clone();
         match task {
             Task::LoadStage { job, work, source, step } => {
-                let state = match source {
+                let bytes = match source {
                     StateSource::Initial => None,
-                    StateSource::Stored(key) => Some(self.stored(key)?),
+                    StateSource::Stored(key) | StateSource::Given(key) => Some(self.stored(key)?),
+                };
+                let state = match (source, &bytes) {
+                    (StateSource::Given(_), Some(bytes)) => State::Given(bytes),
+                    (_, Some(bytes)) => State::Stored(bytes),
+                    (_, None) => State::Drawn,
                 };
                 let id = (*job, work.graph.stage);
                 // The old stage goes first, so that both are never in memory.
                 drop(self.stages.remove(&id));
                 self.note_memory();
                 store.room_for(footprint::loaded(work), &format!("stage {}", work.graph.stage))?;
-                let stage = Stage::load(*job, work.clone(), state.as_deref(), *step, &self.device)?;
+                let stage = Stage::load(*job, work.clone(), state, *step, &self.device)?;
                 self.stages.insert(id, stage);
             }
             Task::ResetStep { job, stage, epoch } => self.stage(*job, *stage)?.reset(*epoch),

@@ -1,14 +1,17 @@
 //! What the numbers are: the only room that knows burn.
 //!
 //! Reading order: [`exec`] (tasks on a device), [`optim`] and [`init`] (how parameters change and start), [`data`]
-//! (samples), [`zoo`] (networks), [`single`] (a whole job in one process), [`weights`] (checkpoint files), [`onnx`]
-//! (networks that other tools wrote) with [`npz`] (their arrays), [`bench`] (how fast this machine is), [`suite`] (small
-//! networks that show every operator right).
+//! (samples), [`zoo`] (networks), [`single`] (a whole job in one process), [`weights`] (checkpoint files),
+//! [`huggingface`] (folders of other tools), [`onnx`] (networks that other tools wrote) with [`npz`] (their arrays),
+//! [`losses`] (what such networks are trained on), [`bench`] (how fast this machine is), [`suite`] (small networks that
+//! show every operator right).
 
 pub mod bench;
 pub mod data;
 pub mod exec;
+pub mod huggingface;
 pub mod init;
+pub mod losses;
 pub mod npz;
 pub mod onnx;
 pub mod optim;

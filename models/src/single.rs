@@ -11,13 +11,15 @@ use wattle_protocol::dag::rewrite::recompute;
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
 use wattle_protocol::job::JobSpec;
 use wattle_protocol::swarm::io::{
-    GradientSource, Outcome, StageWork, StateSource, Task, TaskError,
+    GradientSource, Outcome, StageWork, StateSource, Task, TaskError, TensorKey, TensorName,
 };
 
 use crate::exec::{DeviceChoice, DeviceError, Executor};
+use crate::weights::WeightsError;
+use crate::weights::given::Given;
 
 /// Why a job did not run.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SingleError {
     /// The network has no backward pass.
     #[error("the network cannot be trained")]
@@ -25,6 +27,9 @@ pub enum SingleError {
     /// There is no device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// What the job starts from is not there.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A task failed.
     #[error("a task failed: {0:?}")]
     Task(TaskError),
@@ -54,11 +59,32 @@ impl<'a> Steps<'a> {
     ///
     /// *Errors*: [`SingleError`].
     pub fn begin(spec: &'a JobSpec, device: DeviceChoice) -> Result<Self, SingleError> {
+        Self::begin_from(spec, None, device)
+    }
+
+    /// The same with weights that are given, where the job starts from such.
+    ///
+    /// *Errors*: [`SingleError`].
+    pub fn begin_from(
+        spec: &'a JobSpec,
+        given: Option<&Given>,
+        device: DeviceChoice,
+    ) -> Result<Self, SingleError> {
         let mut executor = Executor::new(device)?;
         let work = whole_work(spec)?;
-        let source = StateSource::Initial;
+        let source = match given {
+            Some(given) => {
+                let (epoch, step) = (Epoch::default(), Step::default());
+                let name = TensorName::StageStart { stage: STAGE };
+                let key = TensorKey { job: JOB, epoch, step, name };
+                executor.store().accept(key, given.bundle(&work.graph)?);
+                StateSource::Given(key)
+            }
+            None => StateSource::Initial,
+        };
         executor.run(&Task::LoadStage { job: JOB, work, source, step: Step::new(0) })?;
         executor.run(&Task::ResetStep { job: JOB, stage: STAGE, epoch: Epoch::new(1) })?;
+        executor.store().drop_job(JOB);
         Ok(Self { executor, spec, step: 0 })
     }
 
@@ -87,9 +113,21 @@ impl<'a> Steps<'a> {
 pub fn run_single(
     spec: &JobSpec,
     device: DeviceChoice,
+    on_step: impl FnMut(u64, f64),
+) -> Result<BTreeMap<String, Vec<f32>>, SingleError> {
+    run_single_from(spec, None, device, on_step)
+}
+
+/// The same from weights that are given, where the job starts from such.
+///
+/// *Errors*: [`SingleError`].
+pub fn run_single_from(
+    spec: &JobSpec,
+    given: Option<&Given>,
+    device: DeviceChoice,
     mut on_step: impl FnMut(u64, f64),
 ) -> Result<BTreeMap<String, Vec<f32>>, SingleError> {
-    let mut steps = Steps::begin(spec, device)?;
+    let mut steps = Steps::begin_from(spec, given, device)?;
     for step in 0..spec.train.steps {
         on_step(step, steps.next_loss()?);
     }
@@ -114,7 +152,7 @@ pub fn whole_work(spec: &JobSpec) -> Result<Arc<StageWork>, GradError> {
     if spec.swarm.recompute {
         graph = recompute(graph);
     }
-    Ok(Arc::new(StageWork { graph, data: spec.data.clone(), train: spec.train }))
+    Ok(Arc::new(StageWork::of(spec, graph)))
 }
 
 /// Returns the mean loss.

@@ -2,7 +2,9 @@
 
 mod cuts;
 mod faults;
+mod given;
 mod networks;
+mod reference;
 mod suite;
 mod training;
 
@@ -15,7 +17,7 @@ use wattle_protocol::dag::bundle::gradient_bytes;
 use wattle_protocol::dag::cut::StageGraph;
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 use wattle_protocol::swarm::io::{
     Outcome, StageWork, StateSource, Task, TaskError, TensorKey, TensorName,
@@ -58,7 +60,7 @@ pub(crate) fn job(dag: Dag, source: &str) -> JobSpec {
     let order = PipelineOrder::GPipe;
     let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0 };
     let data = DataSpec { source: source.into(), seed: 9 };
-    JobSpec { name: dag.name().into(), dag, data, train, swarm }
+    JobSpec { name: dag.name().into(), dag, start: Start::Seed, data, train, swarm }
 }
 
 pub(crate) fn key(step: u64, name: TensorName) -> TensorKey {
@@ -66,7 +68,7 @@ pub(crate) fn key(step: u64, name: TensorName) -> TensorKey {
 }
 
 pub(crate) fn work(spec: &JobSpec, graph: StageGraph) -> Arc<StageWork> {
-    Arc::new(StageWork { graph, data: spec.data.clone(), train: spec.train })
+    Arc::new(StageWork::of(spec, graph))
 }
 
 /// Loads stages at step 0, each from a state if one is given.

@@ -1,12 +1,19 @@
-//! Checkpoints: tensors by name in a safetensors file, which other tools read.
+//! Checkpoints: tensors by name in safetensors files, which other tools read.
+//!
+//! Reading is in [`checkpoint`]; what a job starts from in [`given`]. Tensors are written one after another, so that
+//! none is in memory twice.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+pub mod checkpoint;
+pub mod given;
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 
-use crate::exec::store::{to_bytes, to_floats};
+use safetensors::Dtype;
+use serde_json::{Map, Value, json};
+
+use checkpoint::Checkpoint;
 
 /// One tensor: name, shape, elements in row-major order.
 pub type Named = (String, Vec<usize>, Vec<f32>);
@@ -15,18 +22,36 @@ pub type Named = (String, Vec<usize>, Vec<f32>);
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// The file system.
-    #[error("the checkpoint file cannot be opened")]
+    #[error("the checkpoint file cannot be opened: {0}")]
     Io(#[from] std::io::Error),
-    /// The format.
-    #[error("not a sound safetensors file")]
-    Format(#[from] SafeTensorError),
-    /// A tensor of another kind than f32.
-    #[error("tensor {name} holds {dtype:?}; only F32 is read")]
+    /// A file that contradicts itself.
+    #[error("{} is not a sound checkpoint: {why}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A tensor of a kind that is not read.
+    #[error("tensor {name} holds {dtype:?}; F32, F16 and BF16 are read")]
     Dtype {
         /// The tensor.
         name: String,
         /// What it holds.
         dtype: Dtype,
+    },
+    /// A tensor that is not there.
+    #[error("there is no tensor {0} in the weights")]
+    Missing(String),
+    /// A tensor whose shape and elements disagree.
+    #[error("tensor {name} of shape {shape:?} has {count} elements")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// How many elements came.
+        count: usize,
     },
 }
 
@@ -34,17 +59,45 @@ pub enum WeightsError {
 ///
 /// *Errors*: [`WeightsError`], also where a shape and its elements disagree.
 pub fn save(path: &Path, tensors: &[Named]) -> Result<(), WeightsError> {
-    let bytes: BTreeMap<&str, bytes::Bytes> =
-        tensors.iter().map(|(name, _, values)| (name.as_str(), to_bytes(values))).collect();
-    let views = tensors
-        .iter()
-        .map(|(name, shape, _)| {
-            let view = TensorView::new(Dtype::F32, shape.clone(), &bytes[name.as_str()])?;
-            Ok((name.as_str(), view))
-        })
-        .collect::<Result<Vec<_>, SafeTensorError>>()?;
-    let file = safetensors::serialize(views, None)?;
-    std::fs::write(path, file)?;
+    save_with(path, tensors, &[])
+}
+
+/// The same with 64-bit integers beside them, each a single 0: counters that other tools ask for and nothing reads.
+///
+/// *Errors*: as [`save`].
+pub fn save_with(path: &Path, tensors: &[Named], counters: &[String]) -> Result<(), WeightsError> {
+    // Readers of PyTorch's world ask for this entry.
+    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
+    let mut end = 0;
+    let mut add = |name: &str, dtype: Dtype, shape: &[usize], length: usize| {
+        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [end, end + length]});
+        end += length;
+        header.insert(name.into(), entry).is_none()
+    };
+    for (name, shape, values) in tensors {
+        let fits = shape.iter().product::<usize>() == values.len();
+        if !fits || !add(name, Dtype::F32, shape, values.len() * 4) {
+            let (name, shape, count) = (name.clone(), shape.clone(), values.len());
+            return Err(WeightsError::Shape { name, shape, count });
+        }
+    }
+    for name in counters {
+        add(name, Dtype::I64, &[], 8);
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    for (_, _, values) in tensors {
+        for value in values {
+            file.write_all(&value.to_le_bytes())?;
+        }
+    }
+    for _ in counters {
+        file.write_all(&0u64.to_le_bytes())?;
+    }
+    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
     Ok(())
 }
 
@@ -52,17 +105,11 @@ pub fn save(path: &Path, tensors: &[Named]) -> Result<(), WeightsError> {
 ///
 /// *Errors*: [`WeightsError`]; a file that was cut short or tampered with never panics.
 pub fn load(path: &Path) -> Result<Vec<Named>, WeightsError> {
-    let file = std::fs::read(path)?;
-    let tensors = SafeTensors::deserialize(&file)?;
-    let mut out = Vec::new();
-    for (name, view) in tensors.iter() {
-        if view.dtype() != Dtype::F32 {
-            return Err(WeightsError::Dtype { name: name.into(), dtype: view.dtype() });
-        }
-        out.push((name.to_string(), view.shape().to_vec(), to_floats(view.data())));
-    }
-    out.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(out)
+    let checkpoint = Checkpoint::open(path)?;
+    let read = |(name, shape): (&str, &[usize])| {
+        Ok((name.to_owned(), shape.to_vec(), checkpoint.read(name)?))
+    };
+    checkpoint.tensors().map(read).collect()
 }
 
 #[cfg(test)]
@@ -79,15 +126,15 @@ mod tests {
             ),
             ("b".to_string(), vec![], vec![3.25]),
         ];
-        let folder = std::env::temp_dir().join(format!("wattle-weights-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("model.safetensors");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
         save(&path, &tensors).unwrap();
         assert_eq!(load(&path).unwrap(), tensors);
         let whole = std::fs::read(&path).unwrap();
+        // The format's own reader agrees.
+        assert_eq!(safetensors::SafeTensors::deserialize(&whole).unwrap().len(), 2);
         std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
-        assert!(matches!(load(&path), Err(WeightsError::Format(_))));
+        assert!(matches!(load(&path), Err(WeightsError::Malformed { .. })));
         assert!(save(&path, &[("c".into(), vec![2, 2], vec![1.0])]).is_err());
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

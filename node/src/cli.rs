@@ -1,5 +1,6 @@
 //! The command line: what each command is called, what it takes, and how it ends.
 
+mod export;
 mod import;
 mod inspect;
 mod look;
@@ -15,11 +16,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use wattle_protocol::job::JobSpec;
 
 use crate::demo::{DemoOptions, Interrupted, Victim};
-use crate::jobfile::LENGTH_MAX;
-use crate::jobfile::Problems;
+use crate::jobfile::{Job, LENGTH_MAX, Problems};
 use crate::output::Output;
 use crate::swarm_options::{ComputeOptions, JoinOptions, NETWORK};
 use crate::train::TrainOptions;
@@ -57,6 +56,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Turn an ONNX model into a network of Wattle, or say what stands in the way.
     Import(import::ImportArgs),
+    /// Write weights of a network as a folder that other tools read.
+    Export(export::ExportArgs),
     /// Show where a job would be placed and how fast it would run.
     Plan(plan::PlanArgs),
     /// Run a swarm in the simulator.
@@ -69,8 +70,8 @@ struct TrainArgs {
     job: PathBuf,
     #[command(flatten)]
     join: JoinArgs,
-    /// Where the learnt parameters go, as safetensors.
-    #[arg(long, value_name = "FILE")]
+    /// Where the learnt parameters go: a file whose name ends in .safetensors, or a folder that other tools read.
+    #[arg(long, value_name = "PATH")]
     save: Option<PathBuf>,
 }
 
@@ -265,8 +266,8 @@ async fn run(command: Command, output: Arc<Output>) -> anyhow::Result<()> {
             crate::up::up(options, output).await
         }
         Command::Train(args) => {
-            let spec = read_job(&args.job)?;
-            let options = TrainOptions { join: args.join.options(), spec, save: args.save };
+            let job = read_job(&args.job)?;
+            let options = TrainOptions { join: args.join.options(), job, save: args.save };
             crate::train::train(options, output).await
         }
         Command::Peers(args) => look::peers(args, &output).await,
@@ -278,13 +279,16 @@ async fn run(command: Command, output: Arc<Output>) -> anyhow::Result<()> {
         Command::Import(args) => {
             tokio::task::spawn_blocking(move || import::run(&args, &output)).await?
         }
+        Command::Export(args) => {
+            tokio::task::spawn_blocking(move || export::run(&args, &output)).await?
+        }
         Command::Plan(args) => plan::run(args, &output).await,
         Command::Sim(args) => tokio::task::spawn_blocking(move || sim::run(args, &output)).await?,
     }
 }
 
 /// Reads a job file; nothing is started from one with a mistake.
-fn read_job(path: &Path) -> anyhow::Result<JobSpec> {
+fn read_job(path: &Path) -> anyhow::Result<Job> {
     let length = std::fs::metadata(path)
         .with_context(|| format!("while opening the job file {}", path.display()))?
         .len();
@@ -295,7 +299,7 @@ fn read_job(path: &Path) -> anyhow::Result<JobSpec> {
     );
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("while reading the job file {}", path.display()))?;
-    Ok(crate::jobfile::parse(&text)?)
+    Ok(crate::jobfile::parse_in(&text, path.parent().unwrap_or_else(|| Path::new("")))?)
 }
 
 fn demo_options(args: DemoArgs) -> anyhow::Result<DemoOptions> {

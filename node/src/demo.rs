@@ -170,7 +170,7 @@ async fn run(
         })
         .await?;
     show::peers(&peers, cast, output);
-    follower.submit(&options.spec).await?;
+    follower.submit(&options.spec, None).await?;
     let mut fault = train(options, cast, follower, output).await?;
     if let Some(fault) = &mut fault {
         fault.recovered = follower

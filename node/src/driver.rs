@@ -1,6 +1,7 @@
 //! THE loop: one `select!` over the network, timers, the execution thread and commands; inputs go into
 //! `Peer::handle`, effects are performed in order. No decision is taken here.
 
+mod give;
 mod handle;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::clock::Clock;
 use crate::net::{Net, NetConfig, NetEvent};
 use crate::worker::{Done, Forget, Worker};
 
+use give::Giver;
 use handle::Ask;
 pub use handle::Node;
 
@@ -77,6 +79,7 @@ struct Driver {
     next_tag: u64,
     events: mpsc::Sender<Event>,
     out: Outbox,
+    giver: Giver,
     /// Whoever listens to the events has fallen too far behind; the node ends.
     lags: bool,
 }
@@ -102,6 +105,7 @@ impl Driver {
                 // Completions first: they free the device for the next task.
                 biased;
                 Some(done) = done.recv() => self.on_done(done),
+                Some(made) = self.giver.made() => self.on_made(made),
                 () = sleep => {
                     if let Some((timer, _)) = due {
                         self.timers.remove(&timer);
@@ -152,6 +156,7 @@ impl Driver {
         match ask {
             Ask::Command(command) => self.input(Input::Command(command)),
             Ask::Seek(job) => self.net.seek(job),
+            Ask::Hold(job, given) => self.giver.hold(job, given),
             Ask::Peers(reply) => {
                 let view = |(peer, life, advert): (PeerId, Life, Option<&Advert>)| PeerView {
                     peer,
@@ -242,6 +247,7 @@ impl Driver {
                     }
                 }
                 Effect::Ship { key, to } => failed.extend(self.ship(key, to)),
+                Effect::Give { key, work, to } => self.giver.make(key, work, to),
                 Effect::Drop(key) => self.forget(Forget::One(key)),
                 Effect::DropBefore { job, epoch, step } => {
                     self.forget(Forget::Before(job, epoch, step));
@@ -327,6 +333,7 @@ mod tests {
             next_tag: 0,
             events,
             out: Outbox::new(),
+            giver: Giver::default(),
             lags: false,
         }
     }

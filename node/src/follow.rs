@@ -1,11 +1,13 @@
 //! A submitter: joins a swarm as a peer that only watches, hands in a job, follows it, pulls what it learnt.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
 use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 use tokio::time::{Instant as TokioInstant, timeout_at};
+use wattle_models::weights::given::Given;
 use wattle_protocol::dag::Dtype;
 use wattle_protocol::ids::{JobId, PeerId};
 use wattle_protocol::job::JobSpec;
@@ -98,11 +100,18 @@ impl Follower {
         }
     }
 
-    /// Hands in a job.
+    /// Hands in a job, with what it starts from where that is not drawn from its seed.
     ///
     /// *Errors*: the job is too large for a message.
-    pub async fn submit(&mut self, spec: &JobSpec) -> anyhow::Result<JobId> {
+    pub async fn submit(
+        &mut self,
+        spec: &JobSpec,
+        given: Option<Arc<Given>>,
+    ) -> anyhow::Result<JobId> {
         let id = job_id(spec).context("while naming the job")?;
+        if let Some(given) = given {
+            self.node.hold(id, given).await;
+        }
         self.job = Some(id);
         self.steps = spec.train.steps;
         self.samples = crate::demo::show::samples(spec);

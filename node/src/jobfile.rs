@@ -1,17 +1,23 @@
 //! Job files: TOML to a `JobSpec`, with every mistake reported at once.
 //!
 //! Nothing starts from a file with a mistake. [`table`] walks the file and notes what it does not understand; this
-//! file says which keys there are, what they may hold, and what fits together. See `docs/reference/job-file.md`.
+//! file and [`model`] say which keys there are, what they may hold, and what fits together; [`import`] brings networks
+//! of files in. See `docs/reference/job-file.md`.
 
+mod import;
+mod model;
 mod table;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
-use wattle_models::{data, zoo};
+use wattle_models::data;
+use wattle_models::huggingface::Layout;
+use wattle_models::weights::given::Given;
 use wattle_protocol::dag::{Dag, Fact};
 use wattle_protocol::job::{
     DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, STAGES_MAX,
-    SwarmSpec, TrainSpec,
+    Start, SwarmSpec, TrainSpec,
 };
 
 use table::Keys;
@@ -20,8 +26,6 @@ use table::Keys;
 pub const LENGTH_MAX: usize = 1 << 20;
 /// Most optimizer steps of a job.
 const STEPS_MAX: u64 = 100_000_000;
-/// Most samples in a micro-batch.
-const MICRO_BATCH_MAX: u64 = 65_536;
 /// Most copies of a stage's state.
 const BACKUPS_MAX: u64 = 8;
 
@@ -67,25 +71,45 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Reads a job file.
+/// A job as it stands in a file, with what only its submitter holds.
+#[derive(Debug)]
+pub struct Job {
+    /// What is handed in.
+    pub spec: JobSpec,
+    /// What it starts from, where that is not drawn from its seed.
+    pub given: Option<Given>,
+    /// How its network is kept in a folder that other tools read, where they have such a network.
+    pub layout: Option<Layout>,
+    /// The folder that its weights come from: a tokenizer may lie there.
+    pub folder: Option<PathBuf>,
+}
+
+/// Reads a job file that names no other files, or names them from here.
 ///
 /// *Errors*: every mistake that it has.
 pub fn parse(text: &str) -> Result<JobSpec, Problems> {
+    parse_in(text, Path::new("")).map(|job| job.spec)
+}
+
+/// Reads a job file that lies in a folder.
+///
+/// *Errors*: every mistake that it has.
+pub fn parse_in(text: &str, folder: &Path) -> Result<Job, Problems> {
     let mut keys = Keys::of(text)?;
-    let model = keys.section("model");
-    let name = keys.text(&model, "name", None);
-    let micro_batch = keys.whole(&model, "micro_batch", (1, MICRO_BATCH_MAX), None);
-    let dag = name.as_deref().and_then(|name| network(&mut keys, name, micro_batch));
-    let entry = name.as_deref().and_then(zoo::find);
+    let asked = model::asked(&mut keys, folder);
+    let named = asked.named(&mut keys);
+    let usual = named.as_ref().map(|model| model.source).or(asked.is_unnamed().then_some(""));
 
     let section = keys.section("data");
-    let source = keys.text(&section, "source", Some(entry.map_or("", |e| e.data)));
+    let source = keys.text(&section, "source", usual);
     let data_seed = keys.whole(&section, "seed", (0, i64::MAX.unsigned_abs()), Some(1));
-    check_source(&mut keys, source.as_deref(), dag.as_ref());
+    let model = named.or_else(|| asked.imported(&mut keys, source.as_deref()));
+    check_source(&mut keys, source.as_deref(), model.as_ref().map(|m| &m.dag));
 
     let train = train(&mut keys);
-    let swarm = swarm(&mut keys, dag.as_ref());
-    let title = keys.text("", "name", Some(name.as_deref().unwrap_or("job")));
+    let swarm = swarm(&mut keys, model.as_ref().map(|m| &m.dag));
+    let usual = asked.title();
+    let title = keys.text("", "name", Some(&usual));
     keys.unknown();
     keys.finish()?;
     let missing = || {
@@ -95,36 +119,20 @@ pub fn parse(text: &str) -> Result<JobSpec, Problems> {
             remedy: "the file lacks a part that is not named above".into(),
         }])
     };
-    Ok(JobSpec {
+    let model = model.ok_or_else(missing)?;
+    let spec = JobSpec {
         name: title.unwrap_or_default(),
-        dag: dag.ok_or_else(missing)?,
+        dag: model.dag,
+        start: model.given.as_ref().map_or(Start::Seed, |(_, start)| start.clone()),
         data: DataSpec {
             source: source.ok_or_else(missing)?,
             seed: data_seed.ok_or_else(missing)?,
         },
         train: train.ok_or_else(missing)?,
         swarm: swarm.ok_or_else(missing)?,
-    })
-}
-
-fn network(keys: &mut Keys, name: &str, micro_batch: Option<u64>) -> Option<Dag> {
-    let micro_batch = micro_batch.and_then(|n| usize::try_from(n).ok());
-    match zoo::by_name(name, micro_batch) {
-        Some(Ok(dag)) => Some(dag),
-        Some(Err(error)) => {
-            let remedy = format!("the network cannot be built: {error}");
-            keys.wrong("model.micro_batch", &micro_batch.unwrap_or(0).to_string(), &remedy);
-            None
-        }
-        None => {
-            let names = zoo::names();
-            let near = table::nearest(name, names.iter().copied());
-            let hint = near.map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
-            let remedy = format!("there is no such network{hint} There are {}", names.join(", "));
-            keys.wrong("model.name", &format!("\"{name}\""), &remedy);
-            None
-        }
-    }
+    };
+    let given = model.given.map(|(given, _)| given);
+    Ok(Job { spec, given, layout: model.layout, folder: asked.folder() })
 }
 
 /// Notes a source that does not exist, or that cannot fill the network's inputs.

@@ -14,7 +14,7 @@ use wattle_protocol::dag::op::Gelu;
 use wattle_protocol::dag::{Dag, DagBuilder, DagError, Fact, Init, Op};
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 use wattle_protocol::schedule::advert::Hardware;
 use wattle_protocol::schedule::estimate::program_load;
@@ -187,6 +187,7 @@ fn probe_job(dag: Dag, data: DataSpec) -> JobSpec {
     JobSpec {
         name: "probe".into(),
         dag,
+        start: Start::Seed,
         data,
         train: TrainSpec {
             steps: 1,

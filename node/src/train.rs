@@ -1,15 +1,18 @@
 //! `wattle train`: submits a job to a swarm, follows it, keeps what it learnt.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
-use wattle_protocol::job::JobSpec;
+use wattle_models::huggingface::copy_tokenizer;
+use wattle_models::weights::given::Given;
+use wattle_models::weights::{self, Named, WeightsError};
 use wattle_protocol::wire::frame::job_id;
 
 use crate::follow::{Follower, missing_peers};
+use crate::jobfile::Job;
 use crate::output::Output;
 use crate::runlog::End;
 use crate::swarm_options::JoinOptions;
@@ -21,24 +24,30 @@ const GATHER: StdDuration = StdDuration::from_secs(60);
 const PULL: StdDuration = StdDuration::from_secs(600);
 
 /// Options of `wattle train`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct TrainOptions {
     /// How to join.
     pub join: JoinOptions,
     /// The job.
-    pub spec: JobSpec,
-    /// Where the learnt parameters go, as safetensors.
+    pub job: Job,
+    /// Where the learnt parameters go: a safetensors file, or a folder that other tools read.
     pub save: Option<PathBuf>,
 }
 
 /// Submits a job and follows it to its end.
 ///
 /// *Errors*: no swarm, a job that fails, a checkpoint that cannot be written.
-pub async fn train(options: TrainOptions, output: Arc<Output>) -> anyhow::Result<()> {
+pub async fn train(mut options: TrainOptions, output: Arc<Output>) -> anyhow::Result<()> {
     let end = crate::interrupt::asked_to_end().context("while listening to signals")?;
+    if let Some(path) = options.save.as_ref().filter(|path| !is_file(path)) {
+        let known = options.job.layout.is_some();
+        let what = "a network of this kind has no folder that other tools read; end the name in .safetensors";
+        anyhow::ensure!(known, "--save {}: {what}", path.display());
+    }
+    let given = options.job.given.take().map(Arc::new);
     let mut follower = Follower::join(&options.join).await?;
     let ran = tokio::select! {
-        ran = run(&options, &mut follower, &output) => ran,
+        ran = run(&options, given, &mut follower, &output) => ran,
         () = end => {
             output.progress("Interrupted: the job goes on in the swarm without this terminal.");
             follower.node().stop().await;
@@ -51,15 +60,17 @@ pub async fn train(options: TrainOptions, output: Arc<Output>) -> anyhow::Result
 
 async fn run(
     options: &TrainOptions,
+    given: Option<Arc<Given>>,
     follower: &mut Follower,
     output: &Output,
 ) -> anyhow::Result<()> {
+    let spec = &options.job.spec;
     // Somebody may be at work on the same job already, beyond the peers that the tickets name.
-    follower.node().seek(job_id(&options.spec).context("while naming the job")?).await;
-    let wanted = usize::from(options.spec.swarm.stages.unwrap_or(1));
+    follower.node().seek(job_id(spec).context("while naming the job")?).await;
+    let wanted = usize::from(spec.swarm.stages.unwrap_or(1));
     let peers = follower.wait_for_peers(GATHER, |peers| missing_peers(peers, wanted)).await?;
     output.progress(&format!("Found {} measured peers.", peers.len()));
-    let job = follower.submit(&options.spec).await?;
+    let job = follower.submit(spec, given).await?;
     loop {
         let news = follower.next().await?;
         crate::demo::show::news(&news, follower, output);
@@ -71,14 +82,13 @@ async fn run(
     }
     let learnt = follower.pull(PULL).await?;
     if let Some(path) = &options.save {
-        let list = learnt.into_iter().map(|(name, t)| (name, t.shape, t.data)).collect::<Vec<_>>();
-        wattle_models::weights::save(path, &list)
-            .map_err(|error| anyhow::anyhow!("{error}"))
+        let tensors: Vec<Named> = learnt.into_iter().map(|(n, t)| (n, t.shape, t.data)).collect();
+        keep(&options.job, path, tensors)
             .with_context(|| format!("while writing {}", path.display()))?;
         output.progress(&format!("The learnt parameters are in {}.", path.display()));
     }
     let curve = follower.log.loss_curve();
-    let steps = options.spec.train.steps;
+    let steps = spec.train.steps;
     let text = match (curve.first(), curve.last()) {
         (Some(first), Some(last)) => {
             format!("{steps} steps: loss {first:.4} -> {last:.4}")
@@ -98,4 +108,23 @@ async fn run(
     });
     output.data(&line, &text);
     Ok(())
+}
+
+/// Says whether a path names a safetensors file; others name folders.
+fn is_file(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "safetensors")
+}
+
+/// Writes what was learnt: a file of tensors, or a folder with a tokenizer if the weights came with one.
+fn keep(job: &Job, path: &Path, tensors: Vec<Named>) -> Result<(), WeightsError> {
+    match &job.layout {
+        Some(layout) if !is_file(path) => {
+            layout.write(path, tensors)?;
+            match &job.folder {
+                Some(folder) => copy_tokenizer(folder, path).map(drop),
+                None => Ok(()),
+            }
+        }
+        Some(_) | None => weights::save(path, &tensors),
+    }
 }

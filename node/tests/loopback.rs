@@ -5,12 +5,14 @@
 #[path = "loopback/operators.rs"]
 mod operators;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use serde_json::Value;
+use wattle_models::single::run_single_from;
 
 /// The machine carries one swarm at a time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -80,6 +82,8 @@ fn two_peers_and_more_stages_than_cores_learn_the_same() {
 /// A process of the test: ends with it.
 struct Peer {
     child: Child,
+    /// What it calls itself; empty if it is no peer.
+    id: String,
     /// Reads what it prints after its ticket, so that its pipe does not fill up.
     rest: Option<JoinHandle<Vec<u8>>>,
 }
@@ -113,7 +117,8 @@ fn up_with(network: &str, ticket: Option<&str>, args: &[&str]) -> (Peer, String)
         rest
     });
     let line: Value = serde_json::from_str(&first).unwrap();
-    (Peer { child, rest: Some(rest) }, line["ticket"].as_str().unwrap().to_owned())
+    let id = line["peer"].as_str().unwrap().to_owned();
+    (Peer { child, id, rest: Some(rest) }, line["ticket"].as_str().unwrap().to_owned())
 }
 
 fn train(job: &std::path::Path, network: &str, ticket: &str) -> Command {
@@ -170,6 +175,121 @@ fn a_job_goes_on_without_its_submitter() {
     let again = lines(&again.stdout).pop().unwrap();
     assert_eq!(again["last_loss"], calm["last_loss"]);
     assert!(std::fs::metadata(&learnt).unwrap().len() > 10_000);
+
+    let export = |model: &str, out: &str| {
+        let mut command = wattle();
+        command.args(["export", "--json"]).arg(&learnt).args(["--model", model, "--out"]);
+        command.arg(folder.path().join(out)).output().unwrap()
+    };
+    let written = export("resnet-tiny", "theirs");
+    assert!(written.status.success(), "{}", said(&written));
+    assert_eq!(lines(&written.stdout)[0]["schema"], "wattle.export.v1");
+    let file = folder.path().join("theirs").join("model.safetensors");
+    let tensors = wattle_models::weights::checkpoint::Checkpoint::open(&file).unwrap();
+    assert_eq!(tensors.shape("bn1.num_batches_tracked"), Some(&[][..]));
+    let wrong = export("gpt2-nano", "wrong");
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(said(&wrong).contains("h.0.attn.c_attn.weight: there is no such"), "{}", said(&wrong));
+}
+
+/// Trains a job file in this process; returns the last loss as it is printed, and what was learnt.
+fn alone(job: &std::path::Path) -> (Value, BTreeMap<String, Vec<f32>>) {
+    let text = std::fs::read_to_string(job).unwrap();
+    let job = wattle_node::jobfile::parse_in(&text, job.parent().unwrap()).unwrap();
+    let mut last = f64::NAN;
+    let (given, cpu) = (job.given.as_ref(), wattle_models::DeviceChoice::Cpu);
+    let ran = run_single_from(&job.spec, given, cpu, |_, loss| last = loss);
+    let learnt = ran.unwrap();
+    (serde_json::from_str(&serde_json::json!(last).to_string()).unwrap(), learnt)
+}
+
+/// Goal: a job starts from weights that only its submitter holds; an owner that is killed in step 0 costs nothing, and
+/// after step 0 the submitter may go. Method: a folder that an earlier job left, with a tokenizer beside it; an owner is
+/// killed as soon as there is a plan, the submitter once step 0 is decided; whoever hands the job in again gets the very
+/// numbers of a run in one process.
+#[test]
+fn a_job_from_given_weights_outlives_an_owner_and_its_submitter() {
+    let _turn = turn();
+    let network = format!("given-{}", std::process::id());
+    let folder = tempfile::tempdir().unwrap();
+    let (first, job) = (folder.path().join("first.toml"), folder.path().join("job.toml"));
+    std::fs::write(&first, "[model]\nname = \"gpt2-nano\"\n[train]\nsteps = 2\n").unwrap();
+    let text = "[model]\nweights = \"learnt\"\n[train]\nsteps = 60\nmicro_batches = 4\n[swarm]\nstages = 2\n";
+    std::fs::write(&job, text).unwrap();
+    let (one, ticket) = up(&network, None);
+    let more: Vec<Peer> = (0..3).map(|_| up(&network, Some(&ticket)).0).collect();
+    let mut peers = vec![one];
+    peers.extend(more);
+
+    let learnt = folder.path().join("learnt");
+    let saved = train(&first, &network, &ticket).arg("--save").arg(&learnt).output().unwrap();
+    assert!(saved.status.success(), "{}", said(&saved));
+    assert!(learnt.join("config.json").is_file());
+    std::fs::write(learnt.join("tokenizer.json"), "{}").unwrap();
+    let (_, expected) = alone(&job);
+
+    let submitter = train(&job, &network, &ticket).stdout(Stdio::piped()).spawn().unwrap();
+    let mut submitter = Peer { child: submitter, id: String::new(), rest: None };
+    let heard = BufReader::new(submitter.child.stdout.take().unwrap()).lines();
+    let mut killed = false;
+    for line in heard {
+        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if line["schema"] == "wattle.adopted.v1" && !killed {
+            // Not the peer that the ticket names: the submitter and whoever comes next need it.
+            let owners =
+                line["stages"].as_array().unwrap().iter().map(|s| s["owner"].as_str().unwrap());
+            let owners: Vec<&str> = owners.collect();
+            let is_owner = |peer: &Peer| {
+                owners.iter().any(|o| peer.id.starts_with(o) || o.starts_with(&peer.id))
+            };
+            let at = 1 + peers[1..].iter().position(is_owner).unwrap();
+            drop(peers.remove(at));
+            killed = true;
+        }
+        if line["schema"] == "wattle.step.v1" {
+            assert_eq!(line["step"], 0);
+            break;
+        }
+    }
+    assert!(killed);
+    drop(submitter);
+    let again = folder.path().join("again");
+    let ended = train(&job, &network, &ticket).arg("--save").arg(&again).output().unwrap();
+    assert!(ended.status.success(), "{}", said(&ended));
+    assert!(again.join("tokenizer.json").is_file());
+    let tensors = wattle_models::weights::load(&again.join("model.safetensors")).unwrap();
+    assert_eq!(tensors.len(), expected.len());
+    for (name, _, values) in tensors {
+        assert_eq!(values, expected[name.strip_prefix("transformer.").unwrap()], "{name}");
+    }
+}
+
+/// Goal: a network of another tool's file trains in a swarm. Method: an exported network in three stages over three
+/// processes, against one process; its weights come back under the file's names.
+#[test]
+fn an_onnx_file_trains_in_a_swarm() {
+    let _turn = turn();
+    let network = format!("onnx-{}", std::process::id());
+    let folder = tempfile::tempdir().unwrap();
+    let model =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../models/src/tests/reference/digits-net.onnx");
+    std::fs::copy(model, folder.path().join("net.onnx")).unwrap();
+    let job = folder.path().join("job.toml");
+    let text = "[model]\nonnx = \"net.onnx\"\nloss = \"cross_entropy\"\nmicro_batch = 8\nfreeze = [\"two.bias\"]\n\
+                [data]\nsource = \"images:digits\"\n[train]\nsteps = 20\n[swarm]\nstages = 3\n";
+    std::fs::write(&job, text).unwrap();
+    let (_one, ticket) = up(&network, None);
+    let (_two, _) = up(&network, Some(&ticket));
+    let (_three, _) = up(&network, Some(&ticket));
+    let learnt = folder.path().join("learnt.safetensors");
+    let ran = train(&job, &network, &ticket).arg("--save").arg(&learnt).output().unwrap();
+    assert!(ran.status.success(), "{}", said(&ran));
+    let last = lines(&ran.stdout).pop().unwrap();
+    assert_eq!(last["last_loss"], alone(&job).0);
+    assert!(last["last_loss"].as_f64() < last["first_loss"].as_f64(), "{last}");
+    let tensors = wattle_models::weights::load(&learnt).unwrap();
+    let names: Vec<&str> = tensors.iter().map(|(name, ..)| name.as_str()).collect();
+    assert!(names.contains(&"outer.weight") && names.contains(&"two.bias"), "{names:?}");
 }
 
 fn signal(name: &str, child: &Child) {
@@ -197,7 +317,7 @@ fn a_demonstration_that_is_ended_early_leaves_nothing_behind() {
         let mut demo = wattle();
         demo.args(["demo", "--peers", "3"]).env("TMPDIR", folder.path()).env_remove("WATTLE_LOG");
         let child = demo.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let mut demo = Peer { child, rest: None };
+        let mut demo = Peer { child, id: String::new(), rest: None };
         let mut said = BufReader::new(demo.child.stderr.take().unwrap());
         let mut first = String::new();
         said.read_line(&mut first).unwrap();

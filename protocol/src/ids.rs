@@ -68,6 +68,28 @@ impl fmt::Display for JobId {
     }
 }
 
+/// A tensor's contents: the blake3 hash of its elements, row-major, four little-endian bytes each.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TensorHash([u8; 32]);
+
+impl TensorHash {
+    /// Makes a hash from its bytes.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the hash of a tensor's bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl fmt::Debug for TensorHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t:{}", hex(&self.0[..4]))
+    }
+}
+
 /// A stage: a sub-DAG with one owner; numbered in pipeline order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

@@ -5,6 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::dag::Dag;
+use crate::dag::cut::StageGraph;
+use crate::ids::{TensorHash, ValueId};
 
 /// Most micro-batches in one step; bounds what a plan makes a peer keep.
 pub const MICRO_BATCHES_MAX: u32 = 256;
@@ -18,12 +20,57 @@ pub struct JobSpec {
     pub name: String,
     /// Forward network with its loss as first output; batch axis = one micro-batch.
     pub dag: Dag,
+    /// What parameters and buffers hold before the first step.
+    pub start: Start,
     /// Where micro-batches come from.
     pub data: DataSpec,
     /// The training procedure.
     pub train: TrainSpec,
     /// How it may be spread.
     pub swarm: SwarmSpec,
+}
+
+/// What parameters and buffers hold before the first step.
+///
+/// The job's id covers the hashes: a job from other weights is another job. See docs/decisions/0007-given-weights.md.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// Draws from the job's seed; every peer makes them itself.
+    Seed,
+    /// What the submitter holds: a hash for each parameter, then for each buffer, in the order of the Dag.
+    Given(Vec<TensorHash>),
+}
+
+impl Start {
+    /// Says whether every parameter and buffer of a network has its hash.
+    ///
+    /// *Errors*: how many there are and how many there should be.
+    pub fn check(&self, dag: &Dag) -> Result<(), String> {
+        let Self::Given(hashes) = self else {
+            return Ok(());
+        };
+        let wanted = dag.parameters().count() + dag.buffers().count();
+        if hashes.len() == wanted {
+            return Ok(());
+        }
+        let got = hashes.len();
+        Err(format!("there are hashes of {got} start tensors; the network has {wanted}"))
+    }
+
+    /// Returns the hashes of a stage's parameters and buffers, in the order of its `StageStart`; None where they are drawn.
+    pub fn of_stage(&self, dag: &Dag, graph: &StageGraph) -> Option<Vec<(ValueId, TensorHash)>> {
+        let Self::Given(hashes) = self else {
+            return None;
+        };
+        let all = dag.parameters().chain(dag.buffers()).zip(hashes.iter().copied());
+        let mut hashes: Vec<(ValueId, TensorHash)> = all.collect();
+        hashes.sort_unstable_by_key(|(id, _)| *id);
+        let find = |id: &ValueId| {
+            let at = hashes.binary_search_by_key(id, |(value, _)| *value).ok()?;
+            Some(hashes[at])
+        };
+        graph.parameters.iter().chain(&graph.buffers).map(find).collect()
+    }
 }
 
 /// A data source by name, with the seed that orders it.

@@ -1,7 +1,7 @@
 //! One peer's whole behaviour: [`Peer::handle`] routes inputs to small machines and composes nothing else.
 //!
 //! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `meet` (dials), `job` (one job at one member)
-//! with `stage`, `backup`, `elect` and `lead`, `join` (checking a proposal),
+//! with `stage`, `start`, `backup`, `elect` and `lead`, `join` (checking a proposal),
 //! `pull` (state to whoever may have it), `tell` (news for people), `submit` (handing a job in), `tasks`.
 
 mod backup;
@@ -17,6 +17,7 @@ mod pull;
 #[cfg(test)]
 mod small_world;
 mod stage;
+mod start;
 mod submit;
 mod tasks;
 mod tell;
@@ -119,11 +120,10 @@ impl Ctx<'_> {
         self.tasks.run(self.out, at, purpose, task)
     }
 
-    /// Whether a snapshot of a stage is on its way to a peer.
-    fn is_shipping(&self, job: JobId, stage: crate::ids::StageId, to: PeerId) -> bool {
-        self.snapshots.iter().any(|(key, waiting)| {
-            key.job == job && key.name == TensorName::StageState { stage } && waiting.contains(&to)
-        })
+    /// Whether a stage's state is on its way to a peer.
+    fn is_shipping(&self, job: JobId, name: TensorName, to: PeerId) -> bool {
+        let is = |key: &TensorKey| key.job == job && key.name == name;
+        self.snapshots.iter().any(|(key, waiting)| is(key) && waiting.contains(&to))
     }
 }
 

@@ -46,7 +46,7 @@ impl Check {
                 return;
             }
             // Only a job that begins anew loads initial state after an update.
-            Task::LoadStage { source: StateSource::Initial, .. } => {
+            Task::LoadStage { source: StateSource::Initial | StateSource::Given(_), .. } => {
                 let is_late = |(of, at, applied): &(JobId, StageId, Step)| {
                     *of == job && *at == stage && *applied > Step::default()
                 };
@@ -91,7 +91,7 @@ impl Check {
         }
     }
 
-    /// A job begins anew from its seed, perhaps with other cuts: what was is compared no more.
+    /// A job begins anew, perhaps with other cuts: what was is compared no more.
     fn restarted(&mut self, job: JobId) {
         self.losses.retain(|(of, _), _| *of != job);
         self.states.retain(|(of, ..), _| *of != job);

@@ -25,6 +25,10 @@ pub trait Device {
     ///
     /// *Errors*: what the task finds wrong.
     fn run(&mut self, task: &Task) -> Result<Outcome, TaskError>;
+    /// Returns what a stage starts from, where the job's weights are given: what its seed would draw.
+    ///
+    /// *Errors*: there is nothing of the kind.
+    fn start(&self, job: JobId, work: &StageWork) -> Result<Bytes, String>;
     /// Returns a stored bundle.
     fn bundle(&self, key: &TensorKey) -> Option<Bytes>;
     /// Stores a bundle.

@@ -14,6 +14,7 @@
 //! model = "gpt2-nano"
 //! steps = 20
 //! stages = 3
+//! given = true                   # from weights that the submitter gives, not from the seed
 //! [[faults]]
 //! at_ms = 3000                   # or after_step = 7, or neither: a random moment
 //! kill = "stage 1"               # or "leader", "submitter", "peer 2", "random"
@@ -24,8 +25,9 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use serde::Deserialize;
+use wattle_models::weights::given::Given;
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 use wattle_protocol::schedule::advert::Hardware;
 use wattle_protocol::units::{Bytes, Duration, Rate, Speed};
@@ -119,6 +121,9 @@ pub struct JobPart {
     /// Whether to recompute activations.
     #[serde(default)]
     pub recompute: bool,
+    /// Whether the submitter gives the weights that it starts from.
+    #[serde(default)]
+    pub given: bool,
 }
 
 /// A fault.
@@ -317,9 +322,17 @@ impl Scenario {
             .map_err(|error| format!("job: {error}"))?;
         let order = if job.gpipe { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB };
         let (stages, recompute, backups) = (job.stages, job.recompute, job.backups);
+        let seed = 1;
+        let start = match job.given {
+            true => {
+                Given::drawn(dag.values(), seed).start(&dag).map_err(|error| error.to_string())?
+            }
+            false => Start::Seed,
+        };
         Ok(JobSpec {
             name: format!("simulated {}", job.model),
             dag,
+            start,
             data: DataSpec { source: entry.data.into(), seed: 1 },
             train: TrainSpec {
                 steps: job.steps,
@@ -332,7 +345,7 @@ impl Scenario {
                 },
                 learning_rate: LearningRate { peak: 1e-3, floor: 1e-4, warmup: 5 },
                 clip_norm: Some(1.0),
-                seed: 1,
+                seed,
             },
             swarm: SwarmSpec { stages, order, recompute, backups },
         })

@@ -4,6 +4,7 @@
 //! else. Ties in time break on the order in which things were set going, so a seed means one run.
 
 mod faults;
+mod gives;
 mod hears;
 mod works;
 
@@ -48,7 +49,7 @@ pub struct Outcome {
     pub losses: BTreeMap<u64, f64>,
     /// Number of plans.
     pub plans: usize,
-    /// How often the job began anew from its seed.
+    /// How often the job began anew.
     pub restarts: usize,
     /// Virtual seconds from the first plan to the end.
     pub seconds: f64,
@@ -342,6 +343,7 @@ impl<'a> World<'a> {
                         self.later(to, latency, Happening::Offer { from: me, sender, key });
                     }
                 }
+                Effect::Give { key, work, to } => self.give(me, key, &work, to),
                 Effect::Drop(key) => self.order(me, Order::Forget(key)),
                 Effect::DropBefore { job, epoch, step } => {
                     self.order(me, Order::ForgetBefore(job, epoch, step));

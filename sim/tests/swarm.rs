@@ -143,3 +143,42 @@ fn a_leader_may_die_in_the_middle_of_a_repair() {
         }
     }
 }
+
+fn from_weights(text: &str) -> Scenario {
+    let scenario = Scenario::parse(text).unwrap();
+    Scenario {
+        job: wattle_sim::scenario::JobPart { given: true, ..scenario.job.clone() },
+        ..scenario
+    }
+}
+
+/// Goal: a job from given weights learns what the same job from the same numbers learns, and a kill at any moment from
+/// the first plan on changes nothing. Method: real numbers against one process; then fingerprints, an owner or anybody
+/// killed within the first steps, and the submitter once step 0 is decided.
+#[test]
+fn jobs_from_given_weights_equal_jobs_from_the_seed() {
+    let calm = from_weights(include_str!("../scenarios/calm.toml"));
+    let mut seeded =
+        Scenario::parse(include_str!("../scenarios/calm.toml")).unwrap().spec().unwrap();
+    seeded.train.seed = 1;
+    let mut alone = Vec::new();
+    wattle_models::run_single(&seeded, DeviceChoice::Cpu, |_, loss| alone.push(loss.to_bits()))
+        .unwrap();
+    assert_eq!(bits(&sound(&calm, 1).losses), alone);
+
+    let few = |faults: &str| {
+        let scenario = scenario(6, faults);
+        Scenario {
+            job: wattle_sim::scenario::JobPart { given: true, ..scenario.job.clone() },
+            ..scenario
+        }
+    };
+    let expected = bits(&sound(&few(""), 0).losses);
+    for who in ["stage 0", "stage 1", "stage 2", "leader", "random"] {
+        for at in (0..300).step_by(15) {
+            let fault = format!("[[faults]]\nat_ms = {at}\nkill = \"{who}\"\n");
+            let outcome = sound(&few(&fault), at);
+            assert_eq!(bits(&outcome.losses), expected, "{who} at {at} ms");
+        }
+    }
+}

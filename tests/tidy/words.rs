@@ -266,14 +266,15 @@ fn concept_pages_and_their_files_link_each_other() {
 /// Goal: the reference of job files lists what the parser reads. Method: keys asked for in code against keys in the page.
 #[test]
 fn the_job_file_page_lists_the_keys_that_are_read() {
-    let code = read("node/src/jobfile.rs");
+    let code = read("node/src/jobfile.rs") + &read("node/src/jobfile/model.rs");
     let asked: BTreeSet<String> = code
         .split("keys.")
         .skip(1)
         .filter(|call| {
             let name = call.split('(').next().unwrap_or_default();
-            ["text", "whole", "whole_or", "number", "optional_number", "choice", "flag"]
-                .contains(&name)
+            let texts = ["text", "optional_text", "texts", "choice", "flag"];
+            let numbers = ["whole", "whole_or", "number", "optional_number"];
+            texts.contains(&name) || numbers.contains(&name)
         })
         .filter_map(|call| call.split_once(", \"")?.1.split('"').next().map(str::to_owned))
         .collect();

@@ -4,23 +4,24 @@
 //! gradient parts are added in micro-batch order and summed in part order, statistics apply in micro-batch order.
 
 pub mod footprint;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use burn_backend::tensor::Device;
-use wattle_protocol::dag::bundle::{gradient_bytes, optimizer_slots, shared_parts, state_bytes};
-use wattle_protocol::dag::{Dtype, Init, Source};
+use wattle_protocol::dag::bundle::{gradient_bytes, shared_parts};
+use wattle_protocol::dag::{Dtype, Source};
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step, ValueId};
 use wattle_protocol::swarm::io::{StageWork, TaskError, TensorKey, TensorName};
 
 use self::footprint::Footprint;
+pub use self::state::State;
 use super::kernel::RunContext;
 use super::program::{Lifetimes, Values, run};
 use super::store::{Store, append, to_bytes, to_floats};
 use super::tensor::{Float, HostBackend, Tensor, int_values};
 use crate::data::{self, Elements, Place};
-use crate::init;
 use crate::optim::Update;
 
 /// One loaded stage of one job.
@@ -48,13 +49,13 @@ pub struct Stage<B: HostBackend> {
 }
 
 impl<B: HostBackend> Stage<B> {
-    /// Loads a stage with a state drawn from the job's seed, or read from a `StageState` bundle.
+    /// Loads a stage with its state.
     ///
-    /// *Errors*: [`TaskError::Missing`] if the bundle has another length than the stage's state.
+    /// *Errors*: [`TaskError::Missing`] if a bundle is not what the stage's state, or what it starts from, has to be.
     pub fn load(
         job: JobId,
         work: Arc<StageWork>,
-        state: Option<&[u8]>,
+        state: State<'_>,
         step: Step,
         device: &Device<B>,
     ) -> Result<Self, TaskError> {
@@ -86,79 +87,11 @@ impl<B: HostBackend> Stage<B> {
             work: work.clone(),
         };
         match state {
-            Some(bytes) => stage.restore(bytes)?,
-            None => stage.initialise(),
+            State::Drawn => stage.initialise(),
+            State::Stored(bytes) => stage.restore(bytes)?,
+            State::Given(bytes) => stage.begin_from(bytes)?,
         }
         Ok(stage)
-    }
-
-    fn initialise(&mut self) {
-        let work = self.work.clone();
-        let slots = optimizer_slots(&work.train.optimizer);
-        for id in work.graph.parameters.iter().chain(&work.graph.buffers) {
-            let value = &work.graph.values[id];
-            let shape = &value.fact.shape;
-            let draw = |init: Init| init::draw(work.train.seed, value, init);
-            match value.source {
-                Source::Parameter { init, .. } => {
-                    self.parameters.insert(*id, Float::new(draw(init), shape, &self.device));
-                    let zeros =
-                        || Float::new(vec![0.0; value.fact.elements()], shape, &self.device);
-                    self.slots.insert(*id, (0..slots).map(|_| zeros()).collect());
-                }
-                Source::Buffer { init } => {
-                    self.buffers.insert(*id, Float::new(draw(init), shape, &self.device));
-                }
-                Source::Node { .. } | Source::Input => {}
-            }
-        }
-    }
-
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
-        let work = self.work.clone();
-        let graph = &work.graph;
-        check_length(bytes, state_bytes(graph, &work.train.optimizer).count(), "a stage's state")?;
-        let mut reader = Reader { rest: bytes };
-        for id in &graph.parameters {
-            self.parameters.insert(*id, self.read(&mut reader, *id));
-            self.slots.insert(*id, Vec::new());
-        }
-        for _ in 0..optimizer_slots(&work.train.optimizer) {
-            for id in &graph.parameters {
-                let slot = self.read(&mut reader, *id);
-                self.slots.entry(*id).or_default().push(slot);
-            }
-        }
-        for id in &graph.buffers {
-            self.buffers.insert(*id, self.read(&mut reader, *id));
-        }
-        Ok(())
-    }
-
-    fn read(&self, reader: &mut Reader<'_>, id: ValueId) -> Float<B> {
-        let fact = &self.work.graph.values[&id].fact;
-        Float::new(reader.floats(fact.elements()), &fact.shape, &self.device)
-    }
-
-    /// Writes parameters, optimizer state and buffers.
-    ///
-    /// *Errors*: the device's.
-    pub fn snapshot(&self) -> Result<bytes::Bytes, TaskError> {
-        let graph = &self.work.graph;
-        let size = state_bytes(graph, &self.work.train.optimizer).count();
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        for id in &graph.parameters {
-            append(&mut bytes, &self.parameters[id].clone().values()?);
-        }
-        for slot in 0..optimizer_slots(&self.work.train.optimizer) {
-            for id in &graph.parameters {
-                append(&mut bytes, &self.slots[id][slot].clone().values()?);
-            }
-        }
-        for id in &graph.buffers {
-            append(&mut bytes, &self.buffers[id].clone().values()?);
-        }
-        Ok(bytes.into())
     }
 
     /// Returns the stage's parameters and buffers by name.

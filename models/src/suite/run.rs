@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use wattle_protocol::dag::{Dag, DagError};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 
 use super::Case;
@@ -53,7 +53,7 @@ pub fn job(dag: Dag) -> JobSpec {
     let (stages, order) = (None, PipelineOrder::GPipe);
     let swarm = SwarmSpec { stages, order, recompute: false, backups: 0 };
     let data = DataSpec { source: data::NOISE.into(), seed: 0 };
-    JobSpec { name: dag.name().into(), dag, data, train, swarm }
+    JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed }
 }
 
 /// Runs a case on a device.

@@ -56,7 +56,7 @@ fn rate(text: &str) -> Result<f64, String> {
 ///
 /// *Errors*: a job file with mistakes, no peers, or no placement.
 pub(super) async fn run(args: PlanArgs, output: &Output) -> anyhow::Result<()> {
-    let spec = super::read_job(&args.job)?;
+    let spec = super::read_job(&args.job)?.spec;
     let adverts = match args.like_this {
         Some(count) => alike(count, &args)?,
         None => {

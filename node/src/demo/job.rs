@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 
 /// Returns the demonstration's job for a network.
@@ -23,6 +23,7 @@ pub fn spec(model: &str, steps: Option<u64>, stages: u16) -> anyhow::Result<JobS
     Ok(JobSpec {
         name: format!("demo {model}"),
         dag,
+        start: Start::Seed,
         data: DataSpec { source: entry.data.into(), seed: 1 },
         train: TrainSpec {
             steps,

@@ -152,7 +152,7 @@ pub fn plan_text(plan: &Plan, leader: PeerId, base: u64, restart: bool) -> Strin
     let mut text = format!(
         "Plan of epoch {} (leader {leader}), from step {base}{}: predicted {} a step, {:.0} % bubble",
         plan.epoch.number(),
-        if restart { ", all state anew from the seed" } else { "" },
+        if restart { ", all state anew" } else { "" },
         plan.prediction.step,
         f64::from(plan.prediction.bubble_permille) / 10.0,
     );

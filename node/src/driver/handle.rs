@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
+use wattle_models::weights::given::Given;
 use wattle_protocol::ids::{JobId, PeerId};
 use wattle_protocol::swarm::Peer;
 use wattle_protocol::swarm::io::{Command, Event, Outbox, StageWork, TensorKey};
 
+use super::give::Giver;
 use super::{ASKS, COMPLETIONS, Driver, EVENTS, NodeConfig, PeerView};
 use crate::clock::Clock;
 use crate::net::Net;
@@ -20,6 +22,7 @@ use crate::worker::{Worker, WorkerConfig};
 pub(super) enum Ask {
     Command(Command),
     Seek(JobId),
+    Hold(JobId, Arc<Given>),
     Peers(oneshot::Sender<Vec<PeerView>>),
     Bundle(TensorKey, oneshot::Sender<Option<bytes::Bytes>>),
     Works(JobId, oneshot::Sender<Vec<Arc<StageWork>>>),
@@ -80,6 +83,7 @@ impl Node {
             next_tag: 0,
             events,
             out: Outbox::new(),
+            giver: Giver::default(),
             lags: false,
         };
         tokio::spawn(driver.run(net_events, done, asks));
@@ -99,6 +103,13 @@ impl Node {
     /// Gives the peer a command. Safe to drop midway: the command is then not given.
     pub async fn command(&self, command: Command) {
         if self.asks.send(Ask::Command(command)).await.is_err() {
+            tracing::debug!("the node has stopped");
+        }
+    }
+
+    /// Holds what a job starts from, for the owners of its stages. Safe to drop midway: it is then not held.
+    pub async fn hold(&self, job: JobId, given: Arc<Given>) {
+        if self.asks.send(Ask::Hold(job, given)).await.is_err() {
             tracing::debug!("the node has stopped");
         }
     }

@@ -103,6 +103,51 @@ impl Keys {
         }
     }
 
+    /// Reads a text that may be left out.
+    pub(super) fn optional_text(&mut self, section: &str, key: &str) -> Option<String> {
+        if self.table(section).is_some_and(|t| t.contains_key(key)) {
+            return self.text(section, key, None);
+        }
+        self.ask(section, key);
+        None
+    }
+
+    /// Reads a list of texts; one that is left out is empty.
+    pub(super) fn texts(&mut self, section: &str, key: &str) -> Vec<String> {
+        let Some(value) = self.ask(section, key) else {
+            return Vec::new();
+        };
+        let list = value.as_array().map(|list| list.iter().map(Value::as_str));
+        match list.and_then(|list| list.map(|t| Some(t?.to_owned())).collect()) {
+            Some(texts) => texts,
+            None => {
+                let remedy = "a list of texts in quotes is wanted here";
+                self.wrong(&join(section, key), &shown(&value), remedy);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Reads a section whose keys are the user's own; those whose values are not what `take` takes are noted.
+    pub(super) fn entries<T>(
+        &mut self,
+        path: &str,
+        wanted: &str,
+        take: impl Fn(&Value) -> Option<T>,
+    ) -> BTreeMap<String, T> {
+        let section = self.section(path);
+        let table = self.table(&section).cloned().unwrap_or_default();
+        let mut entries = BTreeMap::new();
+        for (key, value) in table {
+            self.ask(&section, &key);
+            match take(&value) {
+                Some(entry) => drop(entries.insert(key, entry)),
+                None => self.wrong(&join(&section, &key), &shown(&value), wanted),
+            }
+        }
+        entries
+    }
+
     /// Reads one of a few words.
     pub(super) fn choice(
         &mut self,

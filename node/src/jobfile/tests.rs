@@ -81,6 +81,133 @@ fn what_is_no_toml_is_said_with_its_line() {
     assert!(parse("").unwrap_err().to_string().contains("model.name"));
 }
 
+/// The folder of the models' reference networks.
+fn reference() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/src/tests/reference"))
+}
+
+#[test]
+fn an_onnx_file_becomes_a_job_with_its_weights() {
+    let text = "[model]\nonnx = \"digits-net.onnx\"\nloss = \"cross_entropy\"\nmicro_batch = 5\nfreeze = [\"one.*\"]\n\
+                [data]\nsource = \"images:digits\"\n";
+    let job = parse_in(text, reference()).unwrap();
+    let dag = &job.spec.dag;
+    let names = |ids: Vec<wattle_protocol::ids::ValueId>| -> Vec<&str> {
+        ids.into_iter().map(|id| dag.value(id).name.as_str()).collect()
+    };
+    assert_eq!(names(dag.inputs().collect()), ["images", "labels"]);
+    assert_eq!(dag.fact(dag.inputs().next().unwrap()).shape, [5, 1, 8, 8]);
+    assert_eq!((dag.parameters().count(), dag.buffers().count()), (8, 2));
+    assert_eq!(job.spec.start, job.given.unwrap().start(dag).unwrap());
+    assert_eq!(job.spec.name, "digits-net");
+    // Other weights, or other frozen ones, are another job.
+    let all = parse_in(&text.replace("\"one.*\"", ""), reference()).unwrap();
+    assert_ne!(all.spec.start, job.spec.start);
+}
+
+/// Goal: a person mends a file in one go, also where it names other files.
+#[test]
+fn every_mistake_about_an_onnx_file_is_reported_at_once() {
+    let said = |text: &str| -> Vec<String> {
+        let problems = parse_in(text, reference()).unwrap_err().0;
+        problems.iter().map(|p| format!("{} | {} | {}", p.key, p.value, p.remedy)).collect()
+    };
+    let all = said(
+        "[model]\nonnx = \"digits-net.onnx\"\nloss = \"hinge\"\noutput = \"score\"\nwindow = 4\nname = \"gpt2\"\n\
+         [model.dims]\nbatch = 0\n[model.inputs]\npixel = \"images\"\n[data]\nsource = \"images:digits\"\n",
+    );
+    for part in [
+        "model.name | \"gpt2\" |",
+        "model.loss | \"hinge\" | one of \"cross_entropy\"",
+        "model.dims.batch | 0 |",
+        "model.window | 4 |",
+        "model.inputs.pixel | \"images\" | the model has no such input; there are pixels",
+    ] {
+        assert!(all.iter().any(|p| p.contains(part)), "{part} is not in {all:?}");
+    }
+    let base = "[model]\nonnx = \"digits-net.onnx\"\n";
+    let digits = "[data]\nsource = \"images:digits\"\n";
+    for (text, part) in [
+        (format!("{base}loss = \"mse\"\noutput = \"score\"\n{digits}"), "did you mean \"scores\"?"),
+        (format!("{base}loss = \"cross_entropy\"\n"), "data.source | "),
+        (format!("{base}{digits}"), "model.loss adds a loss"),
+        (format!("{base}loss = \"mse\"\n{digits}"), "data.source | \"images:digits\""),
+        (format!("{base}loss = \"mse\"\nfreeze = [\"*\"]\n{digits}"), "nothing is left to train"),
+        (
+            format!("{base}loss = \"cross_entropy\"\nfreeze = [\"outer.weigth\"]\n{digits}"),
+            "did you mean \"outer.weight\"?",
+        ),
+        (
+            "[model]\nonnx = \"none.onnx\"\n[data]\nsource = \"images:digits\"\n".into(),
+            "model.onnx",
+        ),
+        ("[model]\nonnx = \"make.py\"\n[data]\nsource = \"images:digits\"\n".into(), "model.onnx"),
+        ("[model]\nname = \"gpt2-nano\"\nloss = \"mse\"\n".into(), "model.loss | mse"),
+        ("[model]\nname = \"gpt2-nano\"\nweights = \"none\"\n".into(), "model.weights"),
+        ("[model]\nweights = \"make.py\"\n".into(), "write model.name"),
+        ("[model]\nweights = \".\"\n".into(), "config.json"),
+    ] {
+        let said = said(&text);
+        assert!(said.iter().any(|p| p.contains(part)), "{part} is not in {said:?}");
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit_are_told_with_both_shapes() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = vec![("fc.bias".to_owned(), vec![3], vec![0.0; 3])];
+    wattle_models::weights::save(&folder.path().join("few.safetensors"), &tensors).unwrap();
+    let text = "[model]\nname = \"resnet-tiny\"\nweights = \"few.safetensors\"\n";
+    let problems = parse_in(text, folder.path()).unwrap_err().to_string();
+    for part in [
+        "fc.bias: its shape is [3] in the weights and [10]",
+        "conv1.weight: there is no such",
+        "more",
+    ] {
+        assert!(problems.contains(part), "{problems}");
+    }
+}
+
+#[test]
+fn a_folder_of_weights_names_its_network() {
+    use wattle_models::huggingface::Layout;
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::named("gpt2-nano").unwrap();
+    let dag = layout.build(1).unwrap();
+    let given = Given::drawn(dag.values(), 1);
+    let tensors = dag.parameters().map(|id| {
+        let value = dag.value(id);
+        (value.name.clone(), value.fact.shape.clone(), given.elements(&value.name).unwrap())
+    });
+    layout.write(folder.path(), tensors.collect()).unwrap();
+    let path = folder.path().display();
+    let job =
+        parse_in(&format!("[model]\nweights = \"{path}\"\nwindow = 16\n"), Path::new("")).unwrap();
+    let inputs: Vec<_> =
+        job.spec.dag.inputs().map(|id| job.spec.dag.fact(id).shape.clone()).collect();
+    assert_eq!(inputs, [[1, 16], [1, 16]]);
+    assert_eq!(job.spec.start, given.start(&dag).unwrap());
+    assert_eq!(job.folder.as_deref(), Some(folder.path()));
+    let long = format!("[model]\nweights = \"{path}\"\nwindow = 65\n");
+    assert!(parse_in(&long, Path::new("")).unwrap_err().to_string().contains("64 positions"));
+}
+
+#[test]
+fn a_star_stands_for_anything() {
+    for (pattern, name, fits) in [
+        ("a", "a", true),
+        ("a", "ab", false),
+        ("*", "", true),
+        ("h.*.weight", "h.0.attn.weight", true),
+        ("h.*.weight", "h.weight", false),
+        ("*a*a", "aa", true),
+        ("*aa", "a", false),
+        ("a*b*c", "a-b-b-c", true),
+    ] {
+        assert_eq!(model::matches(pattern, name), fits, "{pattern} {name}");
+    }
+}
+
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in "\\PC{0,200}") {

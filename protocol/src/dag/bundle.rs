@@ -31,6 +31,11 @@ pub fn state_bytes(graph: &StageGraph, optimizer: &Optimizer) -> Bytes {
         + size_of(graph, graph.buffers.iter().copied())
 }
 
+/// Returns the length of a `StageStart`: parameters in order, then buffers in order.
+pub fn start_bytes(graph: &StageGraph) -> Bytes {
+    size_of(graph, graph.parameters.iter().chain(&graph.buffers).copied())
+}
+
 /// Returns the length of a `StageGradient`: the gradient of each parameter in order, then for each micro-batch the
 /// source of each buffer update in order.
 pub fn gradient_bytes(graph: &StageGraph, micro_batches: u32) -> Bytes {

@@ -3,16 +3,18 @@
 //! Control by value, tensors by name: no float of a tensor passes here. A driver (`node/src/driver.rs`, or
 //! `sim/src/world.rs`) performs effects in order and feeds back inputs; it takes no decision of its own.
 
+mod work;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dag::cut::StageGraph;
 use crate::ids::{EdgeId, Epoch, JobId, MicroBatch, PeerId, StageId, Step, TaskId};
-use crate::job::{DataSpec, JobSpec, TrainSpec};
+use crate::job::JobSpec;
 use crate::schedule::advert::Hardware;
 use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::Message;
+pub use work::StageWork;
 
 /// Which tensor, within a job's epoch and step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,6 +50,11 @@ pub enum TensorName {
         /// The stage.
         stage: StageId,
     },
+    /// Parameters and buffers of a stage before the first step, as the submitter gave them.
+    StageStart {
+        /// The stage.
+        stage: StageId,
+    },
 }
 
 /// The name of a tensor bundle; the same on every peer.
@@ -63,17 +70,6 @@ pub struct TensorKey {
     pub name: TensorName,
 }
 
-/// Everything the execution thread needs to run one stage.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StageWork {
-    /// The stage's forward and backward sub-DAGs.
-    pub graph: StageGraph,
-    /// Data source of the stage's inputs.
-    pub data: DataSpec,
-    /// Training procedure.
-    pub train: TrainSpec,
-}
-
 /// Where a stage's state comes from when it is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateSource {
@@ -81,6 +77,8 @@ pub enum StateSource {
     Initial,
     /// A `StageState` bundle that has arrived.
     Stored(TensorKey),
+    /// A `StageStart` bundle that has arrived; it is checked against the job's hashes.
+    Given(TensorKey),
 }
 
 /// Where an optimizer step takes its gradient from.
@@ -390,6 +388,16 @@ pub enum Effect {
         /// Its name.
         key: TensorKey,
         /// To whom; never to itself.
+        to: PeerId,
+    },
+    /// Make a stage's `StageStart` of the weights that the user gave with the job, and send it; answered by `Shipped`, or
+    /// by `TensorArrived` where it is for this peer itself.
+    Give {
+        /// Its name.
+        key: TensorKey,
+        /// Whose parameters and buffers.
+        work: Arc<StageWork>,
+        /// To whom.
         to: PeerId,
     },
     /// Free a tensor bundle of the store, if it is there, once the tasks run before have read it.

@@ -110,7 +110,7 @@ impl Job {
 
     /// Returns what this peer holds of the job.
     pub(super) fn holdings(&self) -> Vec<Holding> {
-        let owned = self.stages.values().map(|s| Holding {
+        let owned = self.stages.values().filter(|s| s.has_state).map(|s| Holding {
             stage: s.id,
             applied: s.applied,
             next_gradient: s.reduced,
@@ -188,8 +188,12 @@ impl Job {
         if let Some(applied) = held {
             self.stages.insert(id, Stage::new(id, work.clone(), plan.clone(), applied));
         } else if !self.stages.contains_key(&id) {
-            self.load_initial(&work, id, ctx);
-            self.stages.insert(id, Stage::new(id, work.clone(), plan.clone(), base));
+            let mut stage = Stage::new(id, work.clone(), plan.clone(), base);
+            stage.has_state = work.start.is_none();
+            if stage.has_state {
+                self.load_initial(&work, id, ctx);
+            }
+            self.stages.insert(id, stage);
         }
         if let Some(stage) = self.stages.get_mut(&id) {
             stage.adopt(plan.clone(), work, ctx);
@@ -200,11 +204,14 @@ impl Job {
     fn follow(&mut self, id: StageId, plan: &Arc<Plan>, base: Step, ctx: &mut Ctx<'_>) {
         let work = self.works[id.index()].clone();
         if let Some(stage) = self.stages.remove(&id) {
-            let backup = Backup::new(id, work.clone(), plan.clone(), Some(stage.applied));
+            let applied = stage.has_state.then_some(stage.applied);
+            let backup = Backup::new(id, work.clone(), plan.clone(), applied);
             self.backups.insert(id, backup);
         } else if !self.backups.contains_key(&id) {
-            let applied = (base == Step::default()).then_some(base);
-            if applied.is_some() {
+            // Weights that were given come from the owner, as any later state does.
+            let drawn = base == Step::default() && work.start.is_none();
+            let applied = drawn.then_some(base);
+            if drawn {
                 self.load_initial(&work, id, ctx);
             }
             self.backups.insert(id, Backup::new(id, work.clone(), plan.clone(), applied));
@@ -360,6 +367,7 @@ impl Job {
             TensorName::Activation { edge, .. } => edges(edge).map(|(_, to)| to),
             TensorName::Cotangent { edge, .. } => edges(edge).map(|(from, _)| from),
             TensorName::SharedGradient { to, .. } => Some(to),
+            TensorName::StageStart { stage } => Some(stage),
             TensorName::StageGradient { .. } | TensorName::StageState { .. } => None,
         }
     }

@@ -37,6 +37,7 @@ struct Proposed {
 /// *Errors*: what is wrong, for people.
 pub(super) fn check_spec(spec: &JobSpec) -> Result<(), String> {
     spec.dag.clone().checked().map_err(|error| error.to_string())?;
+    spec.start.check(&spec.dag)?;
     let train = &spec.train;
     if train.micro_batches == 0 || train.micro_batches > MICRO_BATCHES_MAX {
         let got = train.micro_batches;
@@ -191,14 +192,8 @@ impl Job {
             }
         }
         let cut = stage_graphs(&self.spec, &plan.assignment, plan.recompute).map_err(wrong)?;
-        let works = cut
-            .stages
-            .into_iter()
-            .map(|graph| {
-                let (data, train) = (self.spec.data.clone(), self.spec.train);
-                Arc::new(StageWork { graph, data, train })
-            })
-            .collect();
+        let stages = cut.stages.into_iter();
+        let works = stages.map(|graph| Arc::new(StageWork::of(&self.spec, graph))).collect();
         Ok(Proposal { term, plan: Arc::new(*plan), works, base, last, restart })
     }
 

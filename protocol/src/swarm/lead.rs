@@ -9,7 +9,7 @@
 //! | Done      | all steps are decided                               |                                                  |
 //!
 //! A repair goes on from the last decided step. A stage that nobody holds any more sends the job back to step 0,
-//! which is drawn from the seed: redone with equal numbers. Not here: elections (`elect`).
+//! which is drawn from the seed, or given by the submitter again: redone with equal numbers. Not here: elections (`elect`).
 
 mod barred;
 mod inquiry;
@@ -35,7 +35,7 @@ const REPEAT: Duration = Duration::from_millis(500);
 const PLACING_MAX: Duration = Duration::from_millis(120_000);
 /// Pause after a repair before a missing backup is worth another one.
 const SETTLE: Duration = Duration::from_millis(5_000);
-/// How long a finished job's state is kept for a submitter that is gone.
+/// How long a job waits for a submitter that is gone: a finished one with its state, one from given weights for them.
 const KEEP: Duration = Duration::from_millis(600_000);
 /// A proposal that somebody needed has not answered after this is given up.
 const ANSWER: Duration = Duration::from_millis(10_000);

@@ -10,18 +10,18 @@ use crate::wire::message::JobMessage;
 impl Job {
     /// Somebody wants the state of a stage.
     pub(super) fn on_pull(&self, from: PeerId, stage: StageId, least: Step, ctx: &mut Ctx<'_>) {
-        let owned = self.stages.get(&stage).map(|s| s.applied);
+        let owned = self.stages.get(&stage).filter(|s| s.has_state).map(|s| s.applied);
         let followed = self.backups.get(&stage).and_then(|b| b.applied);
         // A decision may be under way to here yet: the one who asks will ask again.
         let Some(step) = owned.or(followed).filter(|applied| *applied >= least) else {
-            return;
+            return self.give(from, stage, ctx);
         };
         let roles = self.plan.as_ref().and_then(|p| p.stages.get(stage.index()));
         let entitled = from == self.submitter || roles.is_some_and(|r| r.backups.contains(&from));
-        if !entitled || ctx.is_shipping(self.id, stage, from) {
+        let name = TensorName::StageState { stage };
+        if !entitled || ctx.is_shipping(self.id, name, from) {
             return;
         }
-        let name = TensorName::StageState { stage };
         let key = TensorKey { job: self.id, epoch: self.epoch(), step, name };
         let task = Task::Snapshot { job: self.id, stage, key };
         ctx.run((self.id, stage), Purpose::Snapshot(key), task);

@@ -2,23 +2,27 @@
 //! the simulator is the real one.
 
 mod failures;
+mod given;
 mod job;
 mod runs;
 mod strangers;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::{
-    Admission, Command, Effect, Event, Input, Outbox, Outcome, Task, TaskError, TensorKey, Timer,
+    Admission, Command, Effect, Event, Input, Outbox, Outcome, StateSource, Task, TaskError,
+    TensorKey, TensorName, Timer,
 };
 use super::{Config, Peer};
-use crate::ids::{Epoch, JobId, PeerId, StageId, Step};
+use crate::ids::{Epoch, PeerId, StageId, Step};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Hardware;
 use crate::units::{Bytes, Duration, Instant, Rate, Speed};
 use crate::wire::message::{Message, News};
 use job::spec;
+use tasks::{task_job, task_stage};
 
 const LATENCY: Duration = Duration::from_millis(2);
 const WORK: Duration = Duration::from_millis(3);
@@ -60,6 +64,9 @@ struct World {
     doubles: bool,
     /// Passes begun since the last reset: nothing is to be computed twice.
     begun: BTreeSet<(PeerId, StageId, Step, u32, bool)>,
+    /// Whether the submitter's user holds the weights that the job starts from, and who was given some by whom.
+    holds_weights: bool,
+    given: BTreeSet<(PeerId, PeerId)>,
 }
 
 impl World {
@@ -97,6 +104,8 @@ impl World {
             apart: BTreeSet::new(),
             doubles: false,
             begun: BTreeSet::new(),
+            holds_weights: true,
+            given: BTreeSet::new(),
             peers,
         };
         let ids: Vec<PeerId> = world.peers.keys().copied().collect();
@@ -193,6 +202,10 @@ impl World {
                     assert_ne!(to, me);
                     self.later(to, LATENCY, Happening::Offer { from: me, key });
                 }
+                Effect::Give { key, work, to } => {
+                    assert!(work.start.is_some() && me == self.submitter && self.holds_weights);
+                    self.give(me, key, to);
+                }
                 Effect::Notify(event) if me == self.submitter => self.hear(event),
                 Effect::Notify(_) | Effect::Dial { .. } | Effect::Drop(_) | Effect::Announce(_) => {
                 }
@@ -204,6 +217,16 @@ impl World {
                 Effect::Withdraw(_) => self.withdrawn.push(me),
             }
         }
+    }
+
+    /// The submitter's weights are at hand.
+    fn give(&mut self, me: PeerId, key: TensorKey, to: PeerId) {
+        self.given.insert((me, to));
+        let happening = match to == me {
+            true => Happening::Input(Input::TensorArrived { key, from: me, size: WASTED }),
+            false => Happening::Offer { from: me, key },
+        };
+        self.later(to, LATENCY, happening);
     }
 
     fn fails(&self, me: PeerId, task: &Task) -> Option<TaskError> {
@@ -235,6 +258,17 @@ impl World {
         let (stage, step, micro_batch, back) = match task {
             Task::Forward { stage, step, micro_batch, .. } => (*stage, *step, *micro_batch, false),
             Task::Backward { stage, step, micro_batch, .. } => (*stage, *step, *micro_batch, true),
+            Task::LoadStage { work, source, .. } => {
+                let stage = work.graph.stage;
+                return match source {
+                    StateSource::Initial => assert!(work.start.is_none()),
+                    StateSource::Given(key) => {
+                        assert!(work.start.is_some());
+                        assert_eq!(key.name, TensorName::StageStart { stage });
+                    }
+                    StateSource::Stored(_) => {}
+                };
+            }
             Task::ResetStep { stage, .. } => {
                 return self.begun.retain(|(peer, of, ..)| (*peer, *of) != (me, *stage));
             }
@@ -341,33 +375,5 @@ impl World {
 
     fn kill(&mut self, peer: PeerId) {
         self.dead.insert(peer);
-    }
-}
-
-fn task_job(task: &Task) -> JobId {
-    match task {
-        Task::LoadStage { job, .. }
-        | Task::ResetStep { job, .. }
-        | Task::Forward { job, .. }
-        | Task::Backward { job, .. }
-        | Task::ShareGradients { job, .. }
-        | Task::ReduceGradients { job, .. }
-        | Task::OptimizerStep { job, .. }
-        | Task::Snapshot { job, .. }
-        | Task::Unload { job, .. } => *job,
-    }
-}
-
-fn task_stage(task: &Task) -> StageId {
-    match task {
-        Task::LoadStage { work, .. } => work.graph.stage,
-        Task::ResetStep { stage, .. }
-        | Task::Forward { stage, .. }
-        | Task::Backward { stage, .. }
-        | Task::ShareGradients { stage, .. }
-        | Task::ReduceGradients { stage, .. }
-        | Task::OptimizerStep { stage, .. }
-        | Task::Snapshot { stage, .. }
-        | Task::Unload { stage, .. } => *stage,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | state      | meaning                                            | leaves by                                      |
 //! |------------|----------------------------------------------------|------------------------------------------------|
-//! | Idle       | not begun                                          | `begin` -> Running                             |
+//! | Idle       | not begun, or waits for its state (`start`)        | `begin` -> Running                             |
 //! | Running    | passes in order, each when its tensors are here    | last pass done -> Sharing                      |
 //! | Sharing    | waits for other stages' parts of shared parameters | all here -> Reducing                           |
 //! | Reducing   | sums gradient parts                                | done -> Publishing                             |
@@ -11,13 +11,15 @@
 //!
 //! Not here: who owns what (`job`), what the leader decides (`lead`), following a stage (`backup`).
 
+mod awaits;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Ctx;
 use super::io::{Effect, GradientSource, StageWork, Task, TensorKey, TensorName};
 use super::tasks::Purpose;
-use crate::ids::{EdgeId, JobId, MicroBatch, PeerId, StageId, Step, TaskId};
+use crate::ids::{JobId, PeerId, StageId, Step, TaskId};
 use crate::schedule::Plan;
 use crate::schedule::pipeline::{Pass, passes};
 use crate::units::{Bytes, Instant};
@@ -45,10 +47,12 @@ pub(super) struct Stage {
     pub(super) work: Arc<StageWork>,
     /// Updates that the state has seen, counted when the update is handed to the execution thread.
     pub(super) applied: Step,
+    /// Whether there is a state: not while the submitter's weights are awaited.
+    pub(super) has_state: bool,
     /// Whether the reduced gradient of step `applied` is in the execution thread's hands.
     pub(super) reduced: bool,
     pub(super) phase: Phase,
-    plan: Arc<Plan>,
+    pub(super) plan: Arc<Plan>,
     passes: Vec<Pass>,
     next: usize,
     running: Option<TaskId>,
@@ -70,6 +74,7 @@ impl Stage {
             id,
             work,
             applied,
+            has_state: true,
             reduced: false,
             phase: Phase::Idle,
             plan,
@@ -98,12 +103,22 @@ impl Stage {
         self.reduced = false;
         self.arrived.clear();
         self.unshipped.clear();
+        match self.has_state {
+            true => self.reset(ctx),
+            false => self.ask_start(ctx),
+        }
+    }
+
+    pub(super) fn reset(&self, ctx: &mut Ctx<'_>) {
         let task = Task::ResetStep { job: self.job, stage: self.id, epoch: self.plan.epoch };
         ctx.run((self.job, self.id), Purpose::Reset, task);
     }
 
-    /// Begins step `applied`.
+    /// Begins step `applied`; without a state, once that is here.
     pub(super) fn begin(&mut self, ctx: &mut Ctx<'_>) {
+        if !self.has_state {
+            return;
+        }
         let stages = self.plan.stages.len();
         let micro_batches = self.work.train.micro_batches;
         self.passes = passes(self.plan.order, self.id.index(), stages, micro_batches);
@@ -359,14 +374,16 @@ impl Stage {
     /// A tensor bundle is in the store.
     pub(super) fn on_arrived(&mut self, key: TensorKey, ctx: &mut Ctx<'_>) {
         let current = key.epoch == self.plan.epoch && key.step >= self.applied;
-        if !current {
+        if !current || self.takes_start(key, ctx) {
             return;
         }
         self.arrived.insert((key.step, key.name));
         match key.name {
             TensorName::Activation { .. } | TensorName::Cotangent { .. } => self.advance(ctx),
             TensorName::SharedGradient { .. } => self.reduce(ctx),
-            TensorName::StageGradient { .. } | TensorName::StageState { .. } => {}
+            TensorName::StageGradient { .. }
+            | TensorName::StageState { .. }
+            | TensorName::StageStart { .. } => {}
         }
     }
 
@@ -399,6 +416,7 @@ impl Stage {
 
     /// Lets time pass: what was refused or lost is sent again.
     pub(super) fn tick(&mut self, ctx: &mut Ctx<'_>) {
+        self.ask_start(ctx);
         let epoch = self.plan.epoch;
         let step = self.applied;
         self.unshipped.retain(|(key, _), _| key.epoch == epoch && key.step >= step);
@@ -410,40 +428,6 @@ impl Stage {
         }
         if self.phase == Phase::Ready {
             self.report(ctx);
-        }
-    }
-
-    /// Says whether a tensor from another stage is awaited: names the edge's size, or None.
-    pub(super) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Bytes> {
-        let near = key.step == self.applied || key.step == self.applied.next();
-        if !near || self.arrived.contains(&(key.step, key.name)) {
-            return None;
-        }
-        let graph = &self.work.graph;
-        let valid = |m: MicroBatch| m.index() < self.work.train.micro_batches;
-        let find = |list: &[(EdgeId, crate::dag::cut::CutEdge)], id: EdgeId| {
-            list.iter().find(|(e, _)| *e == id).map(|(_, edge)| edge.clone())
-        };
-        match key.name {
-            TensorName::Activation { edge, micro_batch } if valid(micro_batch) => {
-                let edge = find(&graph.receives, edge)?;
-                (self.plan.owner(edge.from) == Some(from)).then(|| edge.fact.bytes())
-            }
-            TensorName::Cotangent { edge, micro_batch } if valid(micro_batch) => {
-                let edge = find(&graph.sends, edge)?;
-                let due = self.plan.owner(edge.to) == Some(from) && edge.cotangent.is_some();
-                due.then(|| edge.fact.bytes())
-            }
-            TensorName::SharedGradient { stage, to } => {
-                let due = to == self.id
-                    && self.sharers().contains(&stage)
-                    && self.plan.owner(stage) == Some(from);
-                due.then(|| crate::dag::bundle::shared_bytes(graph, stage, to))
-            }
-            TensorName::Activation { .. }
-            | TensorName::Cotangent { .. }
-            | TensorName::StageGradient { .. }
-            | TensorName::StageState { .. } => None,
         }
     }
 }

@@ -166,7 +166,7 @@ pub enum JobMessage {
         base: Step,
         /// The step before `base`: whoever has not applied it does so.
         last: Option<Commit>,
-        /// All state begins anew from the job's seed (`base` is 0).
+        /// All state begins anew from the job's start (`base` is 0).
         restart: bool,
     },
     /// I can do my part in the proposed plan.
@@ -223,7 +223,7 @@ pub enum JobMessage {
         /// The step.
         step: Step,
     },
-    /// Send me the state of a stage.
+    /// Send me the state of a stage; of a submitter: what you gave for it to start from.
     Pull {
         /// The stage.
         stage: StageId,

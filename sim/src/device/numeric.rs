@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use wattle_models::weights::given::Given;
 use wattle_models::{DeviceChoice, DeviceError, Executor, Store};
 use wattle_protocol::ids::{Epoch, JobId, StageId, Step};
-use wattle_protocol::swarm::io::{Outcome, Task, TaskError, TensorKey};
+use wattle_protocol::swarm::io::{Outcome, StageWork, Task, TaskError, TensorKey};
 
 use super::Device;
 
@@ -30,6 +31,11 @@ impl Numeric {
 impl Device for Numeric {
     fn run(&mut self, task: &Task) -> Result<Outcome, TaskError> {
         self.executor.run(task)
+    }
+
+    fn start(&self, _: JobId, work: &StageWork) -> Result<Bytes, String> {
+        let given = Given::drawn(work.graph.values.values(), work.train.seed);
+        given.bundle(&work.graph).map_err(|error| error.to_string())
     }
 
     fn bundle(&self, key: &TensorKey) -> Option<Bytes> {

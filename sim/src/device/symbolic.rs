@@ -46,6 +46,11 @@ fn print(parts: &[&[u8]]) -> Print {
     *hasher.finalize().as_bytes()
 }
 
+/// What a stage starts from.
+fn initial(job: JobId, work: &StageWork) -> Print {
+    print(&[b"initial", job.bytes(), &work.graph.stage.index().to_le_bytes()])
+}
+
 fn missing(what: impl std::fmt::Debug) -> TaskError {
     TaskError::Missing(format!("{what:?}"))
 }
@@ -196,10 +201,8 @@ impl Device for Symbolic {
             Task::LoadStage { job, work, source, step } => {
                 let id = work.graph.stage;
                 let state = match source {
-                    StateSource::Initial => {
-                        print(&[b"initial", job.bytes(), &id.index().to_le_bytes()])
-                    }
-                    StateSource::Stored(key) => {
+                    StateSource::Initial => initial(*job, work),
+                    StateSource::Stored(key) | StateSource::Given(key) => {
                         self.store.get(key).ok_or_else(|| missing(key)).and_then(read)?
                     }
                 };
@@ -247,6 +250,10 @@ impl Device for Symbolic {
             Task::Unload { job, stage } => drop(self.stages.remove(&(*job, *stage))),
         }
         Ok(Outcome::Done)
+    }
+
+    fn start(&self, job: JobId, work: &StageWork) -> Result<Bytes, String> {
+        Ok(Bytes::copy_from_slice(&initial(job, work)))
     }
 
     fn bundle(&self, key: &TensorKey) -> Option<Bytes> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::dag::op::Unary;
 use crate::dag::{Dag, DagBuilder, Fact, Init, Op};
-use crate::job::{DataSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec};
+use crate::job::{DataSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec};
 use crate::schedule::advert::{Hardware, Link};
 use crate::units::{Duration, Rate, Speed};
 
@@ -28,6 +28,7 @@ fn spec(dag: Dag, stages: Option<u16>, backups: u8) -> JobSpec {
     JobSpec {
         name: "chain".into(),
         dag,
+        start: Start::Seed,
         data: DataSpec { source: "none".into(), seed: 0 },
         train: TrainSpec {
             steps: 1,

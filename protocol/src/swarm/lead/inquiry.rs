@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::offer::{Offer, living_adverts, needed};
-use super::{INQUIRY, Phase, SETTLE};
+use super::{INQUIRY, KEEP, Phase, SETTLE};
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
+use crate::job::Start;
 use crate::schedule::advert::Advert;
 use crate::schedule::fence::Request;
 use crate::schedule::repair::repair;
@@ -77,6 +78,9 @@ impl Job {
             self.tell_losses(ctx);
             return self.inquire(ctx);
         }
+        if self.is_abandoned(ctx) {
+            return self.inquire(ctx);
+        }
         if ctx.now.since(lead.settled) < SETTLE {
             return;
         }
@@ -103,6 +107,14 @@ impl Job {
         if gap {
             self.inquire(ctx);
         }
+    }
+
+    /// Says whether nothing is decided in a long time because weights are awaited from a submitter that is gone.
+    fn is_abandoned(&self, ctx: &Ctx<'_>) -> bool {
+        let waits = matches!(self.spec.start, Start::Given(_)) && self.last.is_none();
+        let is_gone = self.submitter != ctx.me && !ctx.membership.is_living(self.submitter);
+        let decided = self.lead.as_ref().map(|lead| lead.decided).unwrap_or_default();
+        waits && is_gone && ctx.now.since(decided) >= KEEP
     }
 
     pub(in crate::swarm) fn on_report(
@@ -167,7 +179,12 @@ impl Job {
                 Err(error) => self.fail(error.to_string(), ctx),
             };
         }
-        tracing::warn!(job = %self.id, "a stage is lost with all its backups: begins anew from the seed");
+        if self.is_abandoned(ctx) {
+            let reason =
+                "it starts from weights that its submitter holds, who is gone; hand it in again";
+            return self.fail(reason.into(), ctx);
+        }
+        tracing::warn!(job = %self.id, "a stage is lost with all its backups: begins anew");
         match self.place_anew(epoch, ctx) {
             Ok((plan, evidence)) => {
                 let (basis, base) = (Basis::Fresh, Step::default());

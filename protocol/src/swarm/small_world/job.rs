@@ -2,7 +2,10 @@
 
 use crate::dag::op::{Op, Targets};
 use crate::dag::{Dag, DagBuilder, Fact, Init};
-use crate::job::{DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, SwarmSpec, TrainSpec};
+use crate::ids::TensorHash;
+use crate::job::{
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
+};
 
 fn chain(layers: usize) -> Dag {
     let mut b = DagBuilder::new("chain");
@@ -25,6 +28,7 @@ pub(super) fn spec(stages: u16, steps: u64) -> JobSpec {
     JobSpec {
         name: "chain".into(),
         dag: chain(6),
+        start: Start::Seed,
         data: DataSpec { source: "none".into(), seed: 1 },
         train: TrainSpec {
             steps,
@@ -41,4 +45,13 @@ pub(super) fn spec(stages: u16, steps: u64) -> JobSpec {
             backups: 1,
         },
     }
+}
+
+/// The same job from weights that the submitter gives.
+pub(super) fn given(stages: u16, steps: u64) -> JobSpec {
+    let mut spec = spec(stages, steps);
+    let count = spec.dag.parameters().count() + spec.dag.buffers().count();
+    let hash = |n: usize| TensorHash::of(&n.to_le_bytes());
+    spec.start = Start::Given((0..count).map(hash).collect());
+    spec
 }
