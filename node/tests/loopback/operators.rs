@@ -43,7 +43,7 @@ async fn swarm(spec: &JobSpec, network: &str, ticket: &str) -> Ran {
     };
     let mut follower = Follower::join(&join).await.unwrap();
     follower.wait_for_peers(PATIENCE, |peers| missing_peers(peers, 2)).await.unwrap();
-    let job = follower.submit(spec).await.unwrap();
+    let job = follower.submit(spec, None).await.unwrap();
     while follower.log.end.is_none() {
         tokio::time::timeout(PATIENCE, follower.next()).await.unwrap().unwrap();
     }
