@@ -94,6 +94,28 @@ pub fn sum_of_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     rest.iter().zip(others).fold(total(lanes), |sum, (x, y)| sum + f(*x, *y))
 }
 
+/// Sums squares in double precision, in a fixed order on any number of threads.
+pub fn sum_of_squares(x: &[f32]) -> f64 {
+    let sums = parallel::map(x.len().div_ceil(PIECE), 2 * PIECE, |at| {
+        let x = &x[at * PIECE..x.len().min((at + 1) * PIECE)];
+        vectorised(
+            #[inline(always)]
+            || {
+                let mut lanes = [0.0f64; LANES];
+                let (chunks, rest) = x.as_chunks::<LANES>();
+                for x in chunks {
+                    for lane in 0..LANES {
+                        lanes[lane] += f64::from(x[lane]) * f64::from(x[lane]);
+                    }
+                }
+                let rest = rest.iter().map(|x| f64::from(*x) * f64::from(*x));
+                lanes.into_iter().chain(rest).sum::<f64>()
+            },
+        )
+    });
+    sums.into_iter().sum()
+}
+
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
 fn total(mut lanes: [f32; LANES]) -> f32 {

@@ -17,6 +17,7 @@ use wattle_protocol::swarm::io::{StageWork, TaskError, TensorKey, TensorName};
 
 use self::footprint::Footprint;
 pub use self::state::State;
+use super::host;
 use super::kernel::RunContext;
 use super::program::{Lifetimes, Values, run};
 use super::store::{Store, append, to_bytes, to_floats};
@@ -493,7 +494,7 @@ fn finite_loss<B: HostBackend>(tensor: Float<B>) -> Result<f64, TaskError> {
 
 fn sum_of_squares<B: HostBackend>(tensor: &Float<B>) -> Result<f64, TaskError> {
     if let Some(values) = tensor.host() {
-        return Ok(values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum());
+        return Ok(host::sum_of_squares(&values));
     }
     let square = tensor.clone().mul(tensor.clone());
     let count = square.shape().iter().product();

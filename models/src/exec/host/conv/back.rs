@@ -129,13 +129,16 @@ impl WithSimd for Scatter<'_> {
                     let row = &mut sums[y * g.size[1]..(y + 1) * g.size[1]];
                     let first = places.start * g.stride[1] + kx - g.padding[1];
                     let products = &products[places.clone()];
+                    // By index: iterators over steps are not vectorised.
+                    let row = &mut row[first..];
                     if g.stride[1] == 1 {
-                        for (sum, x) in row[first..].iter_mut().zip(products) {
-                            *sum += x;
+                        let row = &mut row[..products.len()];
+                        for i in 0..products.len() {
+                            row[i] += products[i];
                         }
                     } else {
-                        for (sum, x) in row[first..].iter_mut().step_by(g.stride[1]).zip(products) {
-                            *sum += x;
+                        for (i, x) in products.iter().enumerate() {
+                            row[i * g.stride[1]] += x;
                         }
                     }
                 }
