@@ -5,6 +5,8 @@
 //! every machine: no fused multiply-add, and sums in a fixed order whatever the vector width.
 
 pub mod activation;
+pub mod attend;
+pub mod gates;
 pub mod norm;
 pub mod rows;
 pub mod select;

@@ -4,6 +4,7 @@
 
 mod composed;
 mod cover;
+mod sequence;
 
 use std::sync::Arc;
 
@@ -211,6 +212,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(image_cases());
     cases.extend(element_cases());
     cases.extend(function_cases());
+    cases.extend(sequence::cases());
     cases.extend(composed::cases());
     cases
 }

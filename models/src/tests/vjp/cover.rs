@@ -61,6 +61,8 @@ fn case_of(op: &Op) -> &'static str {
         Op::LinearWeightGrad => "linear",
         Op::EmbeddingGrad { .. } => "embedding",
         Op::AttentionGrad { .. } => "attention",
+        Op::Lstm | Op::LstmGrad => "lstm",
+        Op::Gru | Op::GruGrad => "gru",
         Op::SoftmaxGrad { .. } => "softmax",
         Op::LayerNormGrad => "layer norm",
         Op::BatchNormGrad { .. } => "batch norm",

@@ -21,7 +21,8 @@ impl<'a> Operands<'a> {
     }
 
     pub(super) fn attention_grad(&self, scale: f32, mask_grad: bool) -> Shapes {
-        const EXPECTED: &str = "q, k, v and maybe a mask as attention does, and f32 g [.., H, T, E]";
+        const EXPECTED: &str =
+            "q, k, v and maybe a mask as attention does, and f32 g [.., H, T, E]";
         self.need_finite(scale)?;
         let Some((g, operands)) = self.facts.split_last() else {
             return Err(self.unfit(EXPECTED));
@@ -52,8 +53,11 @@ impl<'a> Operands<'a> {
             _ => return Err(unfit()),
         };
         let (q, k, v) = (q.shape.as_slice(), k.shape.as_slice(), v.shape.as_slice());
-        let (Some((q_lead, [_, depth])), Some((k_lead, [keys, k_depth])), Some((v_lead, [values, width]))) =
-            (q.split_last_chunk(), k.split_last_chunk(), v.split_last_chunk())
+        let (
+            Some((q_lead, [_, depth])),
+            Some((k_lead, [keys, k_depth])),
+            Some((v_lead, [values, width])),
+        ) = (q.split_last_chunk(), k.split_last_chunk(), v.split_last_chunk())
         else {
             return Err(unfit());
         };
@@ -112,7 +116,8 @@ impl<'a> Operands<'a> {
     }
 
     pub(super) fn gru_grad(&self) -> Shapes {
-        const EXPECTED: &str = "f32 recurrent [3 H, H], h [B, H], y [T, B, H], gates [T, B, 4 H] and g as y";
+        const EXPECTED: &str =
+            "f32 recurrent [3 H, H], h [B, H], y [T, B, H], gates [T, B, 4 H] and g as y";
         let [recurrent, h, y, gates, g] = self.floats(EXPECTED)?;
         let &[steps, batch, width] = y else {
             return Err(self.unfit(EXPECTED));

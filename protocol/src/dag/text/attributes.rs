@@ -19,9 +19,7 @@ pub(super) fn of(op: &Op) -> Settings {
         }
         Op::EmbeddingGrad { rows } => vec![("rows", rows.to_string())],
         Op::Attention { causal, scale } => of_attention(*causal, *scale, false),
-        Op::AttentionGrad { causal, scale, mask_grad } => {
-            of_attention(*causal, *scale, *mask_grad)
-        }
+        Op::AttentionGrad { causal, scale, mask_grad } => of_attention(*causal, *scale, *mask_grad),
         Op::CausalMask { fill } => vec![("fill", format!("{fill:?}"))],
         Op::Softmax { axis } | Op::SoftmaxGrad { axis } | Op::Concat { axis } => {
             vec![("axis", axis.to_string())]
