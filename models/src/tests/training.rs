@@ -38,6 +38,14 @@ fn a_small_gpt2_falls_from_guessing_towards_the_entropy_of_bytes() {
 }
 
 #[test]
+fn a_small_lstm_falls_from_guessing_towards_the_entropy_of_bytes() {
+    let losses = losses(&training("lstm-nano", data::text::KJV, 30, 1e-2));
+    assert!((losses[0] - 256f64.ln()).abs() < 0.1, "begins at ln 256: {}", losses[0]);
+    let last = losses[losses.len() - 1];
+    assert!(last < 3.2, "{last} after 30 steps");
+}
+
+#[test]
 fn a_small_resnet_learns_digits() {
     let losses = losses(&training("resnet-tiny", data::images::DIGITS, 40, 3e-3));
     let tail = losses[35..].iter().sum::<f64>() / 5.0;

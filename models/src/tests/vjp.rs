@@ -5,6 +5,7 @@
 mod composed;
 mod cover;
 mod sequence;
+mod written;
 
 use std::sync::Arc;
 

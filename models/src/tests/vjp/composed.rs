@@ -2,7 +2,8 @@
 
 use wattle_protocol::dag::Op;
 use wattle_protocol::dag::compose::{
-    conv, elements, layout, loss, norm, pool, resize, sample, scan,
+    conv, einsum, elements, layout, loss, mesh, norm, pool, recurrent, reduce, resize, sample,
+    scan, volume,
 };
 use wattle_protocol::dag::op::{Binary, Comparison, Conv2d};
 
@@ -108,6 +109,30 @@ fn image_cases() -> Vec<Case> {
         built("pool3d", &[&[1, 2, 4, 4, 2]], |s, p| {
             pool::pool3d(s, p[0], pool::Kind::Max, [2, 2, 1], [2, 2, 1], [0; 3])
         }),
+        built("grid sample in volumes", &[&[1, 2, 3, 3, 2], &[1, 2, 1, 3, 3]], |s, p| {
+            let small = s.scale(p[1], 0.1)?;
+            let between = s.shift(small, 0.2)?;
+            volume::grid_sample(s, p[0], between, sample::Beyond::Zeros, true)
+        }),
+        built("unfold", &[image], |s, p| {
+            let window = Conv2d { stride: [2, 1], padding: [1, 0], dilation: [1, 2], groups: 1 };
+            layout::unfold(s, p[0], [3, 2], &window)
+        }),
+        built("adaptive", &[image], |s, p| {
+            let mean = pool::adaptive_all(s, p[0], &[3, 3], pool::Kind::Mean)?;
+            let max = pool::adaptive_all(s, p[0], &[3, 3], pool::Kind::Max)?;
+            s.mul(mean, max)
+        }),
+        built("conv gru", &[&[1, 2, 3, 4], &[1, 1, 3, 4], &[6, 3, 1, 3], &[6]], |s, p| {
+            let mut gate = |at: usize| {
+                let weight = s.slice(p[2], 0, 2 * at, 2 * at + 2)?;
+                let bias = s.slice(p[3], 0, 2 * at, 2 * at + 2)?;
+                Ok(recurrent::ConvGate { weight, bias })
+            };
+            let (update, reset, candidate) = (gate(0)?, gate(1)?, gate(2)?);
+            let gates = recurrent::ConvGates { update, reset, candidate };
+            recurrent::conv_gru(s, p[0], p[1], gates)
+        }),
         built("resize", &[image], |s, p| {
             let wide = resize::linear(s, p[0], 2, 7, resize::Corners::HalfPixel)?;
             resize::linear(s, wide, 3, 6, resize::Corners::Aligned)
@@ -131,6 +156,31 @@ pub(super) fn cases() -> Vec<Case> {
         built("softplus", &[row], |s, p| elements::softplus(s, p[0])),
         built("euclidean norm", &[row], |s, p| elements::norm(s, p[0], &[1], false)),
         built("smooth l1", &[row, row], |s, p| loss::smooth_l1(s, p[0], p[1], 0.5, None)),
+        built("berhu", &[row, row], |s, p| {
+            // One difference is the largest by far, so that the bound moves with that one alone.
+            let target = s.mul(p[1], p[1])?;
+            loss::berhu(s, p[0], target, None)
+        }),
+        built("divergence", &[row, row], |s, p| {
+            let q = s.op(Op::LogSoftmax { axis: 2 }, &[p[0]])?;
+            let target = s.op(Op::Softmax { axis: 2 }, &[p[1]])?;
+            let one = loss::kl(s, q, target)?;
+            s.scale(one, 20.0)
+        }),
+        built("masked mean", &[row], |s, p| {
+            let mask = s.ints(&[3, 1], vec![1, 0, 1])?;
+            let x = s.shift(p[0], 0.5)?;
+            reduce::masked_mean(s, x, mask, &[1, 2], false)
+        }),
+        built("masked max", &[row], |s, p| {
+            let mask = s.ints(&[3, 1], vec![1, 0, 1])?;
+            reduce::masked_max(s, p[0], mask, &[1], -1e9)
+        }),
+        built("neighbours", &[&[2, 3, 4]], |s, p| {
+            let ids = s.ints(&[3, 2], vec![1, -1, 2, 0, -1, -1])?;
+            mesh::mean_of_neighbours(s, p[0], ids)
+        }),
+        built("contraction", &[&[2, 3, 4], &[4, 3]], |s, p| einsum::einsum(s, "bij,ji->bi", p)),
         built("running product", &[row], |s, p| scan::cum_prod(s, p[0], 1)),
         built("rendering", &[row, row], |s, p| scan::rendering_weights(s, p[0], p[1])),
         built("soft argmin", &[row], |s, p| scan::soft_argmin(s, p[0], 1, 1.0)),

@@ -1,5 +1,6 @@
 //! Cases of operators over sequences: attention with masks, other lengths and grouped heads; recurrent layers.
 
+use wattle_protocol::dag::compose::{recurrent, stereo};
 use wattle_protocol::dag::op::{HIDDEN, Op};
 
 use super::{Case, built, case};
@@ -34,5 +35,25 @@ pub(super) fn cases() -> Vec<Case> {
         case("lstm one step", Op::Lstm, &[&[1, 1, 12], &[12, 3], &[1, 3], &[1, 3]]),
         case("gru", Op::Gru, &[&[4, 2, 6], &[6, 2], &[2], &[2, 2]]),
         case("gru one step", Op::Gru, &[&[1, 1, 9], &[9, 3], &[3], &[1, 3]]),
+        built("lstm backwards", &[&[3, 2, 3], &[8, 3], &[8, 2], &[8], &[8]], |s, p| {
+            let weights =
+                recurrent::Weights { input: p[1], recurrent: p[2], biases: Some([p[3], p[4]]) };
+            // Also of the last states, so that their cotangents join those of the sequence.
+            let all = recurrent::lstm(s, p[0], weights, None, true)?;
+            let cell = s.add(all.last, all.cell)?;
+            s.add(all.hidden, cell)
+        }),
+        built("gru layer", &[&[3, 2, 3], &[6, 3], &[6, 2], &[6], &[6], &[2, 2]], |s, p| {
+            let weights =
+                recurrent::Weights { input: p[1], recurrent: p[2], biases: Some([p[3], p[4]]) };
+            Ok(recurrent::gru(s, p[0], weights, Some(p[5]), true)?.hidden)
+        }),
+        built("gru reset before", &[&[3, 2, 3], &[6, 3], &[6, 2], &[2, 2]], |s, p| {
+            let weights = recurrent::Weights { input: p[1], recurrent: p[2], biases: None };
+            Ok(recurrent::gru_reset_before(s, p[0], weights, Some(p[3]), true)?.hidden)
+        }),
+        built("correlation", &[&[1, 2, 2, 4], &[1, 2, 2, 4]], |s, p| {
+            stereo::correlation(s, p[0], p[1], 3)
+        }),
     ]
 }
