@@ -4,6 +4,7 @@ mod cuts;
 mod devices;
 mod faults;
 mod networks;
+mod reference;
 mod training;
 mod vjp;
 

@@ -14,6 +14,7 @@ pub mod index;
 pub mod linear;
 pub mod loss;
 pub mod norm;
+pub mod origin;
 pub mod recurrent;
 pub mod shape;
 

@@ -3,7 +3,7 @@
 //! `cover` says which case stands for which operator, so that no operator is left out.
 
 mod composed;
-mod cover;
+pub(super) mod cover;
 mod sequence;
 mod written;
 

@@ -4,6 +4,8 @@
 //! an exponential or another transcendental [`TRANSCENDENTAL`]; moving data counts none. Costs are additive over a cut:
 //! the stages' arithmetic sums to the network's, because a split sum of cotangents has as many additions as a whole one.
 
+pub mod rule;
+
 use std::collections::BTreeSet;
 
 use super::cut::{Program, StageGraph};
@@ -63,21 +65,7 @@ pub struct NetworkCost {
     pub saved_bytes: Bytes,
 }
 
-/// Returns the arithmetic of one operator; x is the first operand, y the first result, |x| its number of elements.
-///
-/// | operators | operations |
-/// |---|---|
-/// | matmul, linear and their gradients | 2 M N K for each product, bias: |y| |
-/// | attention | for each pair of a query and a key that it sees: 2 D + 2 E + `TRANSCENDENTAL` + 4, mask: 1 |
-/// | its gradient | for each such pair: 6 D + 4 E + `TRANSCENDENTAL` + 8, mask: 2; causal ones are T T / 2 where T = S |
-/// | LSTM, GRU | 2 |fed| H for the product, (5 or 3 `TRANSCENDENTAL` + 12) |h'| for the gates |
-/// | their gradients | 4 |fed| H for the products, (`TRANSCENDENTAL` + 24) |h'| for the gates |
-/// | convolution, its input and weight gradient | 2 |y| C/groups KH KW, with y the forward result |
-/// | pools and their gradients | one a window tap |
-/// | normalisation | 8 |x|, gradient 16 |x|, inference 4 |x|; by root mean square 6 and 12 |x| |
-/// | softmax, cross-entropy | (`TRANSCENDENTAL` + 4) |x|, from a saved softmax 4 |x| |
-/// | element-wise, sums | one an element and operation; transcendentals as above |
-/// | layout, fills | none |
+/// Returns the arithmetic of one operator; [`rule`] says each operator's rule in words.
 pub fn flops(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Flops {
     let x = inputs.first().map_or(0, |fact| elements(fact));
     let y = outputs.first().map_or(0, |fact| elements(fact));

@@ -156,10 +156,13 @@ pub(super) fn cases() -> Vec<Case> {
         built("softplus", &[row], |s, p| elements::softplus(s, p[0])),
         built("euclidean norm", &[row], |s, p| elements::norm(s, p[0], &[1], false)),
         built("smooth l1", &[row, row], |s, p| loss::smooth_l1(s, p[0], p[1], 0.5, None)),
-        built("berhu", &[row, row], |s, p| {
-            // One difference is the largest by far, so that the bound moves with that one alone.
-            let target = s.mul(p[1], p[1])?;
-            loss::berhu(s, p[0], target, None)
+        built("berhu", &[&[6], &[6]], |s, p| {
+            // Far from 0 and from the bound, 0.4, which moves with the first difference.
+            let apart = s.floats(&[6], vec![2.0, 0.2, -0.25, 1.0, -0.9, 0.1])?;
+            let (x, target) = (s.scale(p[0], 0.1)?, s.scale(p[1], 0.1)?);
+            let x = s.add(x, apart)?;
+            let loss = loss::berhu(s, x, target, None)?;
+            s.scale(loss, 20.0)
         }),
         built("divergence", &[row, row], |s, p| {
             let q = s.op(Op::LogSoftmax { axis: 2 }, &[p[0]])?;

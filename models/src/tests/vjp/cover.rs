@@ -87,7 +87,7 @@ fn all() -> BTreeSet<String> {
 }
 
 /// Returns an operator's name as serde and [`all`] spell it.
-fn variant(op: &Op) -> String {
+pub(in crate::tests) fn variant(op: &Op) -> String {
     format!("{op:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
 }
 
