@@ -132,10 +132,13 @@ fn row(name: &str, comment: &str, derivative: Option<&BTreeSet<&'static str>>) -
     };
     let keys: BTreeSet<&str> = ops.iter().flat_map(settings).collect();
     let keys = keys.into_iter().map(|key| format!("`{key}`")).collect::<Vec<_>>();
-    let dtypes = match ops.iter().any(Op::takes_any) || comment.contains("*any*") {
-        true => "f32, i32",
-        false => "f32",
+    let dtypes = match ops[0] {
+        Op::Iota { .. } => "i32",
+        Op::Literal { .. } | Op::Compare(_) | Op::Cast { .. } => "f32, i32",
+        _ if ops.iter().any(Op::takes_any) => "f32, i32",
+        _ => "f32",
     };
+    let comment = comment.replace("; *any*", "").replace(" *any*.", "");
     let derivative = match derivative {
         Some(names) if names.is_empty() => "passes on".to_owned(),
         Some(names) => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
@@ -144,7 +147,7 @@ fn row(name: &str, comment: &str, derivative: Option<&BTreeSet<&'static str>>) -
     let cells = [
         names.into_iter().collect::<Vec<_>>().join(", "),
         kind.to_owned(),
-        comment.to_owned(),
+        comment,
         keys.join(", "),
         dtypes.to_owned(),
         derivative,

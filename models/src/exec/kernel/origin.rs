@@ -37,9 +37,9 @@ pub const fn kernels(op: &Op) -> &'static str {
         Op::Relu => BURN,
         Op::ReluGrad => "host: our loop; GPU: burn's mask",
         Op::Gelu(Gelu::Tanh) | Op::GeluGrad(Gelu::Tanh) => {
-            "tanh form on hosts: our loop (burn's tanh is scalar); else burn's primitives"
+            "tanh form on hosts: our loop (burn's tanh is scalar); GPU: burn's primitives"
         }
-        Op::Gelu(Gelu::Erf) | Op::GeluGrad(Gelu::Erf) => "burn's error function",
+        Op::Gelu(Gelu::Erf) | Op::GeluGrad(Gelu::Erf) => "erf form: burn's error function",
         Op::Dropout { .. } => {
             "our mask, a hash of seed, step, micro-batch and place, equal on every device"
         }

@@ -1,8 +1,10 @@
 //! Correlation of two images along their rows: the cost volumes of stereo networks.
 //!
-//! A volume over a range of disparities is a band of the products of all pairs in a row. Taking all pairs as one matrix
-//! product for each row costs (W + D) / D times the arithmetic of the band and runs several times as fast as a product
-//! and a sum for each disparity, which read every channel from memory D times.
+//! A volume over a range of D disparities is a band of the products of all pairs in a row. All pairs as one matrix
+//! product for each row are (W + D) / D times the arithmetic of the band, but a product and a sum for each disparity
+//! read every channel from memory D times: a step forward and back at C = 32, H = 68, W = 120 takes 17 to 32 ms by
+//! [`correlation`], and disparity by disparity 32 to 43 ms at D = 24 and 83 to 85 ms at D = 48 (CPU, 1 and 2 threads of
+//! a busy cloud machine, AMD EPYC, 2026-11-25).
 
 use super::{Built, Scope, layout};
 use crate::dag::{DagError, Op};

@@ -74,6 +74,8 @@ fn with_settings() -> Vec<Op> {
         Op::BatchNormGrad { eps: 1e-3 },
         Op::BatchNormInference { eps: 1e-4 },
         Op::Gelu(Gelu::Erf),
+        Op::Gelu(Gelu::Tanh),
+        Op::GeluGrad(Gelu::Erf),
         Op::GeluGrad(Gelu::Tanh),
         Op::Dropout { rate: 0.3, stream: 9 },
         Op::Scale { factor: -0.0 },
