@@ -5,34 +5,35 @@ use wattle_protocol::dag::op::{Binary, Gelu, Op, Unary};
 
 /// A primitive of burn on every device.
 const BURN: &str = "burn's primitive";
+/// Ours where a loop over plain memory takes fewer passes.
+const LOOP: &str = "host: our loop in few passes; GPU: burn's primitives";
+/// Products of burn.
+const PRODUCT: &str =
+    "burn's product; leading axes joined to one tall product where the right side is a matrix";
+/// Attention in one operator.
+const ATTENTION: &str = "burn's products, and on hosts our loop over rows (burn's exponential is scalar); burn's own \
+     attention has no gradient of its own";
+/// Recurrent layers.
+const RECURRENT: &str = "burn's product at each step; gates: our loop on hosts, burn's primitives on GPUs; burn has no \
+     such primitive";
 
 /// Returns what is to be said of an operator's kernels.
 pub const fn kernels(op: &Op) -> &'static str {
     match op {
-        Op::MatMul { .. } | Op::Linear | Op::LinearWeightGrad => {
-            "burn's product; leading axes joined to one tall product where the right side is a matrix"
-        }
+        Op::MatMul { .. } | Op::Linear | Op::LinearWeightGrad => PRODUCT,
         Op::Embedding | Op::EmbeddingGrad { .. } => {
             "host: our loop, which checks ids and sums in their order; GPU: burn's select"
         }
-        Op::Attention { .. } | Op::AttentionGrad { .. } => {
-            "burn's products, and on hosts our loop over rows (burn's exponential is scalar); burn's own attention has no gradient of its own"
-        }
+        Op::Attention { .. } | Op::AttentionGrad { .. } => ATTENTION,
         Op::CausalMask { .. } => {
             "host: our loop; GPU: product and sum with a triangle, without infinities"
         }
         Op::Softmax { .. } | Op::SoftmaxGrad { .. } | Op::LogSoftmax { .. } => {
             "burn's primitives: maximum, exponential, sum"
         }
-        Op::Lstm | Op::LstmGrad | Op::Gru | Op::GruGrad => {
-            "burn's product at each step; gates: our loop on hosts, burn's primitives on GPUs; burn has no such primitive"
-        }
-        Op::LayerNorm { .. } | Op::LayerNormGrad | Op::RmsNorm { .. } | Op::RmsNormGrad => {
-            "host: our loop in one pass over rows; GPU: burn's primitives"
-        }
-        Op::BatchNorm { .. } | Op::BatchNormGrad { .. } => {
-            "host: our loop over channels; GPU: burn's primitives"
-        }
+        Op::Lstm | Op::LstmGrad | Op::Gru | Op::GruGrad => RECURRENT,
+        Op::LayerNorm { .. } | Op::LayerNormGrad | Op::RmsNorm { .. } | Op::RmsNormGrad => LOOP,
+        Op::BatchNorm { .. } | Op::BatchNormGrad { .. } => LOOP,
         Op::BatchNormInference { .. } => "burn's primitives",
         Op::Relu => BURN,
         Op::ReluGrad => "host: our loop; GPU: burn's mask",

@@ -109,6 +109,22 @@ fn image_cases() -> Vec<Case> {
         built("pool3d", &[&[1, 2, 4, 4, 2]], |s, p| {
             pool::pool3d(s, p[0], pool::Kind::Max, [2, 2, 1], [2, 2, 1], [0; 3])
         }),
+        built("resize", &[image], |s, p| {
+            let wide = resize::linear(s, p[0], 2, 7, resize::Corners::HalfPixel)?;
+            resize::linear(s, wide, 3, 6, resize::Corners::Aligned)
+        }),
+        built("reflected", &[image], |s, p| {
+            layout::pad(s, p[0], 2, (2, 1), layout::Padding::Reflect)
+        }),
+        built("group norm", &[&[2, 4, 3], &[4], &[4]], |s, p| {
+            norm::group_norm(s, p[0], Some((p[1], p[2])), 2, 1e-3)
+        }),
+    ]
+}
+
+fn window_cases() -> Vec<Case> {
+    let image: &[usize] = &[1, 2, 5, 4];
+    vec![
         built("grid sample in volumes", &[&[1, 2, 3, 3, 2], &[1, 2, 1, 3, 3]], |s, p| {
             let small = s.scale(p[1], 0.1)?;
             let between = s.shift(small, 0.2)?;
@@ -133,16 +149,6 @@ fn image_cases() -> Vec<Case> {
             let gates = recurrent::ConvGates { update, reset, candidate };
             recurrent::conv_gru(s, p[0], p[1], gates)
         }),
-        built("resize", &[image], |s, p| {
-            let wide = resize::linear(s, p[0], 2, 7, resize::Corners::HalfPixel)?;
-            resize::linear(s, wide, 3, 6, resize::Corners::Aligned)
-        }),
-        built("reflected", &[image], |s, p| {
-            layout::pad(s, p[0], 2, (2, 1), layout::Padding::Reflect)
-        }),
-        built("group norm", &[&[2, 4, 3], &[4], &[4]], |s, p| {
-            norm::group_norm(s, p[0], Some((p[1], p[2])), 2, 1e-3)
-        }),
     ]
 }
 
@@ -151,6 +157,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = function_cases();
     cases.extend(index_cases());
     cases.extend(image_cases());
+    cases.extend(window_cases());
     cases.extend([
         built("silu", &[row], |s, p| elements::silu(s, p[0])),
         built("softplus", &[row], |s, p| elements::softplus(s, p[0])),

@@ -92,6 +92,5 @@ pub fn adaptive(s: &mut Scope<'_>, x: ValueId, axis: usize, new: usize, kind: Ki
 /// Adaptive pooling of the last axes, `[B, C, ..] -> [B, C, new]`: both kinds are separable.
 pub fn adaptive_all(s: &mut Scope<'_>, x: ValueId, new: &[usize], kind: Kind) -> Built {
     let lead = s.shape(x).len().saturating_sub(new.len());
-    let axes = new.iter().enumerate();
-    axes.fold(Ok(x), |x, (at, new)| adaptive(s, x?, lead + at, *new, kind))
+    new.iter().enumerate().try_fold(x, |x, (at, new)| adaptive(s, x, lead + at, *new, kind))
 }
