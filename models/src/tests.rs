@@ -5,6 +5,7 @@ mod devices;
 mod faults;
 mod networks;
 mod reference;
+mod sequences;
 mod training;
 mod vjp;
 

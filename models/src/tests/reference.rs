@@ -181,6 +181,22 @@ fn compositions(source: &str) -> Vec<(String, String)> {
     found
 }
 
+/// Returns module, name and comment of every public composition.
+pub(super) fn all_compositions() -> Vec<(String, String, String)> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(room("protocol/src/dag/compose"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_stem().is_some_and(|stem| stem != "tests"))
+        .collect();
+    files.sort();
+    let of = |file: PathBuf| {
+        let module = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let all = compositions(&read(&file)).into_iter();
+        all.map(move |(name, comment)| (module.clone(), name, comment))
+    };
+    files.into_iter().flat_map(of).collect()
+}
+
 fn page() -> String {
     let mut page = HEAD.to_owned();
     let derivatives = derivatives();
@@ -188,18 +204,9 @@ fn page() -> String {
         page.push_str(&row(&name, &comment, derivatives.get(&name)));
     }
     page.push_str(MIDDLE);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(room("protocol/src/dag/compose"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_stem().is_some_and(|stem| stem != "tests"))
-        .collect();
-    files.sort();
-    for file in files {
-        let module = file.file_stem().unwrap().to_string_lossy().into_owned();
-        for (name, comment) in compositions(&read(&file)) {
-            assert!(!comment.is_empty(), "{module}::{name} says nothing");
-            writeln!(page, "| `{module}::{name}` | {} |", cell(&comment)).unwrap();
-        }
+    for (module, name, comment) in all_compositions() {
+        assert!(!comment.is_empty(), "{module}::{name} says nothing");
+        writeln!(page, "| `{module}::{name}` | {} |", cell(&comment)).unwrap();
     }
     page
 }

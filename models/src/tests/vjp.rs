@@ -4,6 +4,7 @@
 
 mod composed;
 pub(super) mod cover;
+mod rest;
 mod sequence;
 mod written;
 
@@ -215,6 +216,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(function_cases());
     cases.extend(sequence::cases());
     cases.extend(composed::cases());
+    cases.extend(rest::cases());
     cases
 }
 
