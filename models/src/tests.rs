@@ -4,7 +4,7 @@ mod cuts;
 mod devices;
 mod faults;
 mod networks;
-mod reference;
+mod operators;
 mod sequences;
 mod training;
 mod vjp;

@@ -181,7 +181,7 @@ fn every_composition_has_a_case() {
         let calls = [format!("{module}::{name}("), format!("{module}::{name})")];
         calls.iter().any(|call| cases.iter().any(|text| text.contains(call)))
     };
-    let all = crate::tests::reference::all_compositions();
+    let all = crate::tests::operators::all_compositions();
     assert!(all.len() > 50);
     let missing: Vec<_> = all
         .iter()
