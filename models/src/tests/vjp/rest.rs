@@ -7,7 +7,8 @@ use wattle_protocol::dag::compose::{
 use wattle_protocol::dag::op::{Conv2d, Op, Pool2d, Targets};
 use wattle_protocol::ids::ValueId;
 
-use super::{Case, Ids, built, with_ids};
+use super::{Case, Ids, built, loss_and_gradient, with_ids};
+use crate::{DeviceChoice, Executor};
 
 fn element_cases() -> Vec<Case> {
     let row: &[usize] = &[2, 3, 4];
@@ -168,6 +169,21 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(layout_cases());
     cases.extend(image_cases());
     cases
+}
+
+#[test]
+fn a_norm_at_zero_has_a_gradient_of_zero() {
+    let case = built("norm", &[&[2, 3]], |s, p| elements::norm(s, p[0], &[1], false));
+    let dag = case.dag();
+    let (work, mut executor) = (case.work(&dag), Executor::new(DeviceChoice::Cpu).unwrap());
+    // One row of zeros, one of length 5; then the weights of the two results.
+    let state = [0.0, 0.0, 0.0, 3.0, 0.0, 4.0, 1.0, 2.0];
+    let (loss, gradients) = loss_and_gradient(&mut executor, &work, &state);
+    assert!((loss - 10.0).abs() < 1e-5, "{loss}");
+    let expected = [0.0, 0.0, 0.0, 1.2, 0.0, 1.6];
+    for (found, expected) in gradients[0].1.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-5, "{found} but {expected}");
+    }
 }
 
 /// Goal: every public composition is called by a case here, so that its derivative is compared with differences.
