@@ -180,6 +180,20 @@ impl Executor {
         Ok(())
     }
 
+    /// Estimates the running statistics of a loaded stage anew, as their means over so many micro-batches. The stage
+    /// must be a whole network, since its data come from nowhere else.
+    ///
+    /// *Errors*: [`TaskError`]; the statistics are as before then.
+    pub fn recalibrate(
+        &mut self,
+        job: JobId,
+        stage: StageId,
+        batches: u32,
+    ) -> Result<(), TaskError> {
+        let store = self.engine.store.clone();
+        contain(|| self.engine.stage(job, stage)?.recalibrate(batches, &store))
+    }
+
     /// Returns the parameters and buffers of a loaded stage by name.
     ///
     /// *Errors*: [`TaskError::Missing`] if it is not loaded.

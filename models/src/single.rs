@@ -5,16 +5,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use wattle_protocol::dag::bundle::optimizer_slots;
 use wattle_protocol::dag::cut::whole;
 use wattle_protocol::dag::grad::{GradError, differentiate};
 use wattle_protocol::dag::rewrite::recompute;
+use wattle_protocol::dag::{Source, Value};
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
 use wattle_protocol::job::JobSpec;
 use wattle_protocol::swarm::io::{
     GradientSource, Outcome, StageWork, StateSource, Task, TaskError, TensorKey, TensorName,
 };
 
+use crate::exec::store::append;
 use crate::exec::{DeviceChoice, DeviceError, Executor};
+use crate::init;
 use crate::weights::WeightsError;
 use crate::weights::given::Given;
 
@@ -132,6 +136,52 @@ pub fn run_single_from(
         on_step(step, steps.next_loss()?);
     }
     steps.parameters()
+}
+
+/// Returns a trained network's tensors with running statistics estimated anew, as means over `batches` micro-batches of
+/// the job's data. A tensor that
+/// is not given, or has another size, is drawn as at the start.
+///
+/// *Errors*: [`SingleError`].
+pub fn recalibrate(
+    spec: &JobSpec,
+    tensors: &BTreeMap<String, Vec<f32>>,
+    batches: u32,
+    device: DeviceChoice,
+) -> Result<BTreeMap<String, Vec<f32>>, SingleError> {
+    let mut executor = Executor::new(device)?;
+    let work = whole_work(spec)?;
+    let graph = &work.graph;
+    let slots = optimizer_slots(&spec.train.optimizer);
+    let mut state = Vec::new();
+    for id in &graph.parameters {
+        append(&mut state, &of_name(spec, &graph.values[id], tensors));
+    }
+    // What the optimizer keeps does not matter here.
+    let kept = vec![0.0; slots * state.len() / size_of::<f32>()];
+    append(&mut state, &kept);
+    for id in &graph.buffers {
+        append(&mut state, &of_name(spec, &graph.values[id], tensors));
+    }
+    let (step, epoch) = (Step::new(0), Epoch::new(1));
+    let key = TensorKey { job: JOB, epoch, step, name: TensorName::StageState { stage: STAGE } };
+    executor.store().put_bytes(key, state.into())?;
+    let source = StateSource::Stored(key);
+    executor.run(&Task::LoadStage { job: JOB, work, source, step })?;
+    executor.recalibrate(JOB, STAGE, batches)?;
+    Ok(executor.parameters(JOB, STAGE)?)
+}
+
+/// Returns a tensor's elements: those given under its name, or as drawn at the start.
+fn of_name(spec: &JobSpec, value: &Value, given: &BTreeMap<String, Vec<f32>>) -> Vec<f32> {
+    let fits = |tensor: &&Vec<f32>| tensor.len() == value.fact.elements();
+    match (given.get(&value.name).filter(fits), value.source) {
+        (Some(tensor), _) => tensor.clone(),
+        (None, Source::Parameter { init, .. } | Source::Buffer { init }) => {
+            init::draw(spec.train.seed, value, init)
+        }
+        (None, Source::Node { .. } | Source::Input) => Vec::new(),
+    }
 }
 
 /// Runs something with one thread of arithmetic, whatever the process uses otherwise.

@@ -1,12 +1,16 @@
 //! Proofs over the whole room: derivatives of every operator, cuts against the whole, training.
 
 mod cuts;
+mod devices;
 mod faults;
 mod given;
 mod networks;
+mod operators;
 mod reference;
+mod sequences;
 mod suite;
 mod training;
+mod vjp;
 
 use std::io::Write as _;
 use std::sync::Arc;

@@ -1,9 +1,11 @@
 //! Networks that a job can name: one file a family, each a `Config` and a `build` that makes a Dag with its loss.
 //!
-//! Parameters are named as in the checkpoints that other tools write (Hugging Face GPT-2 and Llama, torchvision `ResNet`).
+//! Parameters are named as in the checkpoints that other tools write (Hugging Face GPT-2 and Llama, PyTorch's
+//! LSTM, torchvision `ResNet`).
 
 pub mod gpt2;
 pub mod llama;
+pub mod lstm;
 pub mod resnet;
 
 use wattle_protocol::dag::{Dag, DagError};
@@ -33,7 +35,7 @@ const fn entry(
 }
 
 /// All networks, small ones first.
-const ENTRIES: [Entry; 14] = [
+const ENTRIES: [Entry; 20] = [
     entry("gpt2-nano", text::KJV, 4, "4 layers of width 64 over bytes, windows of 64"),
     entry("gpt2-mini", text::KJV, 4, "6 layers of width 192 over bytes, windows of 128"),
     entry("gpt2", text::KJV, 1, "12 layers of width 768, 124 M parameters"),
@@ -48,7 +50,18 @@ const ENTRIES: [Entry; 14] = [
     ),
     entry("tinyllama-1.1b", text::KJV, 1, "22 layers of width 2048, 1100 M parameters"),
     entry("llama-3.2-1b", text::KJV, 1, "16 layers of width 2048, 1236 M parameters"),
+    entry("lstm-nano", text::KJV, 4, "2 LSTM layers of width 128 over bytes, windows of 64"),
+    entry(
+        "lstm-ptb",
+        text::KJV,
+        20,
+        "2 LSTM layers of width 1500 over 10,000 words, 66 M parameters",
+    ),
     entry("resnet-tiny", images::DIGITS, 16, "6 convolutions and 2 projections on 8 x 8 digits"),
+    entry("resnet20", images::DIGITS, 16, "20 layers on 32 x 32 images, 0.27 M parameters"),
+    entry("resnet32", images::DIGITS, 16, "32 layers on 32 x 32 images, 0.46 M parameters"),
+    entry("resnet56", images::DIGITS, 16, "56 layers on 32 x 32 images, 0.85 M parameters"),
+    entry("resnet110", images::DIGITS, 16, "110 layers on 32 x 32 images, 1.73 M parameters"),
     entry("resnet18", images::DIGITS, 4, "18 layers on 224 x 224 images, 12 M parameters"),
     entry("resnet34", images::DIGITS, 4, "34 layers on 224 x 224 images, 22 M parameters"),
     entry("resnet50", images::DIGITS, 4, "50 layers on 224 x 224 images, 26 M parameters"),
@@ -78,7 +91,9 @@ pub fn by_name(name: &str, micro_batch: Option<usize>) -> Option<Result<Dag, Dag
     let micro_batch = micro_batch.unwrap_or(entry.micro_batch);
     let gpt2 = gpt2::Config::named(name).map(|config| gpt2::build(&config, micro_batch));
     let llama = || llama::Config::named(name).map(|config| llama::build(&config, micro_batch));
+    let lstm = || lstm::Config::named(name).map(|config| lstm::build(&config, micro_batch));
     gpt2.or_else(llama)
+        .or_else(lstm)
         .or_else(|| resnet::Config::named(name).map(|config| resnet::build(&config, micro_batch)))
 }
 

@@ -179,7 +179,7 @@ struct DemoArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=16))]
     peers: u16,
     /// The network to train.
-    #[arg(long, default_value = "gpt2-nano", value_parser = ["gpt2-nano", "gpt2-mini", "resnet-tiny"])]
+    #[arg(long, default_value = "gpt2-nano", value_parser = ["gpt2-nano", "gpt2-mini", "lstm-nano", "resnet-tiny"])]
     model: String,
     /// Optimizer steps; by default what suits the model.
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=100_000))]

@@ -5,8 +5,10 @@
 //! every machine: no fused multiply-add, and sums in a fixed order whatever the vector width.
 
 pub mod activation;
+pub mod attend;
 pub mod attention;
 pub mod conv;
+pub mod gates;
 pub mod norm;
 pub mod parallel;
 pub mod rows;

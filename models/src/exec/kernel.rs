@@ -2,7 +2,7 @@
 //! tensors lie in host memory.
 //!
 //! Kernels trust shapes (the Dag was checked before) but not values: an id outside its table is an error.
-//! Reading order: [`linear`], [`attention`], [`norm`], [`activation`], [`elements`], [`conv`], [`shape`], [`any`],
+//! Reading order: [`linear`], [`attention`], [`recurrent`], [`norm`], [`activation`], [`elements`], [`conv`], [`shape`], [`any`],
 //! [`index`], [`loss`].
 
 pub mod activation;
@@ -14,6 +14,8 @@ pub mod index;
 pub mod linear;
 pub mod loss;
 pub mod norm;
+pub mod origin;
+pub mod recurrent;
 pub mod shape;
 
 use burn_backend::Backend;
@@ -22,6 +24,7 @@ use wattle_protocol::dag::op::{Gelu, Op};
 use wattle_protocol::swarm::io::TaskError;
 
 use self::any::Arithmetic;
+use self::attention::general;
 use super::host::activation::mix;
 use super::tensor::{Float, HostBackend, Tensor};
 
@@ -60,6 +63,12 @@ impl<B: HostBackend> Operands<B> {
         self.next()?.into_int()
     }
 
+    /// Takes so many floats.
+    fn array<const N: usize>(&mut self) -> Result<[Float<B>; N], TaskError> {
+        let floats = (0..N).map(|_| self.float()).collect::<Result<Vec<_>, _>>()?;
+        floats.try_into().map_err(|_| TaskError::Missing("an operand".into()))
+    }
+
     fn rest(self) -> Vec<Tensor<B>> {
         self.0.collect()
     }
@@ -71,6 +80,10 @@ impl<B: HostBackend> Operands<B> {
 
 fn two<B: Backend>((a, b): (Float<B>, Float<B>)) -> Vec<Tensor<B>> {
     vec![Tensor::Float(a), Tensor::Float(b)]
+}
+
+fn each<B: Backend>(floats: Vec<Float<B>>) -> Vec<Tensor<B>> {
+    floats.into_iter().map(Tensor::Float).collect()
 }
 
 fn three<B: Backend>((a, b, c): (Float<B>, Float<B>, Float<B>)) -> Vec<Tensor<B>> {
@@ -108,13 +121,9 @@ pub fn eval<B: HostBackend>(
         Op::EmbeddingGrad { rows } => {
             one(linear::embedding_grad(i.int()?, i.float()?, *rows, device)?)
         }
-        Op::Attention { causal, scale } => {
-            let (q, k, v) = (i.float()?, i.float()?, i.float()?);
-            one(attention::attention(q, k, v, *causal, *scale, device))
-        }
-        Op::AttentionGrad { causal, scale } => {
-            let (q, k, v, g) = (i.float()?, i.float()?, i.float()?, i.float()?);
-            three(attention::attention_grad([q, k, v, g], *causal, *scale, device))
+        Op::Attention { causal, scale } => attend(i, (*causal, *scale), device)?,
+        Op::AttentionGrad { causal, scale, mask_grad } => {
+            attend_back(i, (*causal, *scale), *mask_grad, device)?
         }
         Op::CausalMask { fill } => one(attention::causal_mask(i.float()?, *fill, device)),
         Op::Softmax { axis } => one(attention::softmax(i.float()?, *axis, device)),
@@ -222,5 +231,41 @@ pub fn eval<B: HostBackend>(
             one(loss::cross_entropy_grad(i.float()?, i.int()?, i.float()?, targets, device)?)
         }
         Op::Fill { shape, value } => one(Float::full(*value, shape, device)),
+        Op::Lstm => two(recurrent::lstm::forward(i.array()?, device)?),
+        Op::LstmGrad => each(recurrent::lstm::backward(i.array()?, device)?),
+        Op::Gru => two(recurrent::gru::forward(i.array()?, device)?),
+        Op::GruGrad => each(recurrent::gru::backward(i.array()?, device)?),
     })
+}
+
+/// Attention: plain, or with a mask, other key lengths or grouped heads.
+fn attend<B: HostBackend>(
+    mut i: Operands<B>,
+    (causal, scale): (bool, f32),
+    device: &Device<B>,
+) -> Result<Vec<Tensor<B>>, TaskError> {
+    let (q, k, v) = (i.float()?, i.float()?, i.float()?);
+    let mask = i.floats()?.into_iter().next();
+    if general::is_plain([&q, &k, &v], mask.as_ref()) {
+        return Ok(vec![Tensor::Float(attention::attention(q, k, v, causal, scale, device))]);
+    }
+    let settings = general::Settings { causal, scale };
+    Ok(vec![Tensor::Float(general::attention([q, k, v], mask, settings, device)?)])
+}
+
+fn attend_back<B: HostBackend>(
+    mut i: Operands<B>,
+    (causal, scale): (bool, f32),
+    mask_grad: bool,
+    device: &Device<B>,
+) -> Result<Vec<Tensor<B>>, TaskError> {
+    let (q, k, v) = (i.float()?, i.float()?, i.float()?);
+    let mut rest = i.floats()?;
+    let g = rest.pop().ok_or_else(|| TaskError::Missing("a cotangent".into()))?;
+    let mask = rest.pop();
+    if general::is_plain([&q, &k, &v], mask.as_ref()) {
+        return Ok(three(attention::attention_grad([q, k, v, g], causal, scale, device)));
+    }
+    let settings = (general::Settings { causal, scale }, mask_grad);
+    Ok(each(general::attention_grad([q, k, v], mask, g, settings, device)?))
 }

@@ -4,6 +4,7 @@
 //! gradient parts are added in micro-batch order and summed in part order, statistics apply in micro-batch order.
 
 pub mod footprint;
+mod recalibrate;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};

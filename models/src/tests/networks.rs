@@ -23,11 +23,14 @@ pub(super) fn small() -> Vec<JobSpec> {
     networks.into_iter().map(|dag| job(dag, data::NOISE)).collect()
 }
 
-/// Returns real ones: a transformer with tied embeddings, and a residual network with running statistics.
+/// Returns real ones: a transformer with tied embeddings, a residual network with running statistics, a recurrent one.
 pub(super) fn zoo() -> Vec<JobSpec> {
     let build = |name| zoo::by_name(name, Some(2)).unwrap().unwrap();
     let transformer = job(build("gpt2-nano"), data::text::KJV);
-    vec![transformer, job(build("resnet-tiny"), data::images::DIGITS)]
+    let mut recurrent = zoo::lstm::Config::named("lstm-nano").unwrap();
+    (recurrent.window, recurrent.width) = (6, 8);
+    let recurrent = job(zoo::lstm::build(&recurrent, 2).unwrap(), data::text::KJV);
+    vec![transformer, job(build("resnet-tiny"), data::images::DIGITS), recurrent]
 }
 
 /// A network in the making.

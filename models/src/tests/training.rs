@@ -2,13 +2,14 @@
 
 use wattle_protocol::dag::cut::Program;
 use wattle_protocol::dag::op::{Op, Unary};
+use wattle_protocol::dag::text::{parse, to_text};
 use wattle_protocol::dag::{DagBuilder, Fact, Init};
 use wattle_protocol::ids::{MicroBatch, StageId, Step};
 use wattle_protocol::job::{JobSpec, LearningRate, Optimizer};
 use wattle_protocol::swarm::io::{GradientSource, StageWork, Task, TaskError};
 
 use super::{EPOCH, JOB, gradients, job, load, passes};
-use crate::single::{run_single, whole_work};
+use crate::single::{recalibrate, run_single, whole_work};
 use crate::zoo::gpt2;
 use crate::{DeviceChoice, Executor, data, zoo};
 
@@ -38,10 +39,51 @@ fn a_small_gpt2_falls_from_guessing_towards_the_entropy_of_bytes() {
 }
 
 #[test]
+fn a_small_lstm_falls_from_guessing_towards_the_entropy_of_bytes() {
+    let losses = losses(&training("lstm-nano", data::text::KJV, 30, 1e-2));
+    assert!((losses[0] - 256f64.ln()).abs() < 0.1, "begins at ln 256: {}", losses[0]);
+    let last = losses[losses.len() - 1];
+    assert!(last < 3.2, "{last} after 30 steps");
+}
+
+#[test]
 fn a_small_resnet_learns_digits() {
     let losses = losses(&training("resnet-tiny", data::images::DIGITS, 40, 3e-3));
     let tail = losses[35..].iter().sum::<f64>() / 5.0;
     assert!(tail < 0.8, "{tail} after 40 steps; ln 10 is guessing");
+}
+
+/// Goal: running statistics can be estimated anew: the mean over batches, whatever stood there before.
+/// Method: a step of momentum 1 over one micro-batch leaves that micro-batch's statistics.
+#[test]
+fn statistics_are_the_means_over_the_batches_that_they_are_estimated_on() {
+    let mut spec = training("resnet-tiny", data::images::DIGITS, 3, 3e-3);
+    spec.train.micro_batches = 2;
+    let trained = run_single(&spec, DeviceChoice::Cpu, |_, _| {}).unwrap();
+    let means = |batches| recalibrate(&spec, &trained, batches, DeviceChoice::Cpu).unwrap();
+    let (one, three) = (means(1), means(3));
+    assert_eq!(three, recalibrate(&spec, &three, 3, DeviceChoice::Cpu).unwrap());
+    let mut seen = 0;
+    for (name, value) in &trained {
+        if !name.contains("running") {
+            assert_eq!(value, &three[name], "{name}: weights stay");
+            continue;
+        }
+        seen += 1;
+        assert_ne!(value, &three[name], "{name}");
+        assert_ne!(one[name], three[name], "{name}");
+    }
+    assert!(seen > 4);
+    // One update of momentum 1 leaves the statistics of its micro-batch, and with no step size the same weights.
+    let text = to_text(&spec.dag).replace(" * 0.1\n", " * 1.0\n");
+    let mut exact = JobSpec { dag: parse(&text).unwrap(), ..spec.clone() };
+    exact.train.micro_batches = 1;
+    exact.train.steps = 1;
+    let fresh = recalibrate(&exact, &Default::default(), 1, DeviceChoice::Cpu).unwrap();
+    let stepped = run_single(&exact, DeviceChoice::Cpu, |_, _| {}).unwrap();
+    for (name, value) in stepped.iter().filter(|(name, _)| name.contains("running")) {
+        assert_eq!(value, &fresh[name], "{name}");
+    }
 }
 
 /// A nano with dropout.

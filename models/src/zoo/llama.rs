@@ -156,22 +156,6 @@ impl Network<'_> {
         self.b.op(format!("{name}.heads"), Op::Transpose { perm: vec![0, 2, 1, 3] }, &[y])
     }
 
-    /// One key or value head for each query head: `[B, kv, T, D] -> [B, heads, T, D]`.
-    fn shared(&mut self, name: &str, x: ValueId) -> Result<ValueId, DagError> {
-        let (heads, kv) = (self.c.heads, self.c.kv_heads.max(1));
-        if heads == kv {
-            return Ok(x);
-        }
-        let shape = self.b.fact(x).shape.clone();
-        let [batch, _, window, depth] = [shape[0], shape[1], shape[2], shape[3]];
-        let apart = Op::Reshape { shape: vec![batch, kv, 1, window, depth] };
-        let x = self.b.op(format!("{name}.apart"), apart, &[x])?;
-        let wide = Op::Expand { shape: vec![batch, kv, heads / kv, window, depth] };
-        let x = self.b.op(format!("{name}.shared"), wide, &[x])?;
-        let joined = Op::Reshape { shape: vec![batch, heads, window, depth] };
-        self.b.op(format!("{name}.joined"), joined, &[x])
-    }
-
     #[expect(clippy::cast_precision_loss, reason = "head widths are small")]
     fn attention(&mut self, name: &str, x: ValueId) -> Result<ValueId, DagError> {
         let (heads, kv) = (self.c.heads, self.c.kv_heads);
@@ -185,9 +169,7 @@ impl Network<'_> {
         let q = self.b.op(format!("{name}.q_rotary"), turn.clone(), &[q])?;
         let k = self.heads(&format!("{name}.k_proj"), x, kv)?;
         let k = self.b.op(format!("{name}.k_rotary"), turn, &[k])?;
-        let k = self.shared(&format!("{name}.k"), k)?;
         let v = self.heads(&format!("{name}.v_proj"), x, kv)?;
-        let v = self.shared(&format!("{name}.v"), v)?;
         let scale = 1.0 / ((self.c.width / heads.max(1)) as f32).sqrt();
         let y = self.b.op(name, Op::Attention { causal: true, scale }, &[q, k, v])?;
         let join = Op::Transpose { perm: vec![0, 2, 1, 3] };

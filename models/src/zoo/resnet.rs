@@ -24,6 +24,16 @@ pub enum Stem {
     Large,
 }
 
+/// What goes around a block that changes the shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortcut {
+    /// A 1 x 1 convolution with normalisation (option B of the paper, section 3.3).
+    Projection,
+    /// Every second pixel of each second row, and zeros for the further channels, half of them on either side; without
+    /// parameters (option A).
+    Padding,
+}
+
 /// Sizes of a `ResNet`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -35,6 +45,8 @@ pub struct Config {
     pub stem: Stem,
     /// What a block is made of.
     pub block: Block,
+    /// What goes around a block that changes the shape.
+    pub shortcut: Shortcut,
     /// Channels of the stem; each group of blocks but the first doubles its width.
     pub width: usize,
     /// Blocks in each group.
@@ -48,6 +60,11 @@ impl Config {
     pub fn named(name: &str) -> Option<Self> {
         let (block, blocks) = match name {
             "resnet-tiny" => (Block::Basic, vec![1, 1, 1]),
+            // Of 6 n + 2 layers, for CIFAR-10 (section 4.2).
+            "resnet20" => (Block::Basic, vec![3; 3]),
+            "resnet32" => (Block::Basic, vec![5; 3]),
+            "resnet56" => (Block::Basic, vec![9; 3]),
+            "resnet110" => (Block::Basic, vec![18; 3]),
             "resnet18" => (Block::Basic, vec![2, 2, 2, 2]),
             "resnet34" => (Block::Basic, vec![3, 4, 6, 3]),
             "resnet50" => (Block::Bottleneck, vec![3, 4, 6, 3]),
@@ -56,9 +73,13 @@ impl Config {
         };
         let (image, stem, width, classes) = match name {
             "resnet-tiny" => ([1, 8, 8], Stem::Small, 16, 10),
+            "resnet20" | "resnet32" | "resnet56" | "resnet110" => {
+                ([3, 32, 32], Stem::Small, 16, 10)
+            }
             _ => ([3, 224, 224], Stem::Large, 64, 1000),
         };
-        Some(Self { name: name.into(), image, stem, block, width, blocks, classes })
+        let shortcut = if image == [3, 32, 32] { Shortcut::Padding } else { Shortcut::Projection };
+        Some(Self { name: name.into(), image, stem, block, shortcut, width, blocks, classes })
     }
 }
 
@@ -76,6 +97,7 @@ struct Window {
 
 struct Network {
     b: DagBuilder,
+    shortcut: Shortcut,
 }
 
 /// Builds the network with its loss: inputs `images`, f32 `[batch, channels, height, width]`, and `labels`, i32 `[batch]`.
@@ -83,7 +105,8 @@ struct Network {
 /// *Errors*: [`DagError`] if the sizes do not fit together.
 #[expect(clippy::cast_precision_loss, reason = "widths are small")]
 pub fn build(config: &Config, batch: usize) -> Result<Dag, DagError> {
-    let mut net = Network { b: DagBuilder::new(config.name.clone()) };
+    let b = DagBuilder::new(config.name.clone());
+    let mut net = Network { b, shortcut: config.shortcut };
     let [channels, height, width] = config.image;
     let images = net.b.input("images", Fact::f32(&[batch, channels, height, width]));
     let labels = net.b.input("labels", Fact::i32(&[batch]));
@@ -161,7 +184,7 @@ impl Network {
         Ok(outputs[0])
     }
 
-    /// Returns x, through a projection where the block changes its shape.
+    /// Returns x, made to fit where the block changes its shape.
     fn shortcut(
         &mut self,
         name: &str,
@@ -172,9 +195,26 @@ impl Network {
         if stride == 1 && self.b.fact(x).shape[1] == out {
             return Ok(x);
         }
+        if self.shortcut == Shortcut::Padding {
+            return self.padded(name, x, out, stride);
+        }
         let window = Window { kernel: 1, stride };
         let x = self.conv(&format!("{name}.downsample.0"), x, out, window)?;
         self.batch_norm(&format!("{name}.downsample.1"), x)
+    }
+
+    fn padded(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        out: usize,
+        stride: usize,
+    ) -> Result<ValueId, DagError> {
+        // A window of one pixel: the average is the pixel itself.
+        let every = Pool2d { kernel: [1, 1], stride: [stride; 2], padding: [0, 0] };
+        let x = self.b.op(format!("{name}.shortcut.pixels"), Op::AvgPool2d(every), &[x])?;
+        let start = out.saturating_sub(self.b.fact(x).shape[1]) / 2;
+        self.b.op(format!("{name}.shortcut"), Op::Unslice { axis: 1, start, len: out }, &[x])
     }
 
     /// Convolution and normalisation number `at` of a block.
@@ -243,6 +283,24 @@ mod tests {
         for (name, count) in published {
             let dag = build(&Config::named(name).unwrap(), 1).unwrap();
             assert_eq!(dag.parameter_count(), count, "{name}");
+        }
+    }
+
+    /// The paper's table 6 gives 0.27, 0.46, 0.85 and 1.7 million.
+    #[test]
+    fn parameter_counts_for_small_images_are_those_of_the_paper() {
+        let published = [
+            ("resnet20", 269_722u32, "0.27"),
+            ("resnet32", 464_154, "0.46"),
+            ("resnet56", 853_018, "0.85"),
+            ("resnet110", 1_727_962, "1.73"),
+        ];
+        for (name, count, millions) in published {
+            let dag = build(&Config::named(name).unwrap(), 1).unwrap();
+            assert_eq!(dag.parameter_count(), u64::from(count), "{name}");
+            assert_eq!(format!("{:.2}", f64::from(count) / 1e6), millions, "{name}");
+            let convolutions = dag.nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_))).count();
+            assert_eq!(name, format!("resnet{}", convolutions + 1));
         }
     }
 

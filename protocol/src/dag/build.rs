@@ -41,6 +41,16 @@ pub enum DagError {
         /// What was expected and what came.
         source: ShapeError,
     },
+    /// A composition cannot be written over these operands.
+    #[error("`{name}` needs {expected}, got {got}")]
+    Composition {
+        /// The composition's nodes stand under this name.
+        name: String,
+        /// What would fit.
+        expected: &'static str,
+        /// The operand.
+        got: String,
+    },
     /// A node, output or update names a value that is not there, or not there yet.
     #[error("`{reader}` reads value %{value}, which does not exist before it")]
     UnknownValue {

@@ -4,21 +4,28 @@
 //! and kernel follow from theirs, on every device (`docs/decisions/0006-operator-set.md`). The zoo, ONNX import and
 //! users build with them. Beyond the builder nothing can tell a composition from nodes written by hand.
 //!
-//! Reading order: [`elements`], [`layout`] (padding, flips), [`resize`], [`sample`] (grid sampling, warping, deformable
-//! convolution), [`conv`] (one and three axes, transposed), [`pool`], [`norm`], [`loss`], [`scan`] (cumulative products,
-//! volume rendering).
+//! Reading order: [`elements`], [`layout`] (padding, flips, windows), [`einsum`], [`reduce`] (over what a mask keeps),
+//! [`resize`], [`sample`] (grid sampling, warping, deformable convolution), [`volume`] (the same in three axes),
+//! [`stereo`] (correlation), [`conv`] (one and three axes, transposed), [`pool`], [`norm`], [`recurrent`], [`mesh`],
+//! [`loss`], [`scan`] (cumulative products, volume rendering).
 
 pub mod conv;
+pub mod einsum;
 pub mod elements;
 pub mod layout;
 pub mod loss;
+pub mod mesh;
 pub mod norm;
 pub mod pool;
+pub mod recurrent;
+pub mod reduce;
 pub mod resize;
 pub mod sample;
 pub mod scan;
+pub mod stereo;
 #[cfg(test)]
 mod tests;
+pub mod volume;
 
 use super::op::{Binary, Comparison, Numbers, Unary};
 use super::{DagBuilder, DagError, Dtype, Fact, Op};
@@ -72,6 +79,23 @@ impl<'a> Scope<'a> {
     /// Returns the length of one axis, 1 where there is none.
     pub fn len(&self, id: ValueId, axis: usize) -> usize {
         self.builder.fact(id).shape.get(axis).copied().unwrap_or(1)
+    }
+
+    /// Returns the shape of a value that must have `N` axes.
+    ///
+    /// *Errors*: [`DagError::Composition`] if it has not.
+    pub fn sized<const N: usize>(
+        &self,
+        id: ValueId,
+        expected: &'static str,
+    ) -> Result<[usize; N], DagError> {
+        let shape = self.fact(id).shape.as_slice();
+        shape.try_into().map_err(|_| self.refuse(expected, self.fact(id)))
+    }
+
+    /// Says that a composition does not fit what it is asked for.
+    pub fn refuse(&self, expected: &'static str, got: impl std::fmt::Display) -> DagError {
+        DagError::Composition { name: self.name.clone(), expected, got: got.to_string() }
     }
 
     /// A scalar that broadcasts.

@@ -4,6 +4,8 @@
 //! an exponential or another transcendental [`TRANSCENDENTAL`]; moving data counts none. Costs are additive over a cut:
 //! the stages' arithmetic sums to the network's, because a split sum of cotangents has as many additions as a whole one.
 
+pub mod rule;
+
 use std::collections::BTreeSet;
 
 use super::cut::{Program, StageGraph};
@@ -63,19 +65,7 @@ pub struct NetworkCost {
     pub saved_bytes: Bytes,
 }
 
-/// Returns the arithmetic of one operator; x is the first operand, y the first result, |x| its number of elements.
-///
-/// | operators | operations |
-/// |---|---|
-/// | matmul, linear and their gradients | 2 M N K for each product, bias: |y| |
-/// | attention | 4 |q| T + (`TRANSCENDENTAL` + 4) |q| T / D; half of it where causal |
-/// | its gradient | 10 |q| T + (`TRANSCENDENTAL` + 8) |q| T / D; half of it where causal |
-/// | convolution, its input and weight gradient | 2 |y| C/groups KH KW, with y the forward result |
-/// | pools and their gradients | one a window tap |
-/// | normalisation | 8 |x|, gradient 16 |x|, inference 4 |x|; by root mean square 6 and 12 |x| |
-/// | softmax, cross-entropy | (`TRANSCENDENTAL` + 4) |x|, from a saved softmax 4 |x| |
-/// | element-wise, sums | one an element and operation; transcendentals as above |
-/// | layout, fills | none |
+/// Returns the arithmetic of one operator; [`rule`] says each operator's rule in words.
 pub fn flops(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Flops {
     let x = inputs.first().map_or(0, |fact| elements(fact));
     let y = outputs.first().map_or(0, |fact| elements(fact));
@@ -87,8 +77,19 @@ pub fn flops(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Flops {
         Op::Linear => each(2, y) * axis(inputs, 0, 1) + each(u64::from(inputs.len() > 2), y),
         Op::LinearWeightGrad => each(2, x) * axis(inputs, 1, 1),
         Op::EmbeddingGrad { .. } => each(1, inputs.get(1).map_or(0, |g| elements(g))),
-        Op::Attention { causal, .. } => attention(inputs, *causal, 4, TRANSCENDENTAL + 4),
-        Op::AttentionGrad { causal, .. } => attention(inputs, *causal, 10, TRANSCENDENTAL + 8),
+        Op::Attention { causal, .. } => {
+            let mask = u64::from(inputs.len() > 3);
+            attention(inputs, *causal, [2, 2], TRANSCENDENTAL + 4 + mask)
+        }
+        Op::AttentionGrad { causal, .. } => {
+            let mask = 2 * u64::from(inputs.len() > 4);
+            attention(inputs, *causal, [6, 4], TRANSCENDENTAL + 8 + mask)
+        }
+        Op::Lstm => recurrent(inputs.first(), inputs.get(1), 2, 5 * TRANSCENDENTAL + 12),
+        Op::Gru => recurrent(inputs.first(), inputs.get(1), 2, 3 * TRANSCENDENTAL + 12),
+        Op::LstmGrad | Op::GruGrad => {
+            recurrent(outputs.first(), inputs.first(), 4, TRANSCENDENTAL + 24)
+        }
         Op::Softmax { .. } | Op::LogSoftmax { .. } => each(TRANSCENDENTAL + 4, x),
         Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => each(TRANSCENDENTAL + 4, x),
         Op::SoftmaxGrad { .. } | Op::BatchNormInference { .. } => each(4, x),
@@ -154,7 +155,11 @@ pub fn unit(op: &Op) -> Unit {
         | Op::Linear
         | Op::LinearWeightGrad
         | Op::Attention { .. }
-        | Op::AttentionGrad { .. } => Unit::Products,
+        | Op::AttentionGrad { .. }
+        | Op::Lstm
+        | Op::LstmGrad
+        | Op::Gru
+        | Op::GruGrad => Unit::Products,
         Op::Conv2d(_) | Op::Conv2dInputGrad { .. } | Op::Conv2dWeightGrad { .. } => {
             Unit::Convolutions
         }
@@ -217,14 +222,39 @@ pub fn unit(op: &Op) -> Unit {
     }
 }
 
-/// `products` multiply-adds of the head width and `weights` operations, for each pair of positions.
-fn attention(inputs: &[&Fact], causal: bool, products: u64, weights: u64) -> Flops {
+/// So many operations for each channel of q and k, of v, and for the weight, at each pair of a query and a key.
+fn attention(
+    inputs: &[&Fact],
+    causal: bool,
+    [of_keys, of_values]: [u64; 2],
+    of_weight: u64,
+) -> Flops {
     let q = inputs.first().map_or(0, |fact| elements(fact));
-    let (length, width) = (axis(inputs, 0, 2), axis(inputs, 0, 1).max(1));
-    let dense = q.saturating_mul(length).saturating_mul(products);
-    let pairs = (q / width).saturating_mul(length).saturating_mul(weights);
-    let total = dense.saturating_add(pairs);
-    Flops::new(if causal { total / 2 } else { total })
+    let (queries, depth) = (axis(inputs, 0, 2).max(1), axis(inputs, 0, 1).max(1));
+    let (keys, width) = (axis(inputs, 1, 2), axis(inputs, 2, 1));
+    let twice_seen = match (causal, queries <= keys) {
+        (false, _) => queries.saturating_mul(keys).saturating_mul(2),
+        (true, true) => queries.saturating_mul(queries),
+        (true, false) => keys.saturating_mul(2 * queries - keys),
+    };
+    let each = of_keys
+        .saturating_mul(depth)
+        .saturating_add(of_values.saturating_mul(width))
+        .saturating_add(of_weight);
+    let heads = q / depth / queries;
+    Flops::new(heads.saturating_mul(twice_seen).saturating_mul(each) / 2)
+}
+
+/// A product with the recurrent weight `[gates H, H]` at each step of `fed [T, B, gates H]`, and the gates.
+fn recurrent(fed: Option<&&Fact>, weight: Option<&&Fact>, products: u64, of_gates: u64) -> Flops {
+    let fed = fed.map_or(0, |fact| elements(fact));
+    let (rows, width) = match weight.map(|fact| fact.shape.as_slice()) {
+        Some([rows, width]) => ((*rows).max(1) as u64, *width as u64),
+        _ => (1, 0),
+    };
+    let hidden = (fed / rows).saturating_mul(width);
+    let dense = fed.saturating_mul(width).saturating_mul(products);
+    Flops::new(dense.saturating_add(hidden.saturating_mul(of_gates)))
 }
 
 /// Returns the length of an operand's axis, counted from the right (1 is the last).

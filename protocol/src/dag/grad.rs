@@ -12,6 +12,7 @@ mod layout;
 mod linear;
 mod norm;
 mod rules;
+mod sequence;
 #[cfg(test)]
 mod tests;
 

@@ -6,12 +6,16 @@
 //! All floats are f32 unless the operator says otherwise. Masks are i32 of 0 and 1. Operators marked *any* move or
 //! combine i32 as well as f32; only f32 has derivatives.
 
+mod every;
 mod family;
+mod name;
 
 use serde::{Deserialize, Serialize};
 
+pub use every::every;
+pub(crate) use every::plain;
 pub use family::{
-    Binary, Comparison, Conv2d, Gelu, LITERAL_MAX, Numbers, Pool2d, Rotary, Targets, Unary,
+    Binary, Comparison, Conv2d, Gelu, HIDDEN, LITERAL_MAX, Numbers, Pool2d, Rotary, Targets, Unary,
 };
 
 use super::Dtype;
@@ -37,19 +41,25 @@ pub enum Op {
         /// Rows of the table.
         rows: usize,
     },
-    /// `q, k, v [.., T, D] -> [.., T, D]`: `softmax(scale q k^T + mask) v`, fused.
+    /// `q [.., H, T, D], k [.., G, S, D], v [.., G, S, E], (mask) -> [.., H, T, E]`: `softmax(scale q k^T + mask) v`,
+    /// fused. G divides H: H / G query heads in a row read one head of k and v, which is not copied for them; with two
+    /// axes there is one head. The mask is f32 and broadcasts to `[.., H, T, S]`; at [`HIDDEN`] or less it hides a
+    /// position, and a query from which all are hidden gives 0.
     Attention {
-        /// Position t sees positions up to t only.
+        /// Position t sees positions up to t only, counted from the first also where T and S differ (as PyTorch and
+        /// ONNX have it).
         causal: bool,
         /// Factor before the softmax.
         scale: f32,
     },
-    /// `q, k, v, g [.., T, D] -> dq, dk, dv`: recomputes the weights instead of saving them.
+    /// `q, k, v, (mask), g -> dq, dk, dv, (dmask)`: recomputes the weights instead of saving them.
     AttentionGrad {
         /// As in the forward operator.
         causal: bool,
         /// As in the forward operator.
         scale: f32,
+        /// The mask gets a gradient too.
+        mask_grad: bool,
     },
     /// `x [.., T, T] -> [.., T, T]`: entries above the diagonal replaced by `fill`.
     CausalMask {
@@ -315,76 +325,17 @@ pub enum Op {
         /// The value.
         value: f32,
     },
-}
-
-impl Op {
-    /// Returns the operator's name as text dumps and messages spell it.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::MatMul { .. } => "matmul",
-            Self::Linear => "linear",
-            Self::LinearWeightGrad => "linear_weight_grad",
-            Self::Embedding => "embedding",
-            Self::EmbeddingGrad { .. } => "embedding_grad",
-            Self::Attention { .. } => "attention",
-            Self::AttentionGrad { .. } => "attention_grad",
-            Self::CausalMask { .. } => "causal_mask",
-            Self::Softmax { .. } => "softmax",
-            Self::SoftmaxGrad { .. } => "softmax_grad",
-            Self::LayerNorm { .. } => "layer_norm",
-            Self::LayerNormGrad => "layer_norm_grad",
-            Self::BatchNorm { .. } => "batch_norm",
-            Self::BatchNormGrad { .. } => "batch_norm_grad",
-            Self::BatchNormInference { .. } => "batch_norm_inference",
-            Self::Relu => "relu",
-            Self::ReluGrad => "relu_grad",
-            Self::Gelu(_) => "gelu",
-            Self::GeluGrad(_) => "gelu_grad",
-            Self::Dropout { .. } => "dropout",
-            Self::Add => "add",
-            Self::Sub => "sub",
-            Self::Mul => "mul",
-            Self::Div => "div",
-            Self::Scale { .. } => "scale",
-            Self::Shift { .. } => "shift",
-            Self::Unary(function) => function.name(),
-            Self::Binary(function) => function.name(),
-            Self::Compare(comparison) => comparison.name(),
-            Self::Where => "where",
-            Self::Cast { .. } => "cast",
-            Self::Iota { .. } => "iota",
-            Self::Literal { .. } => "literal",
-            Self::Gather { .. } => "gather",
-            Self::GatherGrad { .. } => "gather_grad",
-            Self::GatherElements { .. } => "gather_elements",
-            Self::ScatterElements { .. } => "scatter_elements",
-            Self::TopK { .. } => "top_k",
-            Self::CumSum { .. } => "cum_sum",
-            Self::LogSoftmax { .. } => "log_softmax",
-            Self::RmsNorm { .. } => "rms_norm",
-            Self::RmsNormGrad => "rms_norm_grad",
-            Self::Rotary(_) => "rotary",
-            Self::AddN => "add_n",
-            Self::Reshape { .. } => "reshape",
-            Self::Transpose { .. } => "transpose",
-            Self::Slice { .. } => "slice",
-            Self::Unslice { .. } => "unslice",
-            Self::Concat { .. } => "concat",
-            Self::Expand { .. } => "expand",
-            Self::SumTo { .. } => "sum_to",
-            Self::ReduceSum { .. } => "reduce_sum",
-            Self::ReduceMean { .. } => "reduce_mean",
-            Self::ReduceMax { .. } => "reduce_max",
-            Self::Conv2d(_) => "conv2d",
-            Self::Conv2dInputGrad { .. } => "conv2d_input_grad",
-            Self::Conv2dWeightGrad { .. } => "conv2d_weight_grad",
-            Self::MaxPool2d(_) => "max_pool2d",
-            Self::MaxPool2dGrad(_) => "max_pool2d_grad",
-            Self::AvgPool2d(_) => "avg_pool2d",
-            Self::AvgPool2dGrad { .. } => "avg_pool2d_grad",
-            Self::CrossEntropy(_) => "cross_entropy",
-            Self::CrossEntropyGrad(_) => "cross_entropy_grad",
-            Self::Fill { .. } => "fill",
-        }
-    }
+    /// `fed [T, B, 4 H], recurrent [4 H, H], h [B, H], c [B, H] -> states [2, T, B, H], gates [T, B, 4 H]`: a long
+    /// short-term memory over a whole sequence. States are the hidden ones, then the cell's; gates stand in the order
+    /// input, forget, candidate, output (PyTorch's), and are kept for the gradient. `fed` is `x W^T` with all biases.
+    Lstm,
+    /// `recurrent, h, c, states, gates, g [2, T, B, H] -> dfed, drecurrent, dh, dc`: back through time.
+    LstmGrad,
+    /// `fed [T, B, 3 H], recurrent [3 H, H], bias [H], h [B, H] -> y [T, B, H], gates [T, B, 4 H]`: gated recurrent
+    /// units over a whole sequence, `n = tanh(fed_n + r (h U_n^T + bias))`, `h' = (1 - z) n + z h`: the reset gate
+    /// applies after the product (PyTorch; `linear_before_reset` in ONNX). Rows stand in the order reset, update,
+    /// candidate; gates are those and the candidate's recurrent part, kept for the gradient.
+    Gru,
+    /// `recurrent, h, y, gates, g [T, B, H] -> dfed, drecurrent, dbias, dh`: back through time.
+    GruGrad,
 }

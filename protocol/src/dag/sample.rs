@@ -173,7 +173,7 @@ impl Sample {
 
     /// Makes one value from this one, and maybe from another one, by one of the moves.
     fn extend(&mut self, a: ValueId) -> Made {
-        match below(&mut self.rng, 17) {
+        match below(&mut self.rng, 20) {
             0 => self.linear(a),
             1 => self.node(Op::Linear, &[a, self.tied]),
             2 => self.node(Op::Unary(Unary::Tanh), &[a]),
@@ -201,6 +201,9 @@ impl Sample {
                 let stream = self.count;
                 self.node(Op::Dropout { rate: 0.1, stream }, &[a])
             }
+            16 => self.wide_attention(a),
+            17 => self.lstm(a),
+            18 => self.gru(a),
             _ => self.image(a),
         }
     }
@@ -241,6 +244,49 @@ impl Sample {
         let mixed = self.node(Op::Attention { causal, scale: 0.5 }, &[q, k, q])?;
         let back = self.node(Op::Transpose { perm: vec![0, 2, 1, 3] }, &[mixed])?;
         self.node(Op::Reshape { shape: SHAPE.to_vec() }, &[back])
+    }
+
+    /// Two heads of queries that share one of keys, fewer keys than queries, a learned mask.
+    fn wide_attention(&mut self, a: ValueId) -> Made {
+        let c = self.pick();
+        let (q, kv) = (self.heads(a)?, self.heads(c)?);
+        let one = self.node(Op::Slice { axis: 1, start: 0, end: 1 }, &[kv])?;
+        let kv = self.node(Op::Slice { axis: 2, start: 0, end: 3 }, &[one])?;
+        let shapes: [&[usize]; 3] = [&[4, 3], &[2, 1, 1, 3], &[2, 4, 1]];
+        let mask = shapes[below(&mut self.rng, shapes.len())];
+        let mask = self.parameter(mask, Init::Normal(0.5));
+        let causal = below(&mut self.rng, 2) == 0;
+        let op = Op::Attention { causal, scale: 0.5 };
+        let mixed = self.node(op, &[q, kv, kv, mask])?;
+        let back = self.node(Op::Transpose { perm: vec![0, 2, 1, 3] }, &[mixed])?;
+        self.node(Op::Reshape { shape: SHAPE.to_vec() }, &[back])
+    }
+
+    /// What a recurrent layer of so many gates and channels reads at each position: `[T, B, gates H]`.
+    fn fed(&mut self, a: ValueId, rows: usize) -> Made {
+        let steps = self.node(Op::Transpose { perm: vec![1, 0, 2] }, &[a])?;
+        let w = self.parameter(&[SHAPE[2], rows], Init::Uniform(0.5));
+        self.node(Op::Linear, &[steps, w])
+    }
+
+    fn lstm(&mut self, a: ValueId) -> Made {
+        let (batch, width) = (SHAPE[0], HEADS[3]);
+        let fed = self.fed(a, 4 * width)?;
+        let recurrent = self.parameter(&[4 * width, width], Init::Uniform(0.5));
+        let [h, c] = [0; 2].map(|_| self.parameter(&[batch, width], Init::Normal(0.5)));
+        let states = self.node(Op::Lstm, &[fed, recurrent, h, c])?;
+        let joined = self.node(Op::Transpose { perm: vec![2, 1, 0, 3] }, &[states])?;
+        self.node(Op::Reshape { shape: SHAPE.to_vec() }, &[joined])
+    }
+
+    fn gru(&mut self, a: ValueId) -> Made {
+        let (batch, width) = (SHAPE[0], SHAPE[2]);
+        let fed = self.fed(a, 3 * width)?;
+        let recurrent = self.parameter(&[3 * width, width], Init::Uniform(0.5));
+        let bias = self.parameter(&[width], Init::Normal(0.1));
+        let h = self.parameter(&[batch, width], Init::Normal(0.5));
+        let y = self.node(Op::Gru, &[fed, recurrent, bias, h])?;
+        self.node(Op::Transpose { perm: vec![1, 0, 2] }, &[y])
     }
 
     /// Attention written out: scores, mask, weights, mixture.

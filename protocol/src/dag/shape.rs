@@ -3,13 +3,14 @@
 //! One rule an operator, in an exhaustive match. Everything is checked: operand counts, dtypes, axes, settings,
 //! sizes. A stranger's Dag passes through here, so no rule may panic or overflow whatever it is given.
 //!
-//! Reading order: [`infer`], then `linear`, `norm`, `layout`, `index`, `image` (the rules by family).
+//! Reading order: [`infer`], then `linear`, `sequence`, `norm`, `layout`, `index`, `image` (the rules by family).
 
 mod image;
 mod index;
 mod layout;
 mod linear;
 mod norm;
+mod sequence;
 
 use super::op::Numbers;
 use super::{Dtype, Fact, Op};
@@ -98,7 +99,7 @@ fn shapes(x: &Operands<'_>) -> Shapes {
         Op::Embedding => x.embedding(),
         Op::EmbeddingGrad { rows } => x.embedding_grad(*rows),
         Op::Attention { scale, .. } => x.attention(*scale),
-        Op::AttentionGrad { scale, .. } => x.attention_grad(*scale),
+        Op::AttentionGrad { scale, mask_grad, .. } => x.attention_grad(*scale, *mask_grad),
         Op::CausalMask { fill } => x.causal_mask(*fill),
         Op::Softmax { axis } => x.softmax(*axis),
         Op::SoftmaxGrad { axis } => x.softmax_grad(*axis),
@@ -145,6 +146,10 @@ fn shapes(x: &Operands<'_>) -> Shapes {
         Op::CrossEntropy(targets) => x.cross_entropy(targets),
         Op::CrossEntropyGrad(targets) => x.cross_entropy_grad(targets),
         Op::Fill { shape, value } => x.fill(shape, *value),
+        Op::Lstm => x.lstm(),
+        Op::LstmGrad => x.lstm_grad(),
+        Op::Gru => x.gru(),
+        Op::GruGrad => x.gru_grad(),
     }
 }
 
@@ -269,6 +274,14 @@ mod tests {
         let norm = Op::LayerNorm { eps: 1e-5 };
         check(&norm, &[f(&[2, 8, 4]), f(&[4]), f(&[4])], &[&[2, 8, 4], &[2, 8], &[2, 8]]);
         check(&Op::CrossEntropy(Targets::default()), &[f(&[2, 8, 65]), Fact::i32(&[2, 8])], &[&[]]);
+        let attention = Op::Attention { causal: true, scale: 1.0 };
+        let grouped = [f(&[2, 6, 4, 8]), f(&[2, 3, 5, 8]), f(&[2, 3, 5, 7]), f(&[6, 1, 5])];
+        check(&attention, &grouped, &[&[2, 6, 4, 7]]);
+        check(&attention, &[f(&[4, 8]), f(&[5, 8]), f(&[5, 8])], &[&[4, 8]]);
+        let recurrent = [f(&[7, 2, 12]), f(&[12, 3]), f(&[2, 3]), f(&[2, 3])];
+        check(&Op::Lstm, &recurrent, &[&[2, 7, 2, 3], &[7, 2, 12]]);
+        let recurrent = [f(&[7, 2, 9]), f(&[9, 3]), f(&[3]), f(&[2, 3])];
+        check(&Op::Gru, &recurrent, &[&[7, 2, 3], &[7, 2, 12]]);
         check(&Op::SumTo { shape: vec![3, 1] }, &[f(&[2, 3, 4])], &[&[3, 1]]);
         check(&Op::ReduceMean { axes: vec![0, 2], keep: true }, &[f(&[2, 3, 4])], &[&[1, 3, 1]]);
         let conv = Conv2d { stride: [2, 1], padding: [1, 0], dilation: [1, 2], groups: 2 };
@@ -286,6 +299,18 @@ mod tests {
         check_refused(&plain, &[f(&[2, 3]), Fact::i32(&[3, 4])]);
         check_refused(&Op::Add, &[f(&[2, 3]), f(&[2])]);
         check_refused(&Op::Relu, &[f(&[0])]);
+        let attention = Op::Attention { causal: false, scale: 1.0 };
+        let (q, kv) = (f(&[2, 6, 4, 8]), f(&[2, 3, 5, 8]));
+        check_refused(&attention, &[q.clone(), f(&[2, 4, 5, 8]), f(&[2, 4, 5, 8])]);
+        check_refused(&attention, &[q.clone(), kv.clone(), f(&[2, 3, 4, 8])]);
+        check_refused(&attention, &[q.clone(), kv.clone(), kv.clone(), f(&[4, 4])]);
+        check_refused(&attention, &[q.clone(), kv.clone(), kv.clone(), f(&[3, 2, 6, 4, 5])]);
+        let huge = f(&[1 << 20, 1]);
+        check_refused(&attention, &[huge.clone(), huge.clone(), huge]);
+        let grad = Op::AttentionGrad { causal: false, scale: 1.0, mask_grad: true };
+        check_refused(&grad, &[q.clone(), kv.clone(), kv, q]);
+        check_refused(&Op::Lstm, &[f(&[7, 2, 12]), f(&[12, 3]), f(&[2, 3]), f(&[3, 3])]);
+        check_refused(&Op::Gru, &[f(&[7, 2, 12]), f(&[9, 3]), f(&[3]), f(&[2, 3])]);
         check_refused(&Op::Expand { shape: vec![1 << 40] }, &[f(&[1])]);
         check_refused(&Op::Transpose { perm: vec![0, 0] }, &[f(&[2, 2])]);
         check_refused(&Op::Slice { axis: 0, start: 2, end: 2 }, &[f(&[4])]);

@@ -20,7 +20,7 @@ use std::fmt::Write;
 
 use self::cursor::Cursor;
 use super::build::result_names;
-use super::{BufferUpdate, Dag, DagError, Fact, Init, Node, Source, Value};
+use super::{BufferUpdate, Dag, DagError, Fact, Init, Node, Op, Source, Value};
 use crate::ids::{NodeId, ValueId};
 
 /// Why a text is no Dag.
@@ -39,6 +39,11 @@ pub enum TextError {
     /// The lines read well but make no valid Dag.
     #[error("the text is not a valid network: {0}")]
     Dag(#[from] DagError),
+}
+
+/// Returns the names of an operator's settings, as dumps spell them.
+pub fn settings(op: &Op) -> Vec<&'static str> {
+    attributes::of(op).into_iter().map(|(name, _)| name).collect()
 }
 
 /// Returns the dump of a Dag.
@@ -238,8 +243,8 @@ fn parse_result(cursor: &mut Cursor<'_>, expected: usize) -> Result<(String, Fac
 
 #[cfg(test)]
 mod tests {
+    use super::super::DagBuilder;
     use super::super::op::{Conv2d, Gelu, Targets};
-    use super::super::{DagBuilder, Op};
     use super::*;
 
     const TINY: &str = "\

@@ -1,4 +1,6 @@
-//! Softmax, the causal mask, and fused attention with its gradient.
+//! Softmax, the causal mask, and fused attention with its gradient; `general` has the attention with masks and groups.
+
+pub mod general;
 
 use burn_backend::tensor::Device;
 

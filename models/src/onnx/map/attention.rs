@@ -1,7 +1,7 @@
 //! Attention with everything that ONNX hangs on it: caches, masks, grouped heads, soft caps; rotary embedding.
 
 use wattle_protocol::dag::Op;
-use wattle_protocol::dag::op::{Comparison, Unary};
+use wattle_protocol::dag::op::{Comparison, HIDDEN, Unary};
 use wattle_protocol::ids::ValueId;
 
 use super::super::array::{Array, Kind};
@@ -71,39 +71,76 @@ fn allowed(call: &mut Call<'_>, scores: ValueId, mask: ValueId) -> Made {
     call.select(mask, scores, never)
 }
 
-/// Adds the mask operand and excludes later and absent positions.
-fn masked(call: &mut Call<'_>, scores: ValueId, sizes: &Sizes) -> Made {
-    let mut scores = scores;
-    if let Some(mut mask) = call.optional(3)? {
-        let is_bool = call.kind(3)? == Kind::Bool;
-        let shape = call.shape_of(mask);
-        let axis = shape.len().saturating_sub(1);
-        let missing = sizes.keys.saturating_sub(shape.last().copied().unwrap_or(0));
-        if missing > 0 {
-            let mut more = shape.clone();
-            more[axis] = missing;
-            let never = if is_bool { call.int_literal(0)? } else { minus_infinity(call)? };
-            let never = call.expand(never, &more)?;
-            mask = call.concat(&[mask, never], axis)?;
-        }
-        scores = if is_bool { allowed(call, scores, mask)? } else { call.add(scores, mask)? };
+/// The mask operand, made as long as the keys: absent positions are hidden.
+fn mask_operand(call: &mut Call<'_>, sizes: &Sizes) -> Result<Option<(ValueId, bool)>, Reason> {
+    let Some(mut mask) = call.optional(3)? else { return Ok(None) };
+    let is_bool = call.kind(3)? == Kind::Bool;
+    let shape = call.shape_of(mask);
+    let axis = shape.len().saturating_sub(1);
+    let missing = sizes.keys.saturating_sub(shape.last().copied().unwrap_or(0));
+    if missing > 0 {
+        let mut more = shape.clone();
+        more[axis] = missing;
+        let never = if is_bool { call.int_literal(0)? } else { minus_infinity(call)? };
+        let never = call.expand(never, &more)?;
+        mask = call.concat(&[mask, never], axis)?;
     }
-    if call.flag("is_causal", false)? {
+    Ok(Some((mask, is_bool)))
+}
+
+/// Masks of 0 and 1 that are not operands: later positions, unless the operator excludes them itself, and those beyond
+/// a sequence's own length.
+fn own_masks(call: &mut Call<'_>, sizes: &Sizes, causal: bool) -> Result<Vec<ValueId>, Reason> {
+    let mut masks = Vec::new();
+    if causal {
         few(&[sizes.queries, sizes.keys])?;
         let holds = |at: usize| at % sizes.keys <= at / sizes.keys + sizes.past;
         let mask = (0..sizes.queries * sizes.keys).map(|at| i64::from(holds(at))).collect();
         let mask = Array::ints(Kind::Bool, vec![sizes.queries, sizes.keys], mask);
-        let mask = call.literal(mask)?;
-        scores = allowed(call, scores, mask)?;
+        masks.push(call.literal(mask)?);
     }
     if let Some(lengths) = call.optional(6)? {
         let batch = call.shape_of(lengths)[0];
         let lengths = call.reshape(lengths, &[batch, 1, 1, 1])?;
         let places = call.op(Op::Iota { shape: vec![sizes.keys], axis: 0 }, &[])?;
-        let mask = call.compare(Comparison::Less, places, lengths)?;
+        masks.push(call.compare(Comparison::Less, places, lengths)?);
+    }
+    Ok(masks)
+}
+
+/// Adds the mask operand and excludes later and absent positions.
+fn masked(call: &mut Call<'_>, scores: ValueId, sizes: &Sizes) -> Made {
+    let mut scores = scores;
+    if let Some((mask, is_bool)) = mask_operand(call, sizes)? {
+        scores = if is_bool { allowed(call, scores, mask)? } else { call.add(scores, mask)? };
+    }
+    let causal = call.flag("is_causal", false)?;
+    for mask in own_masks(call, sizes, causal)? {
         scores = allowed(call, scores, mask)?;
     }
     Ok(scores)
+}
+
+/// All masks as one that is added, for the fused operator, or none. `causal`: the operator does not exclude later
+/// positions itself.
+fn added(call: &mut Call<'_>, sizes: &Sizes, causal: bool) -> Result<Option<ValueId>, Reason> {
+    let operand = mask_operand(call, sizes)?;
+    let mut masks = own_masks(call, sizes, causal)?;
+    let mut total = None;
+    match operand {
+        Some((mask, true)) => masks.push(mask),
+        Some((mask, false)) => total = Some(mask),
+        None => {}
+    }
+    for mask in masks {
+        let hidden = call.fill(&[], HIDDEN)?;
+        let seen = match total {
+            Some(total) => total,
+            None => call.fill(&[], 0.0)?,
+        };
+        total = Some(call.select(mask, seen, hidden)?);
+    }
+    Ok(total)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a head's width is small")]
@@ -118,16 +155,15 @@ fn attention(call: &mut Call<'_>) -> Mapped {
         return Err(Reason::malformed("queries have four axes"));
     };
     let scale = call.attributes().float("scale")?.unwrap_or(1.0 / (width as f32).sqrt());
-    let (k, v) = (grouped(call, present_k, heads)?, grouped(call, present_v, heads)?);
     let causal = call.flag("is_causal", false)?;
     let cap = call.float("softcap", 0.0)?;
-    let shape = call.shape_of(q);
-    let alike = shape == call.shape_of(k) && shape == call.shape_of(v);
-    let is_plain = !call.has(3) && !call.has(6) && !call.wants(3) && cap == 0.0 && alike;
-    let (y, product) = if is_plain && past == 0 {
-        (call.op(Op::Attention { causal, scale }, &[q, k, v])?, q)
+    let sizes = Sizes { queries, keys: call.shape_of(present_k)[2], past };
+    let (y, product) = if cap == 0.0 && !call.wants(3) {
+        let mask = added(call, &sizes, causal && past > 0)?;
+        let operands: Vec<ValueId> = [q, present_k, present_v].into_iter().chain(mask).collect();
+        (call.op(Op::Attention { causal: causal && past == 0, scale }, &operands)?, q)
     } else {
-        let sizes = Sizes { queries, keys: call.shape_of(k)[2], past };
+        let (k, v) = (grouped(call, present_k, heads)?, grouped(call, present_v, heads)?);
         weighed(call, [q, k, v], &sizes, scale, cap)?
     };
     let y = if call.rank(0)? == 3 {

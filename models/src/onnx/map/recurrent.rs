@@ -1,6 +1,7 @@
-//! Recurrent layers, unrolled over time.
+//! Recurrent layers: one operator where the cell is the usual one, else unrolled over time.
 
 use wattle_protocol::dag::Op;
+use wattle_protocol::dag::compose::recurrent::{self, Sequence};
 use wattle_protocol::dag::op::Unary;
 use wattle_protocol::ids::ValueId;
 
@@ -107,21 +108,17 @@ fn layer(call: &mut Call<'_>, defaults: &[&str], gates: usize, step: Step) -> Ma
     }
     let (mut sequences, mut ends) = (Vec::new(), vec![Vec::new(); states]);
     for direction in 0..directions {
-        let cell = cell(call, x, [direction, gates, width], defaults)?;
-        let mut state = starts(call, direction, states, [batch, width], batch_first)?;
+        let order = fused_order(call, gates, defaults, direction)?;
+        let sizes = [direction, gates, width];
+        let cell = cell(call, x, sizes, (defaults, order))?;
+        let state = starts(call, direction, states, [batch, width], batch_first)?;
         let backwards = named == "reverse" || direction == 1;
-        let mut outputs = Vec::new();
-        for i in 0..steps {
-            let at = if backwards { steps - 1 - i } else { i };
-            let fed = call.slice(cell.fed, 0, at, at + 1)?;
-            let fed = call.reshape(fed, &[batch, gates * width])?;
-            state = step(call, &cell, fed, &state)?;
-            outputs.push(call.reshape(state[0], &[1, 1, batch, width])?);
-        }
-        if backwards {
-            outputs.reverse();
-        }
-        sequences.push(call.concat(&outputs, 0)?);
+        let lengths = [steps, batch, width];
+        let (sequence, state) = match order {
+            Some(_) => fused(call, &cell, &state, lengths, backwards)?,
+            None => unrolled(call, &cell, (step, state), lengths, backwards)?,
+        };
+        sequences.push(sequence);
         for (ends, end) in ends.iter_mut().zip(&state) {
             ends.push(call.reshape(*end, &[1, batch, width])?);
         }
@@ -139,23 +136,120 @@ fn layer(call: &mut Call<'_>, defaults: &[&str], gates: usize, step: Step) -> Ma
     Ok(results.into_iter().map(|value| Term::Built(value, kind)).collect())
 }
 
+/// Returns the order of the rows for the fused operator, or none where the cell is not the one that it computes.
+fn fused_order(
+    call: &Call<'_>,
+    gates: usize,
+    defaults: &[&str],
+    direction: usize,
+) -> Result<Option<&'static [usize]>, Reason> {
+    let usual = match gates {
+        4 => vec![Unary::Sigmoid, Unary::Tanh, Unary::Tanh],
+        _ => vec![Unary::Sigmoid, Unary::Tanh],
+    };
+    if call.has(7) || functions(call, defaults, direction)? != usual {
+        return Ok(None);
+    }
+    Ok(match gates {
+        // ONNX: input, output, forget, candidate.
+        4 => Some(&[0, 2, 3, 1]),
+        // ONNX: update, reset, candidate.
+        3 if call.flag("linear_before_reset", false)? => Some(&[1, 0, 2]),
+        _ => None,
+    })
+}
+
+/// A layer's hidden states `[T, 1, B, H]` and its last states `[B, H]`.
+type Run = (ValueId, Vec<ValueId>);
+
+fn fused(
+    call: &mut Call<'_>,
+    cell: &Cell,
+    state: &[ValueId],
+    [steps, batch, width]: [usize; 3],
+    backwards: bool,
+) -> Result<Run, Reason> {
+    let bias = match (state, cell.recurrent_bias) {
+        ([_], Some(bias)) => call.slice(bias, 0, 2 * width, 3 * width)?,
+        _ => call.fill(&[width], 0.0)?,
+    };
+    let mut found: Option<Sequence> = None;
+    call.compose(|s| {
+        let recurrent = cell.recurrent;
+        let run = match *state {
+            [h, c] => recurrent::lstm_of(s, cell.fed, recurrent, Some([h, c]), backwards)?,
+            [h, ..] => recurrent::gru_of(s, cell.fed, [recurrent, bias], Some(h), backwards)?,
+            [] => recurrent::gru_of(s, cell.fed, [recurrent, bias], None, backwards)?,
+        };
+        found = Some(run);
+        Ok(run.hidden)
+    })?;
+    let Sequence { hidden, last, cell } =
+        found.ok_or_else(|| Reason::form("a layer without steps"))?;
+    let sequence = call.reshape(hidden, &[steps, 1, batch, width])?;
+    Ok((sequence, [last, cell][..state.len()].to_vec()))
+}
+
+fn unrolled(
+    call: &mut Call<'_>,
+    cell: &Cell,
+    (step, mut state): (Step, Vec<ValueId>),
+    [steps, batch, width]: [usize; 3],
+    backwards: bool,
+) -> Result<Run, Reason> {
+    let rows = call.shape_of(cell.fed)[2];
+    let mut outputs = Vec::new();
+    for i in 0..steps {
+        let at = if backwards { steps - 1 - i } else { i };
+        let fed = call.slice(cell.fed, 0, at, at + 1)?;
+        let fed = call.reshape(fed, &[batch, rows])?;
+        state = step(call, cell, fed, &state)?;
+        outputs.push(call.reshape(state[0], &[1, 1, batch, width])?);
+    }
+    if backwards {
+        outputs.reverse();
+    }
+    Ok((call.concat(&outputs, 0)?, state))
+}
+
+/// Brings blocks of `width` rows into an order.
+fn reordered(call: &mut Call<'_>, x: ValueId, width: usize, order: Option<&[usize]>) -> Made {
+    let Some(order) = order else { return Ok(x) };
+    let mut parts = Vec::with_capacity(order.len());
+    for block in order {
+        parts.push(call.slice(x, 0, block * width, (block + 1) * width)?);
+    }
+    call.concat(&parts, 0)
+}
+
 fn cell(
     call: &mut Call<'_>,
     x: ValueId,
     [direction, gates, width]: [usize; 3],
-    defaults: &[&str],
+    (defaults, order): (&[&str], Option<&[usize]>),
 ) -> Result<Cell, Reason> {
     let resets_after = call.flag("linear_before_reset", false)?;
     let weight = direction_of(call, 1, direction)?;
+    let weight = reordered(call, weight, width, order)?;
     let recurrent = direction_of(call, 2, direction)?;
+    let recurrent = reordered(call, recurrent, width, order)?;
     let mut fed = call.op(Op::MatMul { transpose_a: false, transpose_b: true }, &[x, weight])?;
     let mut recurrent_bias = None;
     if call.has(3) {
         let both = direction_of(call, 3, direction)?;
         let own = call.slice(both, 0, 0, gates * width)?;
+        let own = reordered(call, own, width, order)?;
         fed = call.add(fed, own)?;
         let other = call.slice(both, 0, gates * width, 2 * gates * width)?;
-        if resets_after {
+        let other = reordered(call, other, width, order)?;
+        if resets_after && order.is_some() {
+            // Those of reset and update stand outside the reset.
+            let fills = call.slice(other, 0, 0, 2 * width)?;
+            let rows = Op::Unslice { axis: 0, start: 0, len: gates * width };
+            let fills = call.op(rows, &[fills])?;
+            fed = call.add(fed, fills)?;
+            recurrent_bias = Some(other);
+        } else if resets_after {
             recurrent_bias = Some(other);
         } else {
             fed = call.add(fed, other)?;

@@ -35,7 +35,8 @@ pub fn conv1d(
     bias: Option<ValueId>,
     window: &Window<1>,
 ) -> Built {
-    let (shape, kernel) = (s.shape(x), s.shape(w));
+    let shape: [usize; 3] = s.sized(x, "x [B, C, L]")?;
+    let kernel: [usize; 3] = s.sized(w, "a weight of three axes")?;
     let x = s.reshape(x, &[shape[0], shape[1], 1, shape[2]])?;
     let w = s.reshape(w, &[kernel[0], kernel[1], 1, kernel[2]])?;
     let inputs: Vec<ValueId> = [x, w].into_iter().chain(bias).collect();
@@ -53,7 +54,8 @@ pub fn conv3d(
     bias: Option<ValueId>,
     window: &Window<3>,
 ) -> Built {
-    let kernel = s.shape(w);
+    let kernel: [usize; 5] = s.sized(w, "a weight of five axes")?;
+    let _: [usize; 5] = s.sized(x, "x [B, C, D, H, W]")?;
     let (padding, stride, dilation) = (window.padding[0], window.stride[0], window.dilation[0]);
     let zero = layout::Padding::Constant(0.0);
     let x = layout::pad(s, x, 2, (padding, padding), zero)?;
@@ -108,7 +110,8 @@ pub fn transposed2d(
     conv: Conv2d,
     extra: [usize; 2],
 ) -> Built {
-    let (from, kernel) = (s.shape(x), s.shape(w));
+    let from: [usize; 4] = s.sized(x, "x [B, C, H, W]")?;
+    let kernel: [usize; 4] = s.sized(w, "a weight of four axes")?;
     let length = |i: usize| {
         let full = (from[2 + i] - 1) * conv.stride[i] + conv.dilation[i] * (kernel[2 + i] - 1) + 1;
         (full + extra[i]).saturating_sub(2 * conv.padding[i])
@@ -127,7 +130,8 @@ pub fn transposed1d(
     window: &Window<1>,
     extra: usize,
 ) -> Built {
-    let (shape, kernel) = (s.shape(x), s.shape(w));
+    let shape: [usize; 3] = s.sized(x, "x [B, C, L]")?;
+    let kernel: [usize; 3] = s.sized(w, "a weight of three axes")?;
     let x = s.reshape(x, &[shape[0], shape[1], 1, shape[2]])?;
     let w = s.reshape(w, &[kernel[0], kernel[1], 1, kernel[2]])?;
     let y = transposed2d(s, x, w, bias, flat(window), [0, extra])?;
@@ -145,7 +149,8 @@ pub fn transposed3d(
     window: &Window<3>,
     extra: [usize; 3],
 ) -> Built {
-    let (shape, kernel) = (s.shape(x), s.shape(w));
+    let shape: [usize; 5] = s.sized(x, "x [B, C, D, H, W]")?;
+    let kernel: [usize; 5] = s.sized(w, "a weight of five axes")?;
     let last = |v: [usize; 3]| [v[1], v[2]];
     let conv = Conv2d {
         stride: last(window.stride),

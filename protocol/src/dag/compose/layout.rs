@@ -1,6 +1,7 @@
 //! Padding, flipping, tiling and strided slices: joins and reads at indices that are known beforehand.
 
 use super::{Built, Scope};
+use crate::dag::op::Conv2d;
 use crate::dag::{Dtype, Op};
 use crate::ids::ValueId;
 
@@ -118,4 +119,30 @@ pub fn dilate(s: &mut Scope<'_>, x: ValueId, axis: usize, step: usize) -> Built 
     let x = s.reshape(x, &wide)?;
     let end = wide[axis] - (step - 1);
     s.slice(x, axis, 0, end)
+}
+
+/// Windows of an image as columns: `[B, C, H, W] -> [B, C KH KW, H' W']`, channels slowest, as PyTorch's `unfold`.
+/// Padding is with zeros; `groups` of the geometry do not matter.
+pub fn unfold(s: &mut Scope<'_>, x: ValueId, kernel: [usize; 2], window: &Conv2d) -> Built {
+    let [batch, channels, height, width] = s.sized(x, "an image [B, C, H, W]")?;
+    let (mut y, mut counts) = (x, [0; 2]);
+    for (at, length) in [height, width].into_iter().enumerate() {
+        let Conv2d { stride, padding, dilation, .. } = window;
+        let (step, apart, around) = (stride[at], dilation[at], padding[at]);
+        let reach = apart * kernel[at].saturating_sub(1) + 1;
+        let long = length + 2 * around;
+        if step == 0 || kernel[at] == 0 || reach > long {
+            return Err(s.refuse("steps and windows that fit the image", format!("{window:?}")));
+        }
+        counts[at] = (long - reach) / step + 1;
+        y = pad(s, y, 2 + at, (around, around), Padding::Constant(0.0))?;
+        let taps = (0..kernel[at])
+            .flat_map(|tap| (0..counts[at]).map(move |place| tap * apart + place * step));
+        let taps: Vec<usize> = taps.collect();
+        y = s.pick(y, 2 + at, &taps)?;
+    }
+    let apart = [batch, channels, kernel[0], counts[0], kernel[1], counts[1]];
+    let y = s.reshape(y, &apart)?;
+    let y = s.transpose(y, &[0, 1, 2, 4, 3, 5])?;
+    s.reshape(y, &[batch, channels * kernel[0] * kernel[1], counts[0] * counts[1]])
 }

@@ -1,6 +1,6 @@
 //! Losses other than cross-entropy: differences, weighed and averaged. All return a scalar mean.
 
-use super::{Built, Scope, elements};
+use super::{Built, Scope, elements, reduce};
 use crate::dag::Op;
 use crate::dag::op::{Binary, Comparison, Unary};
 use crate::ids::ValueId;
@@ -11,17 +11,7 @@ pub fn mean(s: &mut Scope<'_>, x: ValueId, mask: Option<ValueId>) -> Built {
     let Some(mask) = mask else {
         return if axes.is_empty() { Ok(x) } else { s.mean(x, &axes, false) };
     };
-    let shape = s.shape(x);
-    let weights = s.float(mask)?;
-    let weights = s.expand(weights, &shape)?;
-    // Chosen, not multiplied: what is masked may be no number.
-    let zero = s.number(0.0)?;
-    let kept = s.choose(mask, x, zero)?;
-    let total = s.sum(kept, &axes, false)?;
-    let count = s.sum(weights, &axes, false)?;
-    let one = s.number(1.0)?;
-    let count = s.binary(Binary::Max, count, one)?;
-    s.div(total, count)
+    reduce::masked_mean(s, x, mask, &axes, false)
 }
 
 /// Mean squared error.
@@ -57,8 +47,8 @@ pub fn smooth_l1(
     mean(s, loss, mask)
 }
 
-/// Reverse Huber: |d| up to c, `(d d + c c) / (2 c)` above, with c a fifth of the largest |d| of the batch, taken as a
-/// constant.
+/// Reverse Huber: |d| up to c, `(d d + c c) / (2 c)` above, with c a fifth of the largest |d| of the batch, which
+/// the derivative follows too.
 ///
 /// *Source*: Laina et al. 2016, section 3.2, equation 2.
 pub fn berhu(s: &mut Scope<'_>, x: ValueId, target: ValueId, mask: Option<ValueId>) -> Built {

@@ -28,7 +28,7 @@ pub fn pool1d(
     kind: Kind,
     (kernel, stride, padding): (usize, usize, usize),
 ) -> Built {
-    let shape = s.shape(x);
+    let shape: [usize; 3] = s.sized(x, "x [B, C, L]")?;
     let image = s.reshape(x, &[shape[0], shape[1], 1, shape[2]])?;
     let window = Pool2d { kernel: [1, kernel], stride: [1, stride], padding: [0, padding] };
     let y = pool(s, image, kind, window)?;
@@ -45,7 +45,7 @@ pub fn pool3d(
     stride: [usize; 3],
     padding: [usize; 3],
 ) -> Built {
-    let shape = s.shape(x);
+    let shape: [usize; 5] = s.sized(x, "x [B, C, D, H, W]")?;
     let [batch, channels, depth] = [shape[0], shape[1], shape[2]];
     let flat = s.reshape(x, &[batch * channels, depth, shape[3], shape[4]])?;
     let last = |v: [usize; 3]| [v[1], v[2]];
@@ -62,7 +62,7 @@ pub fn pool3d(
 
 /// Average of each window over what it has of the image: zeros of the padding do not count.
 pub fn mean_of_image(s: &mut Scope<'_>, x: ValueId, window: Pool2d) -> Built {
-    let shape = s.shape(x);
+    let shape: [usize; 4] = s.sized(x, "an image [B, C, H, W]")?;
     let sums = s.op(Op::AvgPool2d(window), &[x])?;
     if window.padding == [0, 0] {
         return Ok(sums);
@@ -73,7 +73,7 @@ pub fn mean_of_image(s: &mut Scope<'_>, x: ValueId, window: Pool2d) -> Built {
 }
 
 /// Adaptive pooling of one axis to `new` windows: window i covers `floor(i old / new) .. ceil((i + 1) old / new)`, as
-/// PyTorch has it. For images, apply it to each axis.
+/// PyTorch has it.
 pub fn adaptive(s: &mut Scope<'_>, x: ValueId, axis: usize, new: usize, kind: Kind) -> Built {
     let old = s.len(x, axis);
     let mut parts = Vec::with_capacity(new);
@@ -87,4 +87,10 @@ pub fn adaptive(s: &mut Scope<'_>, x: ValueId, axis: usize, new: usize, kind: Ki
         });
     }
     s.concat(&parts, axis)
+}
+
+/// Adaptive pooling of the last axes, `[B, C, ..] -> [B, C, new]`: both kinds are separable.
+pub fn adaptive_all(s: &mut Scope<'_>, x: ValueId, new: &[usize], kind: Kind) -> Built {
+    let lead = s.shape(x).len().saturating_sub(new.len());
+    new.iter().enumerate().try_fold(x, |x, (at, new)| adaptive(s, x, lead + at, *new, kind))
 }

@@ -66,3 +66,15 @@ pub fn linear(s: &mut Scope<'_>, x: ValueId, axis: usize, new: usize, corners: C
     let (low, high) = (s.mul(low, rest)?, s.mul(high, share)?);
     s.add(low, high)
 }
+
+/// Linear interpolation of the last axes to these lengths: bilinear for two, trilinear for three.
+pub fn linear_all(s: &mut Scope<'_>, x: ValueId, new: &[usize], corners: Corners) -> Built {
+    let lead = s.shape(x).len().saturating_sub(new.len());
+    new.iter().enumerate().try_fold(x, |x, (at, new)| linear(s, x, lead + at, *new, corners))
+}
+
+/// Nearest elements along the last axes at these lengths.
+pub fn nearest_all(s: &mut Scope<'_>, x: ValueId, new: &[usize]) -> Built {
+    let lead = s.shape(x).len().saturating_sub(new.len());
+    new.iter().enumerate().try_fold(x, |x, (at, new)| nearest(s, x, lead + at, *new))
+}

@@ -19,9 +19,9 @@ pub enum Beyond {
 }
 
 /// One of the two places around a coordinate on an axis: its index, and its weight, 0 beyond the axis.
-struct Tap {
-    index: ValueId,
-    weight: ValueId,
+pub(super) struct Tap {
+    pub(super) index: ValueId,
+    pub(super) weight: ValueId,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "lengths of axes are far below 2^24")]
@@ -30,7 +30,7 @@ fn last(length: usize) -> f32 {
 }
 
 /// The two places around each coordinate. *Errors*: as `DagBuilder::apply`, here and below.
-fn taps(
+pub(super) fn taps(
     s: &mut Scope<'_>,
     at: ValueId,
     length: usize,
@@ -67,10 +67,8 @@ pub fn bilinear(
     columns: ValueId,
     beyond: Beyond,
 ) -> Built {
-    let shape = s.shape(x);
-    let [batch, groups, channels, height, width] =
-        [shape[0], shape[1], shape[2], shape[3], shape[4]];
-    let places = s.len(rows, 2);
+    let [batch, groups, channels, height, width] = s.sized(x, "images [B, G, C, H, W]")?;
+    let [_, _, places] = s.sized(rows, "rows [B, G, P]")?;
     let flat = s.reshape(x, &[batch, groups, channels, height * width])?;
     let rows = taps(s, rows, height, beyond)?;
     let columns = taps(s, columns, width, beyond)?;
@@ -97,7 +95,7 @@ pub fn bilinear(
 
 /// From `[-1, 1]` to pixels. With aligned corners -1 and 1 are the centres of the outer pixels, else their outer edges.
 #[expect(clippy::cast_precision_loss, reason = "lengths of axes are far below 2^24")]
-fn pixels(s: &mut Scope<'_>, at: ValueId, length: usize, aligned: bool) -> Built {
+pub(super) fn pixels(s: &mut Scope<'_>, at: ValueId, length: usize, aligned: bool) -> Built {
     let half = if aligned { last(length) } else { length as f32 } / 2.0;
     let scaled = s.scale(at, half)?;
     s.shift(scaled, if aligned { half } else { half - 0.5 })
@@ -112,7 +110,8 @@ pub fn grid_sample(
     beyond: Beyond,
     aligned: bool,
 ) -> Built {
-    let (shape, out) = (s.shape(x), s.shape(grid));
+    let shape: [usize; 4] = s.sized(x, "an image [B, C, H, W]")?;
+    let out: [usize; 4] = s.sized(grid, "a grid [B, H', W', 2]")?;
     let places = out[1] * out[2];
     let flat = s.reshape(grid, &[out[0], 1, places, 2])?;
     let part = |s: &mut Scope<'_>, at: usize, length: usize| {
@@ -130,7 +129,7 @@ pub fn grid_sample(
 /// Reads each row of `x [B, C, H, W]` shifted by `disparity [B, 1, H, W]` pixels to the left: the left image as seen in
 /// the right one.
 pub fn warp(s: &mut Scope<'_>, x: ValueId, disparity: ValueId, beyond: Beyond) -> Built {
-    let shape = s.shape(x);
+    let shape: [usize; 4] = s.sized(x, "an image [B, C, H, W]")?;
     let width = shape[3];
     let places = s.op(Op::Iota { shape: vec![1, 1, 1, width], axis: 3 }, &[])?;
     let places = s.float(places)?;
@@ -165,12 +164,15 @@ pub struct Deformable {
 ///
 /// *Source*: Dai et al. 2017, section 2.1; the mask from Zhu et al. 2019, section 3.2.
 pub fn deformable(s: &mut Scope<'_>, operands: Deformable, conv: Conv2d) -> Built {
-    let (shape, kernel) = (s.shape(operands.x), s.shape(operands.weight));
-    let out = s.shape(operands.offset);
-    let [batch, channels, height, width] = [shape[0], shape[1], shape[2], shape[3]];
+    let [batch, channels, height, width] = s.sized(operands.x, "an image [B, C, H, W]")?;
+    let kernel: [usize; 4] = s.sized(operands.weight, "a weight [O, C/groups, KH, KW]")?;
+    let offsets = "offsets [B, 2 G KH KW, H', W'] with G a divisor of C";
+    let [_, moves, rows, columns] = s.sized(operands.offset, offsets)?;
     let taps = kernel[2] * kernel[3];
-    let groups = out[1] / (2 * taps).max(1);
-    let (rows, columns) = (out[2], out[3]);
+    let groups = moves / (2 * taps).max(1);
+    if groups == 0 || !channels.is_multiple_of(groups) {
+        return Err(s.refuse(offsets, s.fact(operands.offset)));
+    }
     let offset = s.reshape(operands.offset, &[batch, groups, taps, 2, rows, columns])?;
     let at = |s: &mut Scope<'_>, which: usize| {
         let moved = s.slice(offset, 3, which, which + 1)?;
@@ -181,8 +183,7 @@ pub fn deformable(s: &mut Scope<'_>, operands: Deformable, conv: Conv2d) -> Buil
         s.reshape(at, &[batch, groups, taps * rows * columns])
     };
     let (row, column) = (at(s, 0)?, at(s, 1)?);
-    let images =
-        s.reshape(operands.x, &[batch, groups, channels / groups.max(1), height, width])?;
+    let images = s.reshape(operands.x, &[batch, groups, channels / groups, height, width])?;
     let mut read = bilinear(s, images, row, column, Beyond::Zeros)?;
     if let Some(mask) = operands.mask {
         let mask = s.reshape(mask, &[batch, groups, 1, taps * rows * columns])?;

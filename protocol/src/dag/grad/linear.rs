@@ -1,4 +1,4 @@
-//! VJP rules of products, embeddings, attention and convolutions.
+//! VJP rules of products, embeddings and convolutions.
 
 use super::{GradError, Reverse, Site};
 use crate::dag::Op;
@@ -71,21 +71,6 @@ impl Reverse {
             let op = Op::EmbeddingGrad { rows };
             let value = self.emit(site.id, op, &[site.inputs[1], site.g])?;
             self.give(site, 0, value);
-        }
-        Ok(())
-    }
-
-    pub(super) fn attention(
-        &mut self,
-        site: &Site,
-        causal: bool,
-        scale: f32,
-    ) -> Result<(), GradError> {
-        let op = Op::AttentionGrad { causal, scale };
-        let inputs = [&site.inputs[..], &[site.g]].concat();
-        let values = self.emit_all(site.id, op, &inputs)?;
-        for (operand, value) in values.into_iter().enumerate() {
-            self.give(site, operand, value);
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ impl Reverse {
             Op::Linear => self.linear(site),
             Op::Embedding => self.embedding(site),
             Op::Attention { causal, scale } => self.attention(site, *causal, *scale),
+            Op::Lstm => self.lstm(site),
+            Op::Gru => self.gru(site),
             Op::LayerNorm { .. } => self.layer_norm(site),
             Op::BatchNorm { eps } => self.batch_norm(site, *eps),
             Op::BatchNormInference { eps } => self.batch_norm_inference(site, *eps),
@@ -87,6 +89,7 @@ impl Reverse {
             Op::Conv2dInputGrad { conv, .. } => self.conv2d_input_grad(site, *conv),
             Op::Conv2dWeightGrad { .. } => Err(self.without_rule(site)),
             Op::MaxPool2dGrad(_) | Op::AvgPool2dGrad { .. } => Err(self.without_rule(site)),
+            Op::LstmGrad | Op::GruGrad => Err(self.without_rule(site)),
         }
     }
 

@@ -153,6 +153,10 @@ impl Comparison {
 /// Most elements of a literal: what belongs to a network's structure (indices, interpolation weights), not its weights.
 pub const LITERAL_MAX: usize = 1 << 16;
 
+/// What a mask of an attention holds, at most, where it hides a position. Finite, since shaders need not represent
+/// infinities; far below any score and far above the smallest f32, so that adding to it stays finite.
+pub const HIDDEN: f32 = -1e30;
+
 /// Numbers that are known when the network is built, row-major.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Numbers {

@@ -1,6 +1,6 @@
-//! Shape rules of products, embeddings and attention.
+//! Shape rules of products, embeddings and causal masks.
 
-use super::{Operands, Shape, ShapeError, Shapes, broadcast};
+use super::{Operands, Shape, Shapes, broadcast};
 use crate::dag::Dtype;
 
 impl Operands<'_> {
@@ -64,33 +64,6 @@ impl Operands<'_> {
         };
         self.need(lead == ids, EXPECTED)?;
         Ok(vec![vec![rows, *width]])
-    }
-
-    pub(super) fn attention(&self, scale: f32) -> Shapes {
-        const EXPECTED: &str = "f32 q, k and v of one shape [.., T, D]";
-        let [q, k, v] = self.floats(EXPECTED)?;
-        self.need_finite(scale)?;
-        self.need(q.len() >= 2 && q == k && q == v, EXPECTED)?;
-        self.need_square(q)?;
-        Ok(vec![q.to_vec()])
-    }
-
-    pub(super) fn attention_grad(&self, scale: f32) -> Shapes {
-        const EXPECTED: &str = "f32 q, k, v and g of one shape [.., T, D]";
-        let [q, k, v, g] = self.floats(EXPECTED)?;
-        self.need_finite(scale)?;
-        self.need(q.len() >= 2 && q == k && q == v && q == g, EXPECTED)?;
-        self.need_square(q)?;
-        Ok(vec![q.to_vec(); 3])
-    }
-
-    /// Checks that the attention weights `[.., T, T]`, which a kernel may hold, are no larger than any tensor may be.
-    fn need_square(&self, q: &[usize]) -> Result<(), ShapeError> {
-        let mut weights = q.to_vec();
-        if let [.., length, width] = weights.as_mut_slice() {
-            *width = *length;
-        }
-        super::check_size(&weights)
     }
 
     pub(super) fn causal_mask(&self, fill: f32) -> Shapes {

@@ -3,7 +3,7 @@
 use super::TextError;
 use super::cursor::{Attributes, Cursor};
 use crate::dag::Op;
-use crate::dag::op::{Binary, Comparison, Conv2d, Gelu, Numbers, Pool2d, Rotary, Targets, Unary};
+use crate::dag::op::{Conv2d, Gelu, Numbers, Pool2d, Rotary, Targets, plain};
 
 type Settings = Vec<(&'static str, String)>;
 
@@ -18,9 +18,8 @@ pub(super) fn of(op: &Op) -> Settings {
             vec![("transpose_a", transpose_a.to_string()), ("transpose_b", transpose_b.to_string())]
         }
         Op::EmbeddingGrad { rows } => vec![("rows", rows.to_string())],
-        Op::Attention { causal, scale } | Op::AttentionGrad { causal, scale } => {
-            vec![("causal", causal.to_string()), ("scale", format!("{scale:?}"))]
-        }
+        Op::Attention { causal, scale } => of_attention(*causal, *scale, false),
+        Op::AttentionGrad { causal, scale, mask_grad } => of_attention(*causal, *scale, *mask_grad),
         Op::CausalMask { fill } => vec![("fill", format!("{fill:?}"))],
         Op::Softmax { axis } | Op::SoftmaxGrad { axis } | Op::Concat { axis } => {
             vec![("axis", axis.to_string())]
@@ -88,33 +87,9 @@ pub(super) fn of(op: &Op) -> Settings {
         Op::Linear | Op::LinearWeightGrad | Op::Embedding | Op::LayerNormGrad => vec![],
         Op::Relu | Op::ReluGrad | Op::Unary(_) | Op::Binary(_) | Op::Compare(_) => vec![],
         Op::Where | Op::RmsNormGrad => vec![],
+        Op::Lstm | Op::LstmGrad | Op::Gru | Op::GruGrad => vec![],
         Op::Add | Op::Sub | Op::Mul | Op::Div | Op::AddN => vec![],
     }
-}
-
-/// The operators without settings, but for the families of functions.
-const PLAIN: [Op; 13] = [
-    Op::Linear,
-    Op::LinearWeightGrad,
-    Op::Embedding,
-    Op::LayerNormGrad,
-    Op::RmsNormGrad,
-    Op::Relu,
-    Op::ReluGrad,
-    Op::Add,
-    Op::Sub,
-    Op::Mul,
-    Op::Div,
-    Op::AddN,
-    Op::Where,
-];
-
-/// Returns every operator without settings.
-fn plain() -> impl Iterator<Item = Op> {
-    let unary = Unary::ALL.into_iter().map(Op::Unary);
-    let binary = Binary::ALL.into_iter().map(Op::Binary);
-    let compare = Comparison::ALL.into_iter().map(Op::Compare);
-    PLAIN.into_iter().chain(unary).chain(binary).chain(compare)
 }
 
 fn list(lengths: &[usize]) -> String {
@@ -133,6 +108,15 @@ fn of_numbers(numbers: &Numbers) -> (&'static str, String) {
             ("ints", format!("[{}]", ints.join(",")))
         }
     }
+}
+
+/// A mask's gradient is written only where there is one.
+fn of_attention(causal: bool, scale: f32, mask_grad: bool) -> Settings {
+    let mut settings = vec![("causal", causal.to_string()), ("scale", format!("{scale:?}"))];
+    if mask_grad {
+        settings.push(("mask_grad", mask_grad.to_string()));
+    }
+    settings
 }
 
 fn of_rotary(rotary: &Rotary) -> Settings {
@@ -282,9 +266,11 @@ fn parse_layer(name: &str, x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Op
         },
         "embedding_grad" => Op::EmbeddingGrad { rows: x.take("rows", at)? },
         "attention" => Op::Attention { causal: x.take("causal", at)?, scale: x.take("scale", at)? },
-        "attention_grad" => {
-            Op::AttentionGrad { causal: x.take("causal", at)?, scale: x.take("scale", at)? }
-        }
+        "attention_grad" => Op::AttentionGrad {
+            causal: x.take("causal", at)?,
+            scale: x.take("scale", at)?,
+            mask_grad: x.has("mask_grad") && x.take("mask_grad", at)?,
+        },
         "causal_mask" => Op::CausalMask { fill: x.take("fill", at)? },
         "softmax" => Op::Softmax { axis: x.take("axis", at)? },
         "softmax_grad" => Op::SoftmaxGrad { axis: x.take("axis", at)? },
@@ -318,73 +304,14 @@ fn pool(x: &mut Attributes<'_>, at: &Cursor<'_>) -> Result<Pool2d, TextError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const CONV: Conv2d = Conv2d { stride: [1, 2], padding: [3, 4], dilation: [5, 6], groups: 7 };
-    const POOL: Pool2d = Pool2d { kernel: [1, 2], stride: [3, 4], padding: [5, 6] };
-
-    fn with_settings() -> Vec<Op> {
-        let (shape, axes) = (vec![2, 1], vec![]);
-        vec![
-            Op::MatMul { transpose_a: true, transpose_b: false },
-            Op::EmbeddingGrad { rows: 3 },
-            Op::Attention { causal: true, scale: 0.1 },
-            Op::AttentionGrad { causal: false, scale: 1e-20 },
-            Op::CausalMask { fill: f32::NEG_INFINITY },
-            Op::Softmax { axis: 1 },
-            Op::SoftmaxGrad { axis: 2 },
-            Op::LayerNorm { eps: 1e-5 },
-            Op::RmsNorm { eps: 1e-6 },
-            Op::LogSoftmax { axis: 3 },
-            Op::Cast { dtype: crate::dag::Dtype::I32 },
-            Op::Iota { shape: shape.clone(), axis: 1 },
-            Op::Literal { shape: shape.clone(), numbers: Numbers::Ints(vec![-1, 7]) },
-            Op::Literal { shape: shape.clone(), numbers: Numbers::Floats(vec![-0.1, 1e30]) },
-            Op::Gather { axis: 1 },
-            Op::GatherGrad { axis: 1, len: 9 },
-            Op::GatherElements { axis: 2 },
-            Op::ScatterElements { axis: 2, add: true },
-            Op::TopK { axis: 1, k: 3, smallest: true },
-            Op::CumSum { axis: 0, exclusive: true, reverse: false },
-            Op::Rotary(Rotary { theta: 1e4, interleaved: true, inverse: false, start: 3 }),
-            Op::ReduceMax { axes: shape.clone(), keep: true },
-            Op::CrossEntropy(Targets::default()),
-            Op::CrossEntropy(Targets { smoothing: 0.1, ignore: Some(-100) }),
-            Op::CrossEntropyGrad(Targets { smoothing: 0.0, ignore: Some(0) }),
-            Op::BatchNorm { eps: 0.0 },
-            Op::BatchNormGrad { eps: 1e-3 },
-            Op::BatchNormInference { eps: 1e-4 },
-            Op::Gelu(Gelu::Erf),
-            Op::GeluGrad(Gelu::Tanh),
-            Op::Dropout { rate: 0.3, stream: 9 },
-            Op::Scale { factor: -0.0 },
-            Op::Shift { term: 3.4e38 },
-            Op::Reshape { shape: shape.clone() },
-            Op::Transpose { perm: shape.clone() },
-            Op::Slice { axis: 1, start: 2, end: 3 },
-            Op::Unslice { axis: 1, start: 2, len: 3 },
-            Op::Concat { axis: 1 },
-            Op::Expand { shape: shape.clone() },
-            Op::SumTo { shape: shape.clone() },
-            Op::ReduceSum { axes: shape.clone(), keep: true },
-            Op::ReduceMean { axes, keep: false },
-            Op::Conv2d(CONV),
-            Op::Conv2dInputGrad { conv: CONV, shape: [1, 2, 3, 4] },
-            Op::Conv2dWeightGrad { conv: CONV, shape: [4, 3, 2, 1] },
-            Op::MaxPool2d(POOL),
-            Op::MaxPool2dGrad(POOL),
-            Op::AvgPool2d(POOL),
-            Op::AvgPool2dGrad { pool: POOL, shape: [1, 2, 3, 4] },
-            Op::Fill { shape, value: f32::MIN_POSITIVE },
-        ]
-    }
+    use crate::dag::op::every;
 
     #[test]
     fn every_operator_reads_back_as_it_was_written() {
-        let ops: Vec<Op> = with_settings().into_iter().chain(plain()).collect();
-        // One of each variant: the lists above are complete.
-        let names: std::collections::BTreeSet<&str> = ops.iter().map(Op::name).collect();
-        assert_eq!(names.len(), 85);
-        for op in ops {
+        // One of each variant: the list is complete.
+        let names: std::collections::BTreeSet<&str> = every().iter().map(Op::name).collect();
+        assert_eq!(names.len(), 89);
+        for op in every() {
             let settings: Vec<String> = of(&op).iter().map(|(k, v)| format!("{k}={v}")).collect();
             let braced = format!("{{{}}}", settings.join(", "));
             let text = if settings.is_empty() { "" } else { &braced };
