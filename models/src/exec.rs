@@ -161,11 +161,14 @@ impl Executor {
     ///
     /// *Errors*: [`TaskError`]; the executor goes on working, though the task's stage may have to be reset.
     pub fn run(&mut self, task: &Task) -> Result<Outcome, TaskError> {
+        // On a thread of arithmetic: from any other, each loop that is split would wait until one wakes up.
         let result = contain(|| {
-            if self.is_lost && matches!(task, Task::LoadStage { .. }) {
-                self.reopen()?;
-            }
-            self.engine.run(task)
+            rayon::scope(|_| {
+                if self.is_lost && matches!(task, Task::LoadStage { .. }) {
+                    self.reopen()?;
+                }
+                self.engine.run(task)
+            })
         });
         self.is_lost |= matches!(result, Err(TaskError::DeviceLost(_)));
         self.engine.note_memory();
