@@ -13,7 +13,7 @@ use burn_backend::tensor::Device;
 use wattle_models::exec::kernel::{RunContext, eval};
 use wattle_models::exec::tensor::Tensor;
 use wattle_models::single::Steps;
-use wattle_models::zoo::resnet;
+use wattle_models::zoo::{gpt2, resnet};
 use wattle_models::{DeviceChoice, zoo};
 use wattle_protocol::dag::Dag;
 use wattle_protocol::dag::op::{Conv2d, Gelu, Op, Targets};
@@ -30,8 +30,9 @@ const BUDGET: Duration = Duration::from_millis(1_500);
 /// Fewest repetitions of a case.
 const LEAST: usize = 5;
 
-const CASES: [&str; 21] = [
+const CASES: [&str; 22] = [
     "gpt2-mini step",
+    "gpt2-mini nodes",
     "resnet18 step",
     "matmul",
     "linear",
@@ -113,6 +114,7 @@ fn least(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
 fn milliseconds(case: &str) -> anyhow::Result<f64> {
     match case {
         "gpt2-mini step" => return steps(gpt2_mini()?, "text:kjv", 8),
+        "gpt2-mini nodes" => return steps(gpt2_mini_nodes()?, "text:kjv", 8),
         "resnet18 step" => return steps(resnet18()?, "images:digits", 2),
         _ => {}
     }
@@ -206,6 +208,13 @@ fn conv(kernel: usize, back: bool) -> Vec<(Op, Vec<Tensor<Dispatch>>)> {
 
 fn gpt2_mini() -> anyhow::Result<Dag> {
     Ok(zoo::by_name("gpt2-mini", Some(4)).context("gpt2-mini")??)
+}
+
+/// The nodes of gpt2-mini with next to nothing in them: what its step spends on anything but arithmetic, at most.
+fn gpt2_mini_nodes() -> anyhow::Result<Dag> {
+    let config = gpt2::Config::named("gpt2-mini").context("gpt2-mini")?;
+    let config = gpt2::Config { window: 1, positions: 1, width: config.heads, ..config };
+    Ok(gpt2::build(&config, 1)?)
 }
 
 /// ResNet-18 on images of 64 x 64.

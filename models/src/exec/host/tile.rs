@@ -210,6 +210,7 @@ pub fn tile<S: Simd>(
     }
 }
 
+#[expect(clippy::manual_memcpy, reason = "a reference to the sums would keep them in memory")]
 #[inline(always)]
 // Always: the sums must stay in registers.
 fn part<S: Simd, const M: usize, const V: usize>(
@@ -234,7 +235,6 @@ fn part<S: Simd, const M: usize, const V: usize>(
             }
         }
     }
-    // By index: a reference to the sums would keep them in memory.
     for m in 0..M {
         let (row, _) = S::as_mut_simd_f32s(&mut out[first + m][..width]);
         for v in 0..V {
