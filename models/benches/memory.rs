@@ -10,9 +10,9 @@ use burn::tensor::Device as BurnDevice;
 use peak_alloc::PeakAlloc;
 use wattle_models::exec::Store;
 use wattle_models::exec::stage::{Stage, State};
-use wattle_models::single::whole_work;
-use wattle_models::zoo;
+use wattle_models::single::{Steps, whole_work};
 use wattle_models::zoo::resnet;
+use wattle_models::{DeviceChoice, zoo};
 use wattle_protocol::dag::Dag;
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, Step};
 use wattle_protocol::job::{
@@ -83,6 +83,8 @@ impl Pair {
 
 #[expect(clippy::cast_precision_loss, reason = "bytes, for a table")]
 fn row(spec: &JobSpec) -> anyhow::Result<()> {
+    // What is made once a process, such as the unpacked text, is no part of a stage.
+    Steps::begin(spec, DeviceChoice::Cpu)?.next_loss()?;
     let work = whole_work(spec)?;
     let device = BurnDevice::flex().as_dispatch().clone();
     let store = Store::new();

@@ -146,6 +146,11 @@ impl Executor {
         &self.name
     }
 
+    /// Says whether tensors lie in host memory.
+    fn is_host(&self) -> bool {
+        self.engine.device == device::host()
+    }
+
     /// Returns the device, for measurements.
     pub(crate) fn device(&self) -> &Device<Dispatch> {
         &self.engine.device
@@ -161,14 +166,16 @@ impl Executor {
     ///
     /// *Errors*: [`TaskError`]; the executor goes on working, though the task's stage may have to be reset.
     pub fn run(&mut self, task: &Task) -> Result<Outcome, TaskError> {
-        // On a thread of arithmetic: from any other, each loop that is split would wait until one wakes up.
         let result = contain(|| {
-            rayon::scope(|_| {
-                if self.is_lost && matches!(task, Task::LoadStage { .. }) {
-                    self.reopen()?;
-                }
-                self.engine.run(task)
-            })
+            if self.is_lost && matches!(task, Task::LoadStage { .. }) {
+                self.reopen()?;
+            }
+            match self.is_host() {
+                // On a thread of arithmetic: from any other, each loop that is split would wait until one wakes up.
+                true => rayon::scope(|_| self.engine.run(task)),
+                // GPUs have a queue for each thread of ours; work must stay in one.
+                false => self.engine.run(task),
+            }
         });
         self.is_lost |= matches!(result, Err(TaskError::DeviceLost(_)));
         self.engine.note_memory();

@@ -89,8 +89,13 @@ pub(super) fn reopen(lost: &Device<Dispatch>) -> Result<OpenDevice, DeviceError>
     gpu::reopen(lost)
 }
 
+/// Returns the device whose tensors lie in host memory.
+pub(super) fn host() -> Device<Dispatch> {
+    BurnDevice::flex().as_dispatch().clone()
+}
+
 fn cpu() -> OpenDevice {
-    let device = BurnDevice::flex().as_dispatch().clone();
+    let device = host();
     OpenDevice { device, name: "cpu".into(), gpu: false }
 }
 

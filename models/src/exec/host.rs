@@ -11,6 +11,7 @@ pub mod conv;
 pub mod gates;
 pub mod norm;
 pub mod parallel;
+pub mod product;
 pub mod rows;
 pub mod select;
 pub mod tile;

@@ -114,7 +114,7 @@ pub fn eval<B: HostBackend>(
         Op::Linear => {
             let (x, w) = (i.float()?, i.float()?);
             let bias = if count > 2 { Some(i.float()?) } else { None };
-            one(linear::linear(x, w, bias))
+            one(linear::linear(x, w, bias, device))
         }
         Op::LinearWeightGrad => one(linear::weight_grad(i.float()?, i.float()?)),
         Op::Embedding => one(linear::embedding(i.float()?, i.int()?, device)?),

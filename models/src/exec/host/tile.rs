@@ -39,6 +39,16 @@ impl<'a> Columns<'a> {
         Self { values, offsets, last: offsets.iter().max().copied().unwrap_or(0) }
     }
 
+    /// The same with the largest offset known.
+    pub fn known(values: &'a [f32], offsets: &'a [usize], last: usize) -> Self {
+        Self { values, offsets, last }
+    }
+
+    /// Returns the largest offset.
+    pub fn last(self) -> usize {
+        self.last
+    }
+
     /// Takes the same places of other elements.
     pub fn of(self, values: &'a [f32]) -> Self {
         Self { values, ..self }

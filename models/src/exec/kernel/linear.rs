@@ -4,7 +4,7 @@ use burn_backend::tensor::{Device, IndexingUpdateOp, IntTensor};
 use burn_backend::{Shape, TensorMetadata};
 use wattle_protocol::swarm::io::TaskError;
 
-use crate::exec::host::rows;
+use crate::exec::host::{product, rows};
 use crate::exec::tensor::{Float, HostBackend};
 
 /// Matrix product of the last two axes, each operand transposed first where asked.
@@ -29,7 +29,20 @@ fn tall<B: HostBackend>(x: Float<B>, w: Float<B>) -> Float<B> {
 }
 
 /// Dense layer.
-pub fn linear<B: HostBackend>(x: Float<B>, w: Float<B>, bias: Option<Float<B>>) -> Float<B> {
+pub fn linear<B: HostBackend>(
+    x: Float<B>,
+    w: Float<B>,
+    bias: Option<Float<B>>,
+    device: &Device<B>,
+) -> Float<B> {
+    if let (Some(a), Some(b)) = (x.host(), w.host()) {
+        let (mut shape, sizes) = (x.shape(), w.shape());
+        let last = shape.len() - 1;
+        shape[last] = sizes[1];
+        let bias = bias.and_then(|bias| bias.host());
+        let y = product::linear(&a, &b, bias.as_deref(), [sizes[0], sizes[1]]);
+        return Float::new(y, &shape, device);
+    }
     let y = tall(x, w);
     match bias {
         Some(bias) => y.add(bias),

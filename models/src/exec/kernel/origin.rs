@@ -23,7 +23,8 @@ const RECURRENT: &str = "burn's product at each step; gates: our loop on hosts, 
 /// Returns what is to be said of an operator's kernels.
 pub const fn kernels(op: &Op) -> &'static str {
     match op {
-        Op::MatMul { .. } | Op::Linear | Op::LinearWeightGrad => PRODUCT,
+        Op::Linear => "host: our register tiles, with the bias; GPU: burn's product",
+        Op::MatMul { .. } | Op::LinearWeightGrad => PRODUCT,
         Op::Embedding | Op::EmbeddingGrad { .. } => {
             "host: our loop, which checks ids and sums in their order; GPU: burn's select"
         }
