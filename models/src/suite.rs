@@ -7,10 +7,11 @@
 //! room, by `examples/op_suite.rs` and by the node's test over a real link; no part of training.
 //!
 //! Reading order: [`Case`] and [`Operand`], [`formula`] (what operands hold), the families ([`elements`], [`functions`],
-//! [`products`], [`norms`], [`layout`], [`index`], [`images`], [`sampling`]), [`run`], [`reference`](mod@reference)
-//! (PyTorch's values), [`bundle`] (all cases in one network, in two halves).
+//! [`products`], [`norms`], [`layout`], [`index`], [`images`], [`sampling`], [`sequences`], [`compositions`]), [`run`],
+//! [`reference`](mod@reference) (PyTorch's values), [`bundle`] (all cases in one network, in two halves).
 
 pub mod bundle;
+pub mod compositions;
 pub mod elements;
 pub mod formula;
 pub mod functions;
@@ -22,6 +23,7 @@ pub mod products;
 pub mod reference;
 pub mod run;
 pub mod sampling;
+pub mod sequences;
 
 use std::fmt;
 
@@ -307,7 +309,7 @@ fn weighed(b: &mut DagBuilder, y: ValueId) -> Built {
 
 /// Returns all cases.
 pub fn cases() -> Vec<Case> {
-    let families: [(&'static str, Vec<Case>); 8] = [
+    let families: [(&'static str, Vec<Case>); 10] = [
         ("elements", elements::cases()),
         ("functions", functions::cases()),
         ("products", products::cases()),
@@ -316,6 +318,8 @@ pub fn cases() -> Vec<Case> {
         ("index", index::cases()),
         ("images", images::cases()),
         ("sampling", sampling::cases()),
+        ("sequences", sequences::cases()),
+        ("compositions", compositions::cases()),
     ];
     let named = |(family, cases): (&'static str, Vec<Case>)| {
         cases.into_iter().map(move |case| Case { family, ..case })

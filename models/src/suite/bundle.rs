@@ -19,6 +19,9 @@ const BALLAST_NODES: usize = 120;
 pub const MEMORY: u64 = 90;
 /// Most numbers in the literals of a group: four bytes each, of the 4 MiB that a message may have.
 const NUMBERS_MAX: usize = 750_000;
+/// Most numbers in all values of a group (7 MB forward): a half with its gradients, and with what crosses, which both
+/// peers hold, has to fit beside half of the ballast.
+const VALUES_MAX: usize = 1_800_000;
 
 /// Where each case is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,20 +49,21 @@ pub fn prefix(at: usize) -> String {
     format!("c{at}.")
 }
 
-/// Parts cases so that the bundle of each group fits into a message.
+/// Parts cases so that the bundle of each group fits into a message, and each half of it into a peer's memory.
 ///
 /// *Errors*: [`SuiteError::Build`].
 pub fn groups(cases: Vec<Case>) -> Result<Vec<Vec<Case>>, SuiteError> {
     let mut groups: Vec<Vec<Case>> = Vec::new();
-    let mut numbers = 0;
+    let (mut numbers, mut values) = (0, 0);
     for case in cases {
         let dag = case.dag().map_err(|error| SuiteError::Build(case.id(), error.into()))?;
         let own: usize = dag.nodes().iter().map(|node| literal(&node.op)).sum();
-        numbers += own;
-        match groups.last_mut().filter(|_| numbers <= NUMBERS_MAX) {
+        let all: usize = dag.value_ids().map(|id| dag.value(id).fact.elements()).sum();
+        (numbers, values) = (numbers + own, values + all);
+        match groups.last_mut().filter(|_| numbers <= NUMBERS_MAX && values <= VALUES_MAX) {
             Some(group) => group.push(case),
             None => {
-                numbers = own;
+                (numbers, values) = (own, all);
                 groups.push(vec![case]);
             }
         }

@@ -3,8 +3,9 @@
     cargo run --release --example op_suite -- --cases | python models/src/suite/make.py
 
 Needs torch, torchvision, numpy and safetensors; the checks need none of them, since what this writes is committed
-(`values/`, one file a family, one tensor a case). What each case computes stands in `table.py`. The formula of operands,
-weights and choices is that of `formula.rs`; each case's fingerprints tell whether both sides have used the same.
+(`values/`, one file a family, one tensor a case). What each case computes stands in `table.py` and `table_more.py`. The
+formula of operands, weights and choices is that of `formula.rs`; each case's fingerprints tell whether both sides have
+used the same.
 """
 
 import json
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+import table_more  # noqa: F401, adds its cases to the table
 from table import TABLE
 
 # As in reference.rs and formula.rs.
@@ -116,7 +118,7 @@ def main():
     cases = json.load(sys.stdin)
     missing = {case["id"] for case in cases} ^ set(TABLE)
     if missing:
-        sys.exit(f"only in one of table.py and the suite: {sorted(missing)}")
+        sys.exit(f"only in one of the tables and the suite: {sorted(missing)}")
     families = {}
     for case in cases:
         try:

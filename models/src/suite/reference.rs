@@ -19,7 +19,7 @@ const CHOSEN: usize = 64;
 const FINGERPRINT: f64 = 1e-6;
 
 /// The files, one a family.
-const FILES: [&[u8]; 8] = [
+const FILES: [&[u8]; 10] = [
     include_bytes!("values/elements.safetensors"),
     include_bytes!("values/functions.safetensors"),
     include_bytes!("values/products.safetensors"),
@@ -28,6 +28,8 @@ const FILES: [&[u8]; 8] = [
     include_bytes!("values/index.safetensors"),
     include_bytes!("values/images.safetensors"),
     include_bytes!("values/sampling.safetensors"),
+    include_bytes!("values/sequences.safetensors"),
+    include_bytes!("values/compositions.safetensors"),
 ];
 
 /// Largest differences of a case from its reference, as its [`Measure`] counts.
