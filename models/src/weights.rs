@@ -23,7 +23,7 @@ pub type Named = (String, Vec<usize>, Vec<f32>);
 pub enum WeightsError {
     /// The file system.
     #[error("the checkpoint file cannot be opened: {0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
     /// A file that contradicts itself.
     #[error("{} is not a sound checkpoint: {why}", path.display())]
     Malformed {
@@ -53,6 +53,13 @@ pub enum WeightsError {
         /// How many elements came.
         count: usize,
     },
+}
+
+/// By hand: the message holds the cause, which a chain of causes would print a second time.
+impl From<std::io::Error> for WeightsError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// Writes tensors to a safetensors file.

@@ -80,7 +80,7 @@ impl Keys {
         make: impl FnOnce(T) -> U,
     ) -> Option<U> {
         if default.is_none() {
-            self.wrong(path, "", "this key is missing");
+            self.wrong(path, "", &missing_key(path));
         }
         default.map(make)
     }
@@ -297,6 +297,16 @@ fn join(section: &str, key: &str) -> String {
 
 fn quoted(words: &[&str]) -> String {
     words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// Says that a key is missing, and what may stand there where that is a matter of a few names.
+fn missing_key(path: &str) -> String {
+    match path {
+        "data.source" => {
+            format!("this key is missing; there are {}", wattle_models::data::names().join(", "))
+        }
+        _ => "this key is missing".into(),
+    }
 }
 
 /// Writes a value as it might stand in the file, cut to a line.

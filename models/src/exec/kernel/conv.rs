@@ -16,7 +16,7 @@ fn options(conv: &Conv2d) -> ConvOptions<2> {
 /// Fewest output channels of a group for which register tiles pay: a depthwise convolution would fill one row of each.
 const TILED: usize = 4;
 
-/// Sizes of a convolution of x `[N, C, H, W]` with weights `[O, C / groups, KH, KW]`, where tiles pay.
+/// Sizes of a convolution of x `[N, C, H, W]` with weights `[O, C / groups, KH, KW]`, where tiles pay and memory allows.
 fn geometry(x: &[usize], w: &[usize], out: [usize; 2], conv: &Conv2d) -> Option<Geometry> {
     let geometry = Geometry {
         batch: x[0],
@@ -30,7 +30,7 @@ fn geometry(x: &[usize], w: &[usize], out: [usize; 2], conv: &Conv2d) -> Option<
         dilation: conv.dilation,
         groups: conv.groups,
     };
-    (w[0] / conv.groups >= TILED).then_some(geometry)
+    (w[0] / conv.groups >= TILED && geometry.is_compact()).then_some(geometry)
 }
 
 /// Height and width of the output.

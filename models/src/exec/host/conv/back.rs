@@ -31,7 +31,11 @@ fn turned(g: &Geometry) -> Option<Geometry> {
         ..*g
     };
     // Turning writes every weight; it must be little against the product.
-    (fits && !turned.is_worth_gathering() && g.batch * g.columns() > 2 * COLUMNS).then_some(turned)
+    (fits
+        && turned.is_compact()
+        && !turned.is_worth_gathering()
+        && g.batch * g.columns() > 2 * COLUMNS)
+        .then_some(turned)
 }
 
 /// Turns weights `[O, C, KH, KW]` of each group to `[C, O, KH, KW]`, taps in reverse.

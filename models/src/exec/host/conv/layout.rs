@@ -56,6 +56,16 @@ impl Geometry {
         (self.size[0] + 2 * self.padding[0]).div_ceil(self.stride[0])
     }
 
+    /// Says whether a laid channel has not many more elements than its input and output: a stranger's network may name a
+    /// stride, padding or dilation of any size, and what it names must not be allocated.
+    pub fn is_compact(&self) -> bool {
+        /// Times the elements of input and output; a row and column of zeros around one of them is 9.
+        const MOST: usize = 16;
+        let plane = self.height().saturating_mul(self.width()).saturating_add(self.padding[1]);
+        let laid = plane.saturating_mul(self.stride[0]).saturating_mul(self.stride[1]);
+        laid <= MOST * (self.size[0] * self.size[1] + self.columns())
+    }
+
     /// Says whether the columns between rows cost more than gathering the others: measured, gathering an element takes
     /// as long as some 60 multiplications.
     pub(super) fn is_worth_gathering(&self) -> bool {

@@ -97,3 +97,28 @@ fn convolutions_and_gradients_are_the_sums_that_define_them() {
         check_all(&geometry(sizes, size, kernel, steps, groups));
     }
 }
+
+/// Their laid images would have some 10^12 elements, though input and output are small.
+#[test]
+fn strides_paddings_and_dilations_of_any_size_are_not_laid_out() {
+    let (one, none, far) = ([1, 1], [0, 0], [1_000_000, 1_000_000]);
+    let wide = geometry([1, 4, 4], [3, 3], [1, 1], [far, none, one], 1);
+    let padded = geometry([1, 4, 4], [1, 1], [2, 2], [far, far, one], 1);
+    let dilated = geometry([1, 4, 4], [1, 1], [3, 3], [one, far, far], 1);
+    for g in [wide, padded, dilated] {
+        assert!(!g.is_compact(), "{g:?}");
+    }
+    // The gradient turns the kernel round, and with it the padding: that is not laid out either.
+    let (w, dy) = (numbers(4 * 4 * 9, 1), numbers(4, 2));
+    assert_eq!(input_grad(&w, &dy, &dilated).len(), 4);
+    // What networks are made of is.
+    for g in [
+        geometry([8, 64, 64], [56, 56], [3, 3], [one, one, one], 1),
+        geometry([8, 3, 64], [64, 64], [7, 7], [[2, 2], [3, 3], one], 1),
+        geometry([8, 512, 512], [2, 2], [3, 3], [one, one, one], 1),
+        geometry([1, 3, 768], [224, 224], [16, 16], [[16, 16], none, one], 1),
+        geometry([1, 64, 64], [33, 33], [3, 3], [one, [12, 12], [12, 12]], 1),
+    ] {
+        assert!(g.is_compact(), "{g:?}");
+    }
+}
