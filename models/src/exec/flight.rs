@@ -190,7 +190,7 @@ fn voids(task: &Task) -> Option<(JobId, StageId)> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::{SyncSender, sync_channel};
 
     use wattle_protocol::ids::{EdgeId, Epoch, MicroBatch, Step};
     use wattle_protocol::swarm::io::TensorName;
@@ -201,7 +201,10 @@ mod tests {
     const JOB: JobId = JobId::new([7; 16]);
     const STAGE: StageId = StageId::new(1);
 
-    type Promise = Sender<Result<Vec<f32>, String>>;
+    /// A promise is kept once.
+    const PROMISED: usize = 1;
+
+    type Promise = SyncSender<Result<Vec<f32>, String>>;
 
     fn key(micro_batch: u32) -> TensorKey {
         let (epoch, step) = (Epoch::new(1), Step::new(0));
@@ -211,7 +214,7 @@ mod tests {
 
     /// A forward pass whose activation arrives when the test says so.
     fn pass(stage: StageId, micro_batch: u32) -> (Flight, Promise) {
-        let (promise, read) = channel();
+        let (promise, read) = sync_channel(PROMISED);
         let mut flight = Flight::of(JOB, stage, Report::Forward(None));
         flight.carry(key(micro_batch), vec![promised(read)]);
         (flight, promise)
@@ -279,14 +282,14 @@ mod tests {
     #[test]
     fn squares_beyond_single_precision_are_summed_in_double() {
         let store = Store::new();
-        let (promise, read) = channel();
+        let (promise, read) = sync_channel(PROMISED);
         promise.send(Ok(vec![1e25, 2.0, 3.0, 1.0])).unwrap();
         let flight = Flight::of(JOB, STAGE, Report::Gradients(1.0, Some(promised(read))));
         let Ok(Outcome::Gradients { sum_of_squares }) = flight.land(&store) else {
             panic!("1e50 is a number");
         };
         assert!((sum_of_squares / 3e50 - 1.0).abs() < 1e-6);
-        let (promise, read) = channel();
+        let (promise, read) = sync_channel(PROMISED);
         promise.send(Ok(vec![f32::INFINITY, f32::NAN])).unwrap();
         let flight = Flight::of(JOB, STAGE, Report::Gradients(0.0, Some(promised(read))));
         assert!(matches!(flight.land(&store), Err(TaskError::NotFinite(_))));

@@ -102,7 +102,7 @@ fn step_in_flight(executor: &mut Executor, works: &[Arc<StageWork>], name: &str)
                 assert_eq!(readings, leaves(work, task) as u64, "{name}: {task:?}");
             }
             Task::OptimizerStep { .. } => {
-                assert_eq!((readings, uploads), (0, 0), "{name}: {task:?}")
+                assert_eq!((readings, uploads), (0, 0), "{name}: {task:?}");
             }
             _ => {}
         }
