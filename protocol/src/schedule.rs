@@ -1,10 +1,12 @@
 //! Who runs what: a [`Plan`] is a value with an epoch, made by pure functions from measured adverts.
 //!
-//! Reading order: [`advert`] (what is measured), [`links`] (the graph between peers), [`pipeline`] (orders),
-//! [`estimate`] (predicted step time), [`fence`] (a first placement: dynamic program over the topological order),
-//! [`repair`] (the least change after a loss).
+//! Reading order: [`advert`] (what is measured), [`links`] (the graph between peers), [`pipeline`] (orders), `course` and
+//! `tail` (a step in integer microseconds), [`estimate`] (predicted step time), [`fence`] (OP-Fence: a first placement),
+//! `roles` (backups and voters), [`repair`] (the least change after a loss), [`account`] (why a plan is as fast as it is).
 
+pub mod account;
 pub mod advert;
+pub mod codec;
 mod course;
 pub mod estimate;
 pub mod fence;

@@ -11,6 +11,7 @@ use wattle_protocol::ids::{Epoch, JobId, PeerId};
 use wattle_protocol::job::JobSpec;
 use wattle_protocol::schedule::Plan;
 use wattle_protocol::schedule::advert::{Advert, Hardware, Link};
+use wattle_protocol::schedule::codec::Codec;
 use wattle_protocol::schedule::fence::{Request, place};
 use wattle_protocol::units::{Duration, Rate};
 use wattle_protocol::wire::frame::job_id;
@@ -80,7 +81,7 @@ pub(super) async fn run(args: PlanArgs, output: &Output) -> anyhow::Result<()> {
 fn plan(spec: &JobSpec, job: JobId, leader: PeerId, adverts: &[Advert]) -> anyhow::Result<Plan> {
     let adverts: Vec<&Advert> = adverts.iter().collect();
     let epoch = Epoch::default().next();
-    let request = Request { spec, job, epoch, submitter: leader, leader };
+    let request = Request { spec, job, epoch, submitter: leader, leader, codec: Codec::Dense };
     place(request, &adverts).context("while placing the job")
 }
 
