@@ -1,14 +1,13 @@
 //! A swarm in one thread: the product's own decision code under a virtual clock.
 //!
 //! Reading order: [`scenario`] (what is simulated), [`world`] (the clock and the loop), [`network`] (links), [`device`]
-//! (what tasks cost and compute), [`check`] (what must never happen), [`testbed`] (swarms to plan for), [`trace`] (what happened, as a hash). The same
+//! (what tasks cost and compute), [`check`] (what must never happen), [`trace`] (what happened, as a hash). The same
 //! scenario and seed give a byte-identical trace. Not here: any decision of a peer; those are `wattle_protocol::swarm`.
 
 pub mod check;
 pub mod device;
 pub mod network;
 pub mod scenario;
-pub mod testbed;
 pub mod trace;
 pub mod world;
 
