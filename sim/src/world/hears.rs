@@ -1,6 +1,7 @@
 //! What the simulated submitter is told: losses, plans and the end, with the faults that wait for them.
 
 use wattle_protocol::swarm::io::Event;
+use wattle_protocol::units::Instant;
 use wattle_protocol::wire::message::News;
 
 use super::World;
