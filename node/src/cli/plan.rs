@@ -148,7 +148,7 @@ async fn swarm(args: &PlanArgs) -> anyhow::Result<Swarm> {
         return Ok(Swarm { adverts: alike(count, args)?, testbed: None });
     }
     let limit = StdDuration::from_secs(args.wait);
-    let (node, _events) = Node::start(args.join.options().node(None)?).await?;
+    let (node, _events) = Node::start(args.join.clone().options().node(None)?).await?;
     let views = look::settle(&node, limit).await;
     node.stop().await;
     let adverts = views.into_iter().filter_map(|v| v.advert).collect();
