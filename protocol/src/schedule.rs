@@ -1,10 +1,15 @@
 //! Who runs what: a [`Plan`] is a value with an epoch, made by pure functions from measured adverts.
 //!
-//! Reading order: [`advert`] (what is measured), [`links`] (the graph between peers), [`pipeline`] (orders),
-//! [`estimate`] (predicted step time), [`fence`] (a first placement: dynamic program over the topological order),
-//! [`repair`] (the least change after a loss).
+//! Reading order: [`advert`] (what is measured), [`links`] (the graph between peers), [`cluster`] (fences of
+//! peers that see the same rates), [`planted`] (swarms with known fences, for tests), [`pipeline`] (orders), `course`
+//! and `tail` (a step in integer microseconds), [`estimate`] (predicted step time), [`fence`] (OP-Fence: a first
+//! placement), `roles` (backups and voters), [`repair`] (the least change after a loss), [`account`] (why a plan is as
+//! fast as it is).
 
+pub mod account;
 pub mod advert;
+pub mod cluster;
+pub mod codec;
 mod course;
 pub mod estimate;
 pub mod fence;
@@ -12,6 +17,7 @@ mod ground;
 pub mod links;
 pub mod load;
 pub mod pipeline;
+pub mod planted;
 pub mod repair;
 mod roles;
 pub mod sample;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::advert::Advert;
+use super::advert::{Advert, Link};
 use crate::ids::PeerId;
 use crate::units::{Bytes, Duration, Rate};
 
@@ -27,14 +27,29 @@ impl Links {
         let mut links = Self::default();
         for advert in adverts {
             for link in &advert.links {
-                links.measured.insert((advert.peer, link.peer), (link.rate, link.round_trip));
-                for end in [advert.peer, link.peer] {
-                    let slot = links.slowest.entry(end).or_insert((link.rate, link.round_trip));
-                    *slot = (slot.0.min(link.rate), slot.1.max(link.round_trip));
-                }
+                links.insert(advert.peer, *link);
             }
         }
         links
+    }
+
+    /// Takes one measured link in.
+    pub fn insert(&mut self, from: PeerId, link: Link) {
+        self.measured.insert((from, link.peer), (link.rate, link.round_trip));
+        for end in [from, link.peer] {
+            let slot = self.slowest.entry(end).or_insert((link.rate, link.round_trip));
+            *slot = (slot.0.min(link.rate), slot.1.max(link.round_trip));
+        }
+    }
+
+    /// Returns what has been measured, in the order of both ends.
+    pub fn measured(&self) -> impl Iterator<Item = ((PeerId, PeerId), (Rate, Duration))> {
+        self.measured.iter().map(|(ends, link)| (*ends, *link))
+    }
+
+    /// Returns what has been measured in this direction, if anything.
+    pub fn measurement(&self, from: PeerId, to: PeerId) -> Option<(Rate, Duration)> {
+        self.measured.get(&(from, to)).copied()
     }
 
     /// Returns rate and round trip from one peer to another.
@@ -64,7 +79,6 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
-    use super::super::advert::Link;
     use super::*;
 
     #[test]
