@@ -1,18 +1,22 @@
 //! Who runs what: a [`Plan`] is a value with an epoch, made by pure functions from measured adverts.
 //!
-//! Reading order: [`advert`] (what is measured), [`links`] (the graph between peers), [`cluster`] (fences of
+//! Reading order: [`gauge`] (a figure from samples), [`prober`] (whom to measure), [`coordinate`] (predicted round trips),
+//! [`advert`] (what is said of it), [`links`] (the graph between peers), [`cluster`] (fences of
 //! peers that see the same rates), [`planted`] (swarms with known fences, for tests), [`pipeline`] (orders),
 //! [`estimate`] (predicted step time), [`fence`] (a first placement: dynamic program over the topological order),
 //! [`repair`] (the least change after a loss).
 
 pub mod advert;
 pub mod cluster;
+pub mod coordinate;
 pub mod estimate;
 pub mod fence;
+pub mod gauge;
 pub mod links;
 pub mod load;
 pub mod pipeline;
 pub mod planted;
+pub mod prober;
 pub mod repair;
 
 use serde::{Deserialize, Serialize};

@@ -103,12 +103,10 @@ fn alike(count: u16, args: &PlanArgs) -> anyhow::Result<Vec<Advert>> {
         round_trip: Duration::from_millis(args.round_trip),
     };
     let advert = |peer: &PeerId| Advert {
-        peer: *peer,
-        sequence: 1,
-        addresses: Vec::new(),
         // Machines of their own: they share nothing.
         hardware: Some(Hardware { host: 0, ..measured.clone() }),
         links: peers.iter().filter(|p| *p != peer).map(link).collect(),
+        ..Advert::new(*peer)
     };
     Ok(peers.iter().map(advert).collect())
 }

@@ -130,12 +130,6 @@ impl World {
             }
             for &other in ids.iter().filter(|o| **o != id) {
                 world.later(id, Duration::ZERO, Happening::Input(Input::PeerFound(other)));
-                let link = Input::LinkMeasured {
-                    peer: other,
-                    rate: Rate::from_mbit(1000.0),
-                    round_trip: LATENCY * 2,
-                };
-                world.later(id, Duration::ZERO, Happening::Input(link));
             }
         }
         world
@@ -197,6 +191,11 @@ impl World {
                     self.busy.insert(me, ended);
                     let input = Input::TaskDone { task: id, outcome, began: free, ended };
                     self.later(me, ended.since(self.now), Happening::Input(input));
+                }
+                Effect::Probe(peer) => {
+                    let (rate, round_trip) = (Rate::from_mbit(1000.0), LATENCY * 2);
+                    let link = Input::LinkMeasured { peer, rate, round_trip };
+                    self.later(me, round_trip, Happening::Input(link));
                 }
                 Effect::Ship { key, to } => {
                     assert_ne!(to, me);
