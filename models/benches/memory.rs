@@ -60,7 +60,8 @@ fn spec(dag: Dag, source: &str, recompute: bool) -> JobSpec {
     let micro_batches = MICRO_BATCHES;
     let (clip_norm, seed) = (Some(1.0), 1);
     let train = TrainSpec { steps: 9, micro_batches, optimizer, learning_rate, clip_norm, seed };
-    let swarm = SwarmSpec { stages: None, order: PipelineOrder::GPipe, recompute, backups: 0 };
+    let swarm =
+        SwarmSpec { stages: None, order: PipelineOrder::GPipe, recompute, backups: 0, replicas: 1 };
     let data = DataSpec { source: source.into(), seed: 1 };
     JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed }
 }

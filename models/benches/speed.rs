@@ -236,7 +236,7 @@ fn steps(dag: Dag, source: &str, micro_batches: u32) -> anyhow::Result<f64> {
         seed: 1,
     };
     let order = PipelineOrder::OneFOneB;
-    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0 };
+    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0, replicas: 1 };
     let data = DataSpec { source: source.into(), seed: 1 };
     let spec = JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed };
     let mut steps = Steps::begin(&spec, DeviceChoice::Cpu)?;

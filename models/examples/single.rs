@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 1,
     };
     let order = PipelineOrder::OneFOneB;
-    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0 };
+    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0, replicas: 1 };
     let data = DataSpec { source: entry.data.into(), seed: 1 };
     let spec = JobSpec { name, dag, start: Start::Seed, data, train, swarm };
     let mut last = Instant::now();

@@ -62,7 +62,7 @@ pub(crate) fn job(dag: Dag, source: &str) -> JobSpec {
         seed: 5,
     };
     let order = PipelineOrder::GPipe;
-    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0 };
+    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0, replicas: 1 };
     let data = DataSpec { source: source.into(), seed: 9 };
     JobSpec { name: dag.name().into(), dag, start: Start::Seed, data, train, swarm }
 }

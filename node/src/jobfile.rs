@@ -252,6 +252,7 @@ fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
         order: if order? == "gpipe" { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB },
         recompute: recompute?,
         backups: u8::try_from(backups?).ok()?,
+        replicas: 1,
     })
 }
 

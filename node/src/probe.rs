@@ -202,6 +202,7 @@ fn probe_job(dag: Dag, data: DataSpec) -> JobSpec {
             order: PipelineOrder::OneFOneB,
             recompute: false,
             backups: 0,
+            replicas: 1,
         },
     }
 }

@@ -170,4 +170,6 @@ pub struct SwarmSpec {
     pub recompute: bool,
     /// Copies of each stage's state that other peers keep, as far as there are peers.
     pub backups: u8,
+    /// Most peers that run a stage at once, each for some of the micro-batches; 1: no replicas.
+    pub replicas: u16,
 }

@@ -9,15 +9,20 @@
 pub mod advert;
 pub mod cluster;
 pub mod coordinate;
+mod course;
 pub mod estimate;
 pub mod fence;
 pub mod gauge;
+mod ground;
 pub mod links;
 pub mod load;
 pub mod pipeline;
 pub mod planted;
 pub mod prober;
 pub mod repair;
+mod roles;
+pub mod sample;
+mod tail;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,10 +33,26 @@ use crate::units::{Bytes, Duration};
 /// Who owns a stage and who stands by for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagePlan {
-    /// Runs the stage.
+    /// Runs the stage, holds its truth, and gathers what replicas have summed.
     pub owner: PeerId,
+    /// Run the stage too, each for some of the micro-batches.
+    pub replicas: Vec<PeerId>,
+    /// Which worker (0 the owner, then replicas) runs each micro-batch; empty where there are no replicas.
+    pub turns: Vec<u16>,
     /// Hold its state and follow every step, in the order in which they would take over.
     pub backups: Vec<PeerId>,
+}
+
+impl StagePlan {
+    /// Makes a stage that nobody else runs.
+    pub const fn alone(owner: PeerId, backups: Vec<PeerId>) -> Self {
+        Self { owner, replicas: Vec::new(), turns: Vec::new(), backups }
+    }
+
+    /// Returns the owner and the replicas.
+    pub fn workers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        std::iter::once(self.owner).chain(self.replicas.iter().copied())
+    }
 }
 
 /// What the estimator expects of a plan.

@@ -347,7 +347,7 @@ impl Scenario {
                 clip_norm: Some(1.0),
                 seed,
             },
-            swarm: SwarmSpec { stages, order, recompute, backups },
+            swarm: SwarmSpec { stages, order, recompute, backups, replicas: 1 },
         })
     }
 }

@@ -51,7 +51,7 @@ pub fn job(dag: Dag) -> JobSpec {
         seed: 0,
     };
     let (stages, order) = (None, PipelineOrder::GPipe);
-    let swarm = SwarmSpec { stages, order, recompute: false, backups: 0 };
+    let swarm = SwarmSpec { stages, order, recompute: false, backups: 0, replicas: 1 };
     let data = DataSpec { source: data::NOISE.into(), seed: 0 };
     JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed }
 }

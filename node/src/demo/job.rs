@@ -38,6 +38,7 @@ pub fn spec(model: &str, steps: Option<u64>, stages: u16) -> anyhow::Result<JobS
             order: PipelineOrder::OneFOneB,
             recompute: false,
             backups: 1,
+            replicas: 1,
         },
     })
 }

@@ -1,37 +1,35 @@
-//! Predicts the step time of a placement and its parts, by running the pipeline in integers.
+//! Predicts the step time of a placement and its parts: work and edges of the real cut, run by `course` and `tail`.
 //!
-//! Each device runs its passes in order, each directed link carries one tensor after another. The same model
-//! as papers.md 1.7 for identical jobs on a line, but for any edges between stages. Pure; ties break on ids.
+//! Pure; ties break on places. Not here: which placements there are (`fence`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::advert::{Advert, Hardware};
-use super::links::Links;
+use super::course::{Course, Outcome, Station, Wire, Worker, turns};
+use super::ground::{Crowd, Ground};
 use super::load::Load;
-use super::pipeline::{Pass, in_flight, passes};
+use super::pipeline::in_flight;
+use super::tail::{Ending, commit};
 use super::{Prediction, StagePlan};
 use crate::dag::bundle::{gradient_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
 use crate::ids::PeerId;
 use crate::job::{JobSpec, Optimizer};
-use crate::units::{Bytes, Duration, Flops, Instant};
+use crate::units::{Bytes, Duration, Flops};
 
 /// Everything that the prediction of one placement needs.
 #[derive(Debug)]
-pub struct Placement<'a> {
+pub(super) struct Placement<'a> {
     /// The job.
-    pub spec: &'a JobSpec,
+    pub(super) spec: &'a JobSpec,
     /// The network in stages.
-    pub cut: &'a Cut,
-    /// Owner and backups of each stage.
-    pub stages: &'a [StagePlan],
+    pub(super) cut: &'a Cut,
+    /// Owner, replicas and backups of each stage.
+    pub(super) stages: &'a [StagePlan],
     /// Who commits the steps.
-    pub leader: PeerId,
-    /// Measured peers.
-    pub peers: &'a BTreeMap<PeerId, &'a Advert>,
-    /// Measured links.
-    pub links: &'a Links,
+    pub(super) leader: PeerId,
+    /// Everybody who has a part, measured.
+    pub(super) ground: &'a Ground<'a>,
 }
 
 /// Returns the work of one program of a stage on one micro-batch.
@@ -78,15 +76,10 @@ fn again(stage: &StageGraph) -> Bytes {
     repeated.filter_map(|v| stage.values.get(v)).map(|v| v.fact.bytes()).sum()
 }
 
-/// Returns the work of reducing gradients and of the update: a few passes over the parameters.
-fn update_load(stage: &StageGraph, passes_over: u64) -> Load {
-    let bytes = parameter_bytes(stage);
-    Load {
-        elements: Flops::new(bytes.count() / 4 * passes_over),
-        bytes: bytes * passes_over,
-        launches: passes_over * stage.parameters.len() as u64,
-        ..Load::default()
-    }
+/// Returns the work of one pass over parameters of so many bytes in so many tensors.
+pub(super) fn sweep(bytes: Bytes, tensors: u64) -> Load {
+    let elements = Flops::new(bytes.count() / 4);
+    Load { elements, bytes, launches: tensors, ..Load::default() }
 }
 
 /// Returns the forward work of every node and the backward work that belongs to it, for choosing cuts.
@@ -107,68 +100,28 @@ pub fn node_loads(training: &crate::dag::grad::Training) -> (Vec<Load>, Vec<Load
     (forward, backward)
 }
 
-struct Line {
-    passes: Vec<Pass>,
-    next: usize,
-    device: PeerId,
-    forward: Duration,
-    backward: Duration,
-    busy: Duration,
-    ended: Instant,
-}
-
 impl Placement<'_> {
-    fn hardware(&self, peer: PeerId) -> Option<&Hardware> {
-        self.peers.get(&peer).and_then(|a| a.hardware.as_ref())
-    }
-
-    fn time(&self, peer: PeerId, load: Load) -> Duration {
-        let Some(hardware) = self.hardware(peer) else {
-            return Duration::MAX;
-        };
-        let (demand, capacity) = self.crowd(hardware);
-        let alone = hardware.time(load);
-        if demand <= capacity {
-            return alone;
-        }
-        Duration::from_micros(alone.micros().saturating_mul(demand) / capacity)
-    }
-
-    /// Returns what all owners on a peer's machine ask of it and what it has, in thousandths of threads.
-    ///
-    /// Our rule: peers of one machine that ask for more than it has share it in proportion, for the whole step. A
-    /// pipeline's stages are not all busy all the time, so this is on the careful side.
-    fn crowd(&self, hardware: &Hardware) -> (u64, u64) {
-        if hardware.host == 0 || hardware.host_capacity == 0 {
-            return (0, 1);
-        }
-        let owners: BTreeSet<PeerId> = self.stages.iter().map(|s| s.owner).collect();
-        let demand = owners
-            .iter()
-            .filter_map(|p| self.hardware(*p))
-            .filter(|h| h.host == hardware.host)
-            .map(|h| u64::from(h.demand))
-            .sum();
-        (demand, u64::from(hardware.host_capacity))
-    }
-
     /// Predicts one step.
-    pub fn predict(&self) -> Prediction {
-        let mut lines = self.lines();
-        let transfer = self.run(&mut lines);
-        let drained = lines.iter().map(|l| l.ended).max().unwrap_or_default();
-        let commit = self.commit(&lines);
-        let stage_compute: Vec<Duration> = lines.iter().map(|l| l.busy).collect();
-        let step = (drained + commit).since(Instant::default());
-        let compute = stage_compute.iter().copied().max().unwrap_or_default();
-        let total = step.micros().saturating_mul(lines.len() as u64).max(1);
-        let busy: u64 = stage_compute.iter().map(|d| d.micros()).sum();
+    pub(super) fn predict(&self) -> Prediction {
+        let crowd = self.crowd();
+        let stations = self.stations(&crowd);
+        let outcome = self.course(false).run(&stations, &self.wires());
+        let endings = self.endings(&stations, &outcome);
+        let leader = self.ground.number(self.leader);
+        let commit = commit(self.ground, &crowd, &endings, leader);
+        let step = Duration::from_micros(outcome.drained) + commit;
+        let longest = |list: &Vec<u64>| list.iter().copied().max().unwrap_or(0);
+        let stage_compute: Vec<Duration> =
+            outcome.busy.iter().map(|list| Duration::from_micros(longest(list))).collect();
+        let workers: usize = stations.iter().map(|s| s.workers.len()).sum();
+        let total = step.micros().saturating_mul(workers as u64).max(1);
+        let busy = outcome.busy.iter().flatten().copied().fold(0, u64::saturating_add);
         let bubble = 1000 - (u128::from(busy.min(total)) * 1000 / u128::from(total));
         let stages = self.cut.stages.len();
         Prediction {
             step,
-            compute,
-            transfer,
+            compute: stage_compute.iter().copied().max().unwrap_or_default(),
+            transfer: Duration::from_micros(outcome.link_busy),
             commit,
             bubble_permille: u32::try_from(bubble).unwrap_or(1000),
             memory: self.cut.stages.iter().map(|s| memory(self.spec, s, stages)).collect(),
@@ -176,136 +129,75 @@ impl Placement<'_> {
         }
     }
 
-    fn lines(&self) -> Vec<Line> {
-        let stages = self.cut.stages.len();
-        let swarm = &self.spec.swarm;
-        self.cut
-            .stages
-            .iter()
-            .zip(self.stages)
-            .map(|(stage, plan)| {
-                let forward = program_load(stage, &stage.forward.nodes);
-                let backward = program_load(stage, &stage.backward.nodes);
-                let index = stage.stage.index();
-                Line {
-                    passes: passes(swarm.order, index, stages, self.spec.train.micro_batches),
-                    next: 0,
-                    device: plan.owner,
-                    forward: self.time(plan.owner, forward),
-                    backward: self.time(plan.owner, backward),
-                    busy: Duration::ZERO,
-                    ended: Instant::default(),
-                }
-            })
-            .collect()
-    }
-
-    /// Runs all passes; returns how long the busiest link was busy.
-    fn run(&self, lines: &mut [Line]) -> Duration {
-        // Arrival of (edge, micro-batch, is a cotangent); presence means that it is on its way.
-        let mut arrived: BTreeMap<(u32, u32, bool), Instant> = BTreeMap::new();
-        let mut device_free: BTreeMap<PeerId, Instant> = BTreeMap::new();
-        let mut link_free: BTreeMap<(PeerId, PeerId), Instant> = BTreeMap::new();
-        let mut link_busy: BTreeMap<(PeerId, PeerId), Duration> = BTreeMap::new();
-        // The pass that can begin first goes first, so that links are used in the order of time.
-        while let Some((start, place)) = (0..lines.len())
-            .filter_map(|place| self.begin(&lines[place], place, &arrived, &device_free))
-            .min()
-        {
-            let line = &mut lines[place];
-            let pass = line.passes[line.next];
-            let (span, micro_batch, back) = match pass {
-                Pass::Forward(m) => (line.forward, m.index(), false),
-                Pass::Backward(m) => (line.backward, m.index(), true),
-            };
-            let end = start + span;
-            line.next += 1;
-            line.busy += span;
-            line.ended = end;
-            device_free.insert(line.device, end);
-            let stage = &self.cut.stages[place];
-            let edges = if back { &stage.receives } else { &stage.sends };
-            for (id, edge) in edges {
-                if back && edge.cotangent.is_none() {
-                    continue;
-                }
-                let other = if back { edge.from } else { edge.to };
-                let (from, to) = (line.device, self.stages[other.index()].owner);
-                let (busy, travel) = self.links.transfer(from, to, edge.fact.bytes());
-                let free = link_free.entry((from, to)).or_default();
-                *free = (*free).max(end) + busy;
-                *link_busy.entry((from, to)).or_default() += busy;
-                let edge_index = u32::try_from(id.index()).unwrap_or(u32::MAX);
-                arrived.insert((edge_index, micro_batch, back), *free + travel);
-            }
+    fn course(&self, record: bool) -> Course<'_> {
+        Course {
+            ground: self.ground,
+            order: self.spec.swarm.order,
+            micro_batches: self.spec.train.micro_batches,
+            record,
         }
-        link_busy.values().copied().max().unwrap_or_default()
     }
 
-    fn begin(
-        &self,
-        line: &Line,
-        place: usize,
-        arrived: &BTreeMap<(u32, u32, bool), Instant>,
-        device_free: &BTreeMap<PeerId, Instant>,
-    ) -> Option<(Instant, usize)> {
-        let pass = line.passes.get(line.next)?;
-        let stage = &self.cut.stages[place];
-        let mut start = device_free.get(&line.device).copied().unwrap_or_default();
-        let (edges, micro_batch, back) = match pass {
-            Pass::Forward(m) => (&stage.receives, m.index(), false),
-            Pass::Backward(m) => (&stage.sends, m.index(), true),
+    /// Returns the number of a peer; only peers on the ground have a part in a placement.
+    fn number(&self, peer: PeerId) -> usize {
+        self.ground.number(peer).expect("everybody who has a part is on the ground")
+    }
+
+    fn crowd(&self) -> Crowd {
+        let workers = self.stages.iter().flat_map(StagePlan::workers);
+        self.ground.crowd(workers.map(|peer| self.number(peer)))
+    }
+
+    fn stations(&self, crowd: &Crowd) -> Vec<Station> {
+        let one = |(stage, plan): (&StageGraph, &StagePlan)| {
+            let forward = program_load(stage, &stage.forward.nodes);
+            let backward = program_load(stage, &stage.backward.nodes);
+            let worker = |peer| {
+                let device = self.number(peer);
+                let time = |load| self.ground.time(device, load, crowd).micros();
+                Worker { device, forward: time(forward), backward: time(backward) }
+            };
+            Station { workers: plan.workers().map(worker).collect(), turns: plan.turns.clone() }
         };
-        for (id, edge) in edges {
-            if back && edge.cotangent.is_none() {
-                continue;
+        self.cut.stages.iter().zip(self.stages).map(one).collect()
+    }
+
+    fn wires(&self) -> Vec<Wire> {
+        let one = |edge: &crate::dag::cut::CutEdge| {
+            let bytes = edge.fact.bytes();
+            let (from, to) = (edge.from.index(), edge.to.index());
+            Wire { from, to, there: bytes, back: edge.cotangent.map(|_| bytes) }
+        };
+        self.cut.edges.iter().map(one).collect()
+    }
+
+    fn endings(&self, stations: &[Station], outcome: &Outcome) -> Vec<Ending> {
+        let one = |(place, stage): (usize, &StageGraph)| {
+            let sharers: BTreeSet<_> =
+                stage.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
+            let others = sharers.into_iter().filter(|other| *other != stage.stage);
+            let devices = stations[place].workers.iter().map(|w| w.device);
+            Ending {
+                workers: devices.zip(outcome.ended[place].iter().copied()).collect(),
+                gradient: gradient_bytes(stage, self.spec.train.micro_batches),
+                sweep: sweep(parameter_bytes(stage), stage.parameters.len() as u64),
+                backups: self.stages[place].backups.iter().map(|b| self.number(*b)).collect(),
+                shared: others
+                    .map(|other| (other.index(), shared_bytes(stage, other, stage.stage)))
+                    .collect(),
             }
-            let edge_index = u32::try_from(id.index()).unwrap_or(u32::MAX);
-            start = start.max(*arrived.get(&(edge_index, micro_batch, back))?);
-        }
-        Some((start, place))
+        };
+        self.cut.stages.iter().enumerate().map(one).collect()
     }
 
-    /// Predicts the end of a step: reduce, store at backups, report, commit, update.
-    fn commit(&self, lines: &[Line]) -> Duration {
-        let drained = lines.iter().map(|l| l.ended).max().unwrap_or_default();
-        let mut decided = Instant::default();
-        let mut after = Duration::ZERO;
-        for ((stage, plan), line) in self.cut.stages.iter().zip(self.stages).zip(lines) {
-            let size = gradient_bytes(stage, self.spec.train.micro_batches);
-            let stored = plan
-                .backups
-                .iter()
-                .map(|backup| {
-                    let (busy, travel) = self.links.transfer(plan.owner, *backup, size);
-                    busy + travel * 2
-                })
-                .max()
-                .unwrap_or_default();
-            let (_, report) = self.links.transfer(plan.owner, self.leader, Bytes::ZERO);
-            let reduce = self.time(plan.owner, update_load(stage, 1));
-            let whole = self.shared(stage, plan.owner, lines).max(line.ended);
-            decided = decided.max(whole + reduce + stored + report);
-            after = after.max(report + self.time(plan.owner, update_load(stage, 6)));
-        }
-        decided.since(drained) + after
-    }
-
-    /// Returns when the other stages' parts of shared parameters are all here.
-    fn shared(&self, stage: &StageGraph, owner: PeerId, lines: &[Line]) -> Instant {
-        let mut whole = Instant::default();
-        let sharers: BTreeSet<_> =
-            stage.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
-        for other in sharers.into_iter().filter(|s| *s != stage.stage) {
-            let (Some(plan), Some(line)) =
-                (self.stages.get(other.index()), lines.get(other.index()))
-            else {
-                continue;
-            };
-            let size = shared_bytes(stage, other, stage.stage);
-            let (busy, travel) = self.links.transfer(plan.owner, owner, size);
-            whole = whole.max(line.ended + busy + travel);
-        }
-        whole
+    /// Returns the same stages with micro-batches dealt out to their workers by speed.
+    pub(super) fn dealt(&self) -> Vec<StagePlan> {
+        let stations = self.stations(&self.crowd());
+        let one = |(plan, station): (&StagePlan, Station)| {
+            let times: Vec<u64> =
+                station.workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
+            StagePlan { turns: turns(&times, self.spec.train.micro_batches), ..plan.clone() }
+        };
+        self.stages.iter().zip(stations).map(one).collect()
     }
 }

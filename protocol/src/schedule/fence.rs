@@ -1,37 +1,43 @@
-//! A first placement: cuts of the topological order and owners for the pieces, by a dynamic program.
+//! OP-Fence: where the operators of a job run, from what peers and links were measured to do.
 //!
-//! For each number of stages and each of a few orders of peers, the program finds the contiguous pieces that make
-//! the slowest station (a stage's arithmetic, or the link into it) fastest; the estimator then ranks the winners by
-//! predicted step time. Contiguous pieces of a topological order are always a legal cut.
-//! Source: the objective and the dynamic program follow papers.md 1.8 (our proposal there, FusionLLM's algorithm is
-//! not established). Not here: fences (clusters of peers), replicas, cuts along branches.
+//! Reading order: [`grain`](self) (the network in units), `lines` (orders of peers along fast links, in groups that run
+//! a stage together), `stretch` (lays the network along a line so that no station is slower than another needs to be),
+//! `judge` (what a layout costs), `refine` (small changes that help). The best layouts are cut in earnest and predicted
+//! by the estimator. See docs/concepts/op-fence.md.
+//!
+//! Pure and deterministic: any peer makes a proposed plan again and compares.
+//! Source: the goal (devices of similar bandwidth work together, little crosses slow links) is FusionLLM's; its algorithm is
+//! not established (papers.md 1.8), so this one is ours.
 
-mod pieces;
-mod profile;
-
-use std::collections::BTreeMap;
+mod grain;
+mod judge;
+mod lines;
+mod optimum;
+mod refine;
+mod stretch;
 
 use super::advert::Advert;
 use super::estimate::Placement;
+use super::ground::Ground;
 use super::links::Links;
+use super::roles::{Standby, able_peers, council, ground_of};
 use super::{Plan, PlanError, Prediction, StagePlan};
-use crate::dag::cut::{Cut, StageGraph, cut, whole};
+use crate::dag::cut::{Cut, cut, whole};
 use crate::dag::grad::{Training, differentiate};
 use crate::dag::rewrite::recompute;
 use crate::ids::{Epoch, JobId, PeerId, StageId};
 use crate::job::JobSpec;
-use crate::units::Bytes;
-use pieces::{Pieces, Stations};
-use profile::Profile;
+use grain::Grain;
+use judge::{Judge, Layout, Verdict};
+use refine::{Scene, refine};
+use stretch::Stretch;
 
-/// Most peers that the program considers, the fastest first.
-const PEERS_MAX: usize = 16;
-/// Up to so many peers every choice and order is tried.
-const PERMUTED_MAX: usize = 4;
-/// Most lines that are cut and predicted in full, over all numbers of stages.
-const CANDIDATES_MAX: usize = 64;
-/// Most voters of a job's council, beside the leader and the submitter.
-const COUNCIL_MAX: usize = 9;
+/// Passes that the search may run in all: about a tenth of a second.
+const PASSES_MAX: u64 = 600_000;
+/// Layouts along lines that are improved.
+const IMPROVED: usize = 16;
+/// Layouts that are cut and predicted in earnest.
+const FINALS: usize = 4;
 
 /// What the first placement starts from.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +56,7 @@ pub struct Request<'a> {
 
 /// Places a job on the measured peers; the same inputs give the same plan on every machine.
 ///
-/// *Errors*: [`PlanError`]. *Cost*: O(orders x stages x peers x places x (peers + places)); with 16 peers and 600
-/// operators under a second.
+/// *Errors*: [`PlanError`]. *Cost*: docs/concepts/op-fence.md has times by peers and operators.
 pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanError> {
     let spec = request.spec;
     let able = able_peers(adverts);
@@ -59,45 +64,34 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
     if able.is_empty() || able.len() < usize::from(wanted) {
         return Err(PlanError::NotEnoughPeers { wanted, known: able.len() });
     }
-    let profile = Profile::of(spec)?;
-    let pieces = profile.places.len() - 1;
-    if pieces < usize::from(wanted) {
-        return Err(PlanError::NotEnoughNodes { wanted, nodes: pieces });
+    let nodes = spec.dag.nodes().len();
+    if nodes < usize::from(wanted) {
+        return Err(PlanError::NotEnoughNodes { wanted, nodes });
     }
+    let grain = Grain::of(spec)?;
     let links = Links::of(adverts);
-    let standby = Standby { spec, able: &able, links: &links, barred: &[] };
-    let peers: BTreeMap<PeerId, &Advert> = adverts.iter().map(|a| (a.peer, *a)).collect();
-    let most = able.len().min(pieces);
-    let counts: Vec<usize> = match spec.swarm.stages {
-        Some(n) => vec![usize::from(n)],
-        None => (1..=most).collect(),
-    };
+    let ground = ground_of(&able, [request.leader], adverts, &links);
+    let judge = Judge::new(&grain, spec, (&ground, able.len()), ground.number(request.leader));
+    let standby = Standby { spec, able: &able, ground: &ground, barred: &[] };
     let mut best: Option<(Prediction, Vec<StageId>, Vec<StagePlan>)> = None;
-    for pieces in candidates(&profile, spec, &able, (&links, &counts)) {
-        let (assignment, owners) = profile.spread(&pieces, &able);
-        let cut = cut_as(&profile.training, &assignment, spec.swarm.recompute)?;
-        let plans = standby.with_backups(&cut, &owners);
-        let placement = Placement {
-            spec,
-            cut: &cut,
-            stages: &plans,
-            leader: request.leader,
-            peers: &peers,
-            links: &links,
+    for layout in finalists(&judge, able.len()) {
+        let assignment = grain.spread(&layout.stage_of);
+        // What the cut refuses, such as a buffer in two stages, is no placement.
+        let Ok(cut) = cut_as(&grain.training, &assignment, spec.swarm.recompute) else {
+            continue;
         };
-        let prediction = placement.predict();
+        let workers = stage_plans(&layout, &ground);
+        let stages = standby.with_backups(&cut, &workers);
+        let leader = request.leader;
+        let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground: &ground };
+        let stages = placement.dealt();
+        let prediction = Placement { stages: &stages, ..placement }.predict();
         if best.as_ref().is_none_or(|(least, ..)| prediction.step < least.step) {
-            best = Some((prediction, assignment, plans));
+            best = Some((prediction, assignment, stages));
         }
     }
     let Some((prediction, assignment, stages)) = best else {
-        let mut one = whole(&profile.training).stages.swap_remove(0);
-        if spec.swarm.recompute {
-            one = recompute(one);
-        }
-        let needed = super::estimate::memory(spec, &one, 1);
-        let offered = able.iter().filter_map(|a| a.hardware.as_ref()).map(|h| h.memory).sum();
-        return Err(PlanError::OutOfMemory { needed, offered });
+        return Err(out_of_memory(spec, &grain.training, &able));
     };
     Ok(Plan {
         job: request.job,
@@ -110,6 +104,131 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         recompute: spec.swarm.recompute,
         prediction,
     })
+}
+
+fn out_of_memory(spec: &JobSpec, training: &Training, able: &[&Advert]) -> PlanError {
+    let mut one = whole(training).stages.swap_remove(0);
+    if spec.swarm.recompute {
+        one = recompute(one);
+    }
+    let needed = super::estimate::memory(spec, &one, 1);
+    let offered = able.iter().filter_map(|a| a.hardware.as_ref()).map(|h| h.memory).sum();
+    PlanError::OutOfMemory { needed, offered }
+}
+
+/// How a search compares with the best of all layouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quality {
+    /// Step time of the search's layout, in the model of the search, in microseconds.
+    pub found: u64,
+    /// The least step time of any layout.
+    pub best: u64,
+    /// Whether every layout was considered; else there may be better ones.
+    pub settled: bool,
+}
+
+/// Compares what the search finds with all cuts, workers and orders, visiting at most so many branches. None where
+/// nothing fits.
+///
+/// *Errors*: [`PlanError::Network`]. *Panics* beyond 16 operators or 32 peers. *Cost*: exponential.
+pub fn quality(
+    request: Request<'_>,
+    adverts: &[&Advert],
+    branches: u64,
+) -> Result<Option<Quality>, PlanError> {
+    let able = able_peers(adverts);
+    let grain = Grain::of(request.spec)?;
+    let links = Links::of(adverts);
+    let ground = ground_of(&able, [request.leader], adverts, &links);
+    let leader = ground.number(request.leader);
+    let judge = Judge::new(&grain, request.spec, (&ground, able.len()), leader);
+    let first = finalists(&judge, able.len()).into_iter().next();
+    let step = first.and_then(|layout| judge.cost(&layout)).map(|verdict| verdict.step);
+    let known = step.unwrap_or(u64::MAX);
+    let optimum = optimum::optimum(&judge, able.len(), known, branches);
+    let (best, settled) = (optimum.step, optimum.settled);
+    Ok((best < u64::MAX).then_some(Quality { found: known, best, settled }))
+}
+
+/// Returns layouts that may be the best plan, the best first.
+fn finalists(judge: &Judge<'_>, able: usize) -> Vec<Layout> {
+    let orders = judge.grain.orders().into_iter();
+    let stretches = orders.map(|order| Stretch::new(judge, able, order)).collect();
+    let scene = Scene { judge, stretches, able };
+    let mut found = starts(&scene);
+    found.sort_by_key(|(layout, verdict)| (verdict.step, layout.clone()));
+    found.dedup();
+    let kept = varied(found);
+    let mut improved: Vec<(Layout, Verdict)> = Vec::new();
+    let begun = judge.spent();
+    let share = PASSES_MAX.saturating_sub(begun) / kept.len().max(1) as u64;
+    for (number, start) in (1..).zip(kept) {
+        improved.push(refine(&scene, start, begun + share * number));
+    }
+    improved.sort_by_key(|(layout, verdict)| (verdict.step, layout.clone()));
+    improved.dedup();
+    improved.truncate(FINALS);
+    improved.into_iter().map(|(layout, _)| layout).collect()
+}
+
+/// Lays the network along all lines, in all orders of its units.
+fn starts(scene: &Scene<'_, '_>) -> Vec<(Layout, Verdict)> {
+    let judge = scene.judge;
+    let lines = lines::lines(judge.ground, scene.able, usize::from(judge.spec.swarm.replicas));
+    let mut found = Vec::new();
+    for stretch in &scene.stretches {
+        for line in &lines {
+            for layout in stretch.layouts(line) {
+                if let Some(layout) = with_all_stages(scene, layout)
+                    && let Some(verdict) = judge.cost(&layout)
+                {
+                    found.push((layout, verdict));
+                }
+                if judge.spent() > PASSES_MAX / 2 && !found.is_empty() {
+                    return found;
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Splits stages, at the best place each time, until there are as many as the job fixes. None where that cannot be.
+fn with_all_stages(scene: &Scene<'_, '_>, mut layout: Layout) -> Option<Layout> {
+    let Some(wanted) = scene.judge.spec.swarm.stages.map(usize::from) else {
+        return Some(layout);
+    };
+    while layout.stages.len() < wanted {
+        let choices = refine::splits(scene, &layout).into_iter();
+        let costed = choices.filter_map(|split| Some((scene.judge.cost(&split)?.step, split)));
+        layout = costed.min()?.1;
+    }
+    (layout.stages.len() == wanted).then_some(layout)
+}
+
+/// Keeps the best layouts, of each number of stages and workers at most a quarter.
+fn varied(found: Vec<(Layout, Verdict)>) -> Vec<(Layout, Verdict)> {
+    let mut taken = std::collections::BTreeMap::new();
+    let mut kept = Vec::new();
+    for (layout, verdict) in found {
+        let workers: usize = layout.stages.iter().map(Vec::len).sum();
+        let count: &mut usize = taken.entry((layout.stages.len(), workers)).or_default();
+        if *count < IMPROVED / 4 && kept.len() < IMPROVED {
+            *count += 1;
+            kept.push((layout, verdict));
+        }
+    }
+    kept
+}
+
+/// Returns the workers of each stage, without backups and with no turns yet.
+fn stage_plans(layout: &Layout, ground: &Ground<'_>) -> Vec<StagePlan> {
+    let one = |peers: &Vec<usize>| {
+        let mut peers = peers.iter().map(|number| ground.peer(*number));
+        let owner = peers.next().expect("a stage has an owner");
+        StagePlan { replicas: peers.collect(), ..StagePlan::alone(owner, Vec::new()) }
+    };
+    layout.stages.iter().map(one).collect()
 }
 
 /// Differentiates and cuts a job's network as a plan says.
@@ -133,139 +252,6 @@ fn cut_as(training: &Training, assignment: &[StageId], recomputes: bool) -> Resu
         cut.stages = cut.stages.into_iter().map(recompute).collect();
     }
     Ok(cut)
-}
-
-/// Returns the voters of a job: owners, backups, others by speed, then the leader and the submitter; each once.
-pub(super) fn council(
-    stages: &[StagePlan],
-    able: &[&Advert],
-    request: &Request<'_>,
-) -> Vec<PeerId> {
-    let submitter = request.submitter;
-    let owners = stages.iter().map(|s| s.owner);
-    let backups = stages.iter().flat_map(|s| s.backups.iter().copied());
-    let others = able.iter().map(|a| a.peer);
-    let mut list: Vec<PeerId> = Vec::new();
-    for peer in owners.chain(backups).chain(others) {
-        if peer != submitter && !list.contains(&peer) && list.len() < COUNCIL_MAX {
-            list.push(peer);
-        }
-    }
-    if request.leader != submitter && !list.contains(&request.leader) {
-        list.push(request.leader);
-    }
-    list.push(submitter);
-    list
-}
-
-/// Returns peers with hardware, fastest first, ties by id; at most [`PEERS_MAX`].
-pub(super) fn able_peers<'a>(adverts: &[&'a Advert]) -> Vec<&'a Advert> {
-    let mut able: Vec<&Advert> = adverts.iter().copied().filter(|a| a.hardware.is_some()).collect();
-    able.sort_by_key(|a| {
-        let speed = a.hardware.as_ref().map(|h| h.speed).unwrap_or_default();
-        (std::cmp::Reverse(speed), a.peer)
-    });
-    able.truncate(PEERS_MAX);
-    able
-}
-
-/// What backups are chosen from.
-#[derive(Debug)]
-pub(super) struct Standby<'a> {
-    pub(super) spec: &'a JobSpec,
-    pub(super) able: &'a [&'a Advert],
-    pub(super) links: &'a Links,
-    /// Who backs which stage not.
-    pub(super) barred: &'a [(StageId, PeerId)],
-}
-
-impl Standby<'_> {
-    /// Chooses backups of each stage: peers without a stage first, then those to whom the gradient travels fastest.
-    pub(super) fn with_backups(&self, cut: &Cut, owners: &[PeerId]) -> Vec<StagePlan> {
-        let one = |(stage, &owner): (&StageGraph, &PeerId)| {
-            let size = super::estimate::parameter_bytes(stage);
-            let able = self.able.iter().map(|a| a.peer).filter(|p| *p != owner);
-            let mut others: Vec<PeerId> =
-                able.filter(|p| !self.barred.contains(&(stage.stage, *p))).collect();
-            others
-                .sort_by_key(|p| (owners.contains(p), self.links.transfer(owner, *p, size).0, *p));
-            others.truncate(usize::from(self.spec.swarm.backups));
-            StagePlan { owner, backups: others }
-        };
-        cut.stages.iter().zip(owners).map(one).collect()
-    }
-}
-
-/// Returns pieces that may make the best plan: for each number of stages the fastest lines, each once.
-fn candidates(
-    profile: &Profile,
-    spec: &JobSpec,
-    able: &[&Advert],
-    (links, counts): (&Links, &[usize]),
-) -> Vec<Pieces> {
-    let mut stations = Stations::new(profile, spec, able, links);
-    let mut found: Vec<Pieces> = Vec::new();
-    if able.len() <= PERMUTED_MAX {
-        let peers: Vec<usize> = (0..able.len()).collect();
-        for &stages in counts {
-            for order in choices(&peers, stages) {
-                found.extend(stations.pieces(&order, &[stages]));
-            }
-        }
-    } else {
-        for order in orders(able, links) {
-            found.extend(stations.pieces(&order, counts));
-        }
-    }
-    found.sort();
-    found.dedup();
-    let each = CANDIDATES_MAX.div_ceil(counts.len().max(1));
-    let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
-    found.retain(|pieces| {
-        let taken = taken.entry(pieces.stages.len()).or_default();
-        *taken += 1;
-        *taken <= each
-    });
-    found
-}
-
-/// Returns orders of peers: all by speed, and from each along its fastest links (the program may leave some out).
-fn orders(able: &[&Advert], links: &Links) -> Vec<Vec<usize>> {
-    let all: Vec<usize> = (0..able.len()).collect();
-    let mut list = vec![all.clone()];
-    for first in all.iter().copied() {
-        let mut chain = vec![first];
-        let mut left: Vec<usize> = all.iter().copied().filter(|n| *n != first).collect();
-        while !left.is_empty() {
-            let last = able[chain[chain.len() - 1]].peer;
-            let size = Bytes::new(1 << 20);
-            let (place, _) = left
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, n)| (links.transfer(last, able[**n].peer, size).0, able[**n].peer))
-                .expect("left is not empty");
-            chain.push(left.remove(place));
-        }
-        if !list.contains(&chain) {
-            list.push(chain);
-        }
-    }
-    list
-}
-
-/// Returns every choice of `count` peers in every order.
-fn choices(peers: &[usize], count: usize) -> Vec<Vec<usize>> {
-    if count == 0 {
-        return vec![Vec::new()];
-    }
-    let mut list = Vec::new();
-    for first in peers.iter().copied() {
-        let rest: Vec<usize> = peers.iter().copied().filter(|n| *n != first).collect();
-        for tail in choices(&rest, count - 1) {
-            list.push(std::iter::once(first).chain(tail).collect());
-        }
-    }
-    list
 }
 
 #[cfg(test)]

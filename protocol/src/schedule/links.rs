@@ -21,16 +21,31 @@ const MILE_LINKS: usize = 12;
 /// Round trip of an unmeasured link.
 const ROUND_TRIP_UNKNOWN: Duration = Duration::from_millis(50);
 
+/// What is known of one end of links.
+#[derive(Clone, Copy, Debug, Default)]
+struct End {
+    /// The slowest link and the longest round trip that touch it.
+    slowest: Option<(Rate, Duration)>,
+    /// The most that it has been seen to send and to receive, and to and from how many others.
+    miles: [(Rate, usize); 2],
+    coordinate: Coordinate,
+    fence: Option<usize>,
+}
+
+impl End {
+    /// Returns what the line does in one direction, where enough links were measured to know.
+    fn mile(&self, way: usize) -> Option<Rate> {
+        let (rate, count) = self.miles[way];
+        (count >= MILE_LINKS).then_some(rate)
+    }
+}
+
 /// Directed links between peers.
 #[derive(Clone, Debug, Default)]
 pub struct Links {
     measured: BTreeMap<(PeerId, PeerId), (Rate, Duration)>,
-    slowest: BTreeMap<PeerId, (Rate, Duration)>,
-    /// The most that each peer has been seen to send and to receive, and to and from how many others.
-    miles: BTreeMap<PeerId, [(Rate, usize); 2]>,
-    coordinates: BTreeMap<PeerId, Coordinate>,
-    /// Fence of each peer, and medians from fence to fence.
-    fence: BTreeMap<PeerId, usize>,
+    ends: BTreeMap<PeerId, End>,
+    /// Medians from fence to fence, where any link is known.
     typical: BTreeMap<(usize, usize), (Rate, Duration)>,
 }
 
@@ -53,7 +68,7 @@ impl Links {
     pub fn measured_by(adverts: &[&Advert]) -> Self {
         let mut links = Self::default();
         for advert in adverts {
-            links.coordinates.insert(advert.peer, advert.coordinate);
+            links.ends.entry(advert.peer).or_default().coordinate = advert.coordinate;
             for link in &advert.links {
                 links.insert(advert.peer, *link);
             }
@@ -63,34 +78,40 @@ impl Links {
 
     /// Takes fences as what tells typical links from one another.
     pub fn learn(&mut self, fences: &[Vec<PeerId>]) {
-        let place =
-            |(i, fence): (usize, &Vec<PeerId>)| fence.iter().map(move |p| (*p, i)).collect();
-        self.fence = fences.iter().enumerate().flat_map::<Vec<_>, _>(place).collect();
+        for end in self.ends.values_mut() {
+            end.fence = None;
+        }
+        for (place, fence) in fences.iter().enumerate() {
+            for peer in fence {
+                self.ends.entry(*peer).or_default().fence = Some(place);
+            }
+        }
+        let fence = |peer: &PeerId| self.ends.get(peer).and_then(|end| end.fence);
         let mut blocks: BTreeMap<(usize, usize), (Vec<Rate>, Vec<Duration>)> = BTreeMap::new();
         for ((from, to), (rate, round_trip)) in &self.measured {
-            if let (Some(a), Some(b)) = (self.fence.get(from), self.fence.get(to)) {
-                let block = blocks.entry((*a, *b)).or_default();
+            if let Some(ends) = fence(from).zip(fence(to)) {
+                let block = blocks.entry(ends).or_default();
                 block.0.push(*rate);
                 block.1.push(*round_trip);
             }
         }
-        let median = |(ends, (mut rates, mut trips)): ((usize, usize), (Vec<_>, Vec<_>))| {
+        self.typical.clear();
+        for (ends, (mut rates, mut trips)) in blocks {
             rates.sort_unstable();
             trips.sort_unstable();
-            (ends, (rates[(rates.len() - 1) / 2], trips[trips.len() / 2]))
-        };
-        self.typical = blocks.into_iter().map(median).collect();
+            let middle = (rates[(rates.len() - 1) / 2], trips[trips.len() / 2]);
+            self.typical.insert(ends, middle);
+        }
     }
 
     /// Takes one measured link in.
     pub fn insert(&mut self, from: PeerId, link: Link) {
         self.measured.insert((from, link.peer), (link.rate, link.round_trip));
-        for end in [from, link.peer] {
-            let slot = self.slowest.entry(end).or_insert((link.rate, link.round_trip));
-            *slot = (slot.0.min(link.rate), slot.1.max(link.round_trip));
-        }
-        for (end, way) in [(from, 0), (link.peer, 1)] {
-            let mile = &mut self.miles.entry(end).or_default()[way];
+        for (peer, way) in [(from, 0), (link.peer, 1)] {
+            let end = self.ends.entry(peer).or_default();
+            let (rate, trip) = end.slowest.unwrap_or((link.rate, link.round_trip));
+            end.slowest = Some((rate.min(link.rate), trip.max(link.round_trip)));
+            let mile = &mut end.miles[way];
             *mile = (mile.0.max(link.rate), mile.1 + 1);
         }
     }
@@ -112,8 +133,8 @@ impl Links {
 
     /// Returns what a peer's line sends and receives, where enough links were measured to know.
     pub fn last_mile(&self, peer: PeerId) -> (Option<Rate>, Option<Rate>) {
-        let known = |(rate, count): (Rate, usize)| (count >= MILE_LINKS).then_some(rate);
-        self.miles.get(&peer).map_or((None, None), |[up, down]| (known(*up), known(*down)))
+        let end = self.ends.get(&peer).copied().unwrap_or_default();
+        (end.mile(0), end.mile(1))
     }
 
     /// Returns rate and round trip from one peer to another.
@@ -128,22 +149,21 @@ impl Links {
     }
 
     fn predict(&self, from: PeerId, to: PeerId) -> (Rate, Duration) {
-        let slow = match (self.slowest.get(&from), self.slowest.get(&to)) {
+        let [a, b] = [from, to].map(|peer| self.ends.get(&peer).copied().unwrap_or_default());
+        let slow = match (a.slowest, b.slowest) {
             (Some(a), Some(b)) => (a.0.min(b.0), a.1.max(b.1)),
-            (Some(a), None) | (None, Some(a)) => *a,
+            (Some(a), None) | (None, Some(a)) => a,
             (None, None) => (RATE_UNKNOWN, ROUND_TRIP_UNKNOWN),
         };
-        let fences = self.fence.get(&from).zip(self.fence.get(&to));
-        let typical = fences.and_then(|(a, b)| {
-            self.typical.get(&(*a, *b)).or_else(|| self.typical.get(&(*b, *a))).copied()
+        let typical = a.fence.zip(b.fence).and_then(|(a, b)| {
+            self.typical.get(&(a, b)).or_else(|| self.typical.get(&(b, a))).copied()
         });
         let (mut rate, mut round_trip) = typical.unwrap_or(slow);
-        for mile in [self.last_mile(from).0, self.last_mile(to).1].into_iter().flatten() {
+        for mile in [a.mile(0), b.mile(1)].into_iter().flatten() {
             rate = rate.min(mile);
         }
-        let places = self.coordinates.get(&from).zip(self.coordinates.get(&to));
-        if let Some((a, b)) = places.filter(|(a, b)| a.is_sure() && b.is_sure()) {
-            round_trip = a.round_trip(b);
+        if a.coordinate.is_sure() && b.coordinate.is_sure() {
+            round_trip = a.coordinate.round_trip(&b.coordinate);
         }
         (rate, round_trip)
     }

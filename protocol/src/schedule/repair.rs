@@ -3,13 +3,12 @@
 //! Pure: takes the old plan and who can go on with each stage, returns the next plan. Not here: finding out who
 //! can (`swarm/lead`), or moving stages for speed.
 
-use std::collections::BTreeMap;
-
 use super::advert::Advert;
 use super::estimate::Placement;
-use super::fence::{Request, Standby, able_peers, council, stage_graphs};
+use super::fence::{Request, stage_graphs};
 use super::links::Links;
-use super::{Plan, PlanError, Standing};
+use super::roles::{Standby, able_peers, council, ground_of};
+use super::{Plan, PlanError, StagePlan, Standing};
 use crate::ids::PeerId;
 
 /// Repairs a plan. The first holder of each stage takes it over; whoever is barred from a stage does not back it up.
@@ -35,8 +34,13 @@ pub fn repair(
     }
     let links = Links::of(adverts);
     let barred = &standing.barred;
-    let standby = Standby { spec, able: &able, links: &links, barred };
-    let mut stages = standby.with_backups(&cut, &owners);
+    let parts = holders.iter().flatten().chain(owners.iter()).copied();
+    let backups = previous.stages.iter().flat_map(|stage| stage.backups.iter().copied());
+    let ground = ground_of(&able, parts.chain(backups).chain([request.leader]), adverts, &links);
+    let standby = Standby { spec, able: &able, ground: &ground, barred };
+    let workers: Vec<StagePlan> =
+        owners.iter().map(|owner| StagePlan::alone(*owner, Vec::new())).collect();
+    let mut stages = standby.with_backups(&cut, &workers);
     for ((stage, old), holding) in stages.iter_mut().zip(&previous.stages).zip(holders) {
         // A peer that already follows the stage needs no transfer of state: it stays a backup.
         let owner = stage.owner;
@@ -57,16 +61,9 @@ pub fn repair(
         unique.truncate(usize::from(spec.swarm.backups));
         stage.backups = unique;
     }
-    let peers: BTreeMap<PeerId, &Advert> = adverts.iter().map(|a| (a.peer, *a)).collect();
-    let prediction = Placement {
-        spec,
-        cut: &cut,
-        stages: &stages,
-        leader: request.leader,
-        peers: &peers,
-        links: &links,
-    }
-    .predict();
+    let leader = request.leader;
+    let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground: &ground };
+    let prediction = placement.predict();
     Ok(Plan {
         job: request.job,
         epoch: request.epoch,

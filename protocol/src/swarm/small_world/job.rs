@@ -43,6 +43,7 @@ pub(super) fn spec(stages: u16, steps: u64) -> JobSpec {
             order: PipelineOrder::OneFOneB,
             recompute: false,
             backups: 1,
+            replicas: 1,
         },
     }
 }

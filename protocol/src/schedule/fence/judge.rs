@@ -1,0 +1,265 @@
+//! What a layout of units over peers costs: the step time by `course` and `tail`, from the units' sums.
+//!
+//! The same model as the estimator's, without making the cut: sums of partial cotangents and the parts of parameters
+//! that several operators read are left out. A test holds the two together.
+
+use std::cell::Cell;
+
+use super::super::course::{Course, Station, Wire, Worker, turns};
+use super::super::estimate::sweep;
+use super::super::ground::Ground;
+use super::super::load::Load;
+use super::super::pipeline::in_flight;
+use super::super::tail::{Ending, commit};
+use super::grain::Grain;
+use crate::dag::bundle::optimizer_slots;
+use crate::job::JobSpec;
+use crate::units::Bytes;
+
+/// Units in stages, and stages on peers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Layout {
+    /// Stage of each unit; no unit reads what a later stage makes.
+    pub(super) stage_of: Vec<u16>,
+    /// Numbers of the peers of each stage, the owner first.
+    pub(super) stages: Vec<Vec<usize>>,
+}
+
+/// What a layout costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Step time in microseconds.
+    pub(super) step: u64,
+    /// The stage whose workers are busiest.
+    pub(super) busiest: usize,
+}
+
+/// Costs layouts and counts how much work that was.
+#[derive(Debug)]
+pub(super) struct Judge<'a> {
+    pub(super) grain: &'a Grain,
+    pub(super) spec: &'a JobSpec,
+    pub(super) ground: &'a Ground<'a>,
+    pub(super) leader: Option<usize>,
+    /// For each peer, who could back it up, the fastest link first.
+    near: Vec<Vec<usize>>,
+    /// Passes run.
+    spent: Cell<u64>,
+}
+
+/// Sums over the units of a stage.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    units: usize,
+    forward: Load,
+    backward: Load,
+    parameters: Bytes,
+    tensors: u64,
+    saved: Bytes,
+    inputs: Bytes,
+    outside: Bytes,
+    ties: Vec<(usize, Bytes)>,
+}
+
+impl<'a> Judge<'a> {
+    /// Prepares for layouts on the first `able` peers of a ground.
+    pub(super) fn new(
+        grain: &'a Grain,
+        spec: &'a JobSpec,
+        (ground, able): (&'a Ground<'a>, usize),
+        leader: Option<usize>,
+    ) -> Self {
+        let near = |from: usize| {
+            let mut list: Vec<usize> = (0..able).filter(|to| *to != from).collect();
+            list.sort_by_key(|to| (std::cmp::Reverse(ground.link(from, *to).0), ground.peer(*to)));
+            list
+        };
+        let near = match spec.swarm.backups {
+            0 => vec![Vec::new(); able],
+            _ => (0..able).map(near).collect(),
+        };
+        Self { grain, spec, ground, leader, near, spent: Cell::new(0) }
+    }
+
+    /// Returns how many passes all verdicts so far have run.
+    pub(super) fn spent(&self) -> u64 {
+        self.spent.get()
+    }
+
+    /// Costs a layout; None if a stage is empty or does not fit its peers' memory.
+    pub(super) fn cost(&self, layout: &Layout) -> Option<Verdict> {
+        let count = layout.stages.len();
+        let (parts, wires) = self.parts(layout);
+        if parts.iter().any(|part| part.units == 0) {
+            return None;
+        }
+        let micro_batches = self.spec.train.micro_batches;
+        let crowd = self.ground.crowd(layout.stages.iter().flatten().copied());
+        let mut stations = Vec::with_capacity(count);
+        for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
+            let worker = |device: &usize| {
+                let time = |load| self.ground.time(*device, load, &crowd).micros();
+                Worker {
+                    device: *device,
+                    forward: time(part.forward),
+                    backward: time(part.backward),
+                }
+            };
+            let workers: Vec<Worker> = peers.iter().map(worker).collect();
+            let times: Vec<u64> =
+                workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
+            let station = Station { turns: turns(&times, micro_batches), workers };
+            let kept = in_flight(self.spec.swarm.order, index, count, micro_batches);
+            if !self.fits(part, &station, kept) {
+                return None;
+            }
+            stations.push(station);
+        }
+        self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
+        let order = self.spec.swarm.order;
+        let course = Course { ground: self.ground, order, micro_batches, record: false };
+        let outcome = course.run(&stations, &wires);
+        let endings: Vec<Ending> = parts
+            .into_iter()
+            .zip(&stations)
+            .zip(&outcome.ended)
+            .map(|((part, station), ended)| Ending {
+                workers: station
+                    .workers
+                    .iter()
+                    .map(|w| w.device)
+                    .zip(ended.iter().copied())
+                    .collect(),
+                gradient: part.parameters,
+                sweep: sweep(part.parameters, part.tensors),
+                backups: self.backups(station.workers[0].device, layout),
+                shared: part.ties,
+            })
+            .collect();
+        let end = commit(self.ground, &crowd, &endings, self.leader);
+        let load = |list: &Vec<u64>| list.iter().copied().max().unwrap_or(0);
+        let busiest = (0..count).max_by_key(|s| (load(&outcome.busy[*s]), *s)).unwrap_or(0);
+        Some(Verdict { step: outcome.drained.saturating_add(end.micros()), busiest })
+    }
+
+    /// Returns the sums of each stage and what crosses between stages.
+    fn parts(&self, layout: &Layout) -> (Vec<Part>, Vec<Wire>) {
+        let grain = self.grain;
+        let count = layout.stages.len();
+        let stage = |unit: usize| usize::from(layout.stage_of[unit]);
+        let mut parts = vec![Part::default(); count];
+        for unit in 0..grain.units() {
+            let part = &mut parts[stage(unit)];
+            part.units += 1;
+            part.forward = part.forward + grain.forward[unit];
+            part.backward = part.backward + grain.backward[unit];
+            part.parameters += grain.parameters[unit].0;
+            part.tensors += grain.parameters[unit].1;
+            part.saved += grain.saved[unit];
+            part.inputs += grain.inputs[unit];
+        }
+        if self.spec.swarm.recompute {
+            self.repeat(layout, &mut parts);
+        }
+        for (bytes, units) in &grain.ties {
+            let mut sharers: Vec<usize> = units.iter().map(|unit| stage(*unit)).collect();
+            sharers.sort_unstable();
+            sharers.dedup();
+            for one in &sharers {
+                parts[*one].parameters += *bytes;
+                parts[*one].tensors += 1;
+                let others = sharers.iter().filter(|other| *other != one);
+                parts[*one].ties.extend(others.map(|other| (*other, *bytes)));
+            }
+        }
+        let mut table = vec![(Bytes::ZERO, Bytes::ZERO); count * count];
+        // The last flow that each stage has been given, so that one tensor goes to each stage that reads it.
+        let mut given = vec![usize::MAX; count];
+        for (place, flow) in grain.flows.iter().enumerate() {
+            let from = stage(flow.from);
+            given[from] = place;
+            for to in flow.to.iter().map(|unit| stage(*unit)) {
+                if std::mem::replace(&mut given[to], place) != place {
+                    let slot = &mut table[from * count + to];
+                    slot.0 += flow.bytes;
+                    slot.1 += flow.back;
+                    parts[to].outside += flow.bytes;
+                }
+            }
+        }
+        let mut wires = Vec::new();
+        for from in 0..count {
+            for to in from + 1..count {
+                let (there, back) = table[from * count + to];
+                if there > Bytes::ZERO {
+                    wires.push(Wire {
+                        from,
+                        to,
+                        there,
+                        back: (back > Bytes::ZERO).then_some(back),
+                    });
+                }
+            }
+        }
+        (parts, wires)
+    }
+
+    /// Adds what stages compute again: what their backward passes read, and what that is made from within the stage.
+    fn repeat(&self, layout: &Layout, parts: &mut [Part]) {
+        let grain = self.grain;
+        let mut again = vec![false; grain.units()];
+        for unit in (0..grain.units()).rev() {
+            let stage = layout.stage_of[unit];
+            let same = |other: &usize| layout.stage_of[*other] == stage;
+            again[unit] = grain.saved_for[unit].iter().any(same)
+                || grain.after[unit].iter().any(|other| same(other) && again[*other]);
+            if again[unit] {
+                let part = &mut parts[usize::from(stage)];
+                part.backward = part.backward + grain.again[unit];
+            }
+        }
+    }
+
+    /// Says whether every worker of a stage has the memory that it takes.
+    fn fits(&self, part: &Part, station: &Station, kept: u32) -> bool {
+        let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
+        let state = part.parameters * slots;
+        (0..).zip(&station.workers).all(|(worker, at)| {
+            let kept = u64::from(share(&station.turns, worker, kept));
+            let values = match self.spec.swarm.recompute {
+                false => (part.saved + part.inputs) * kept,
+                true => (part.outside + part.inputs) * kept + part.saved,
+            };
+            state + values <= self.ground.memory(at.device)
+        })
+    }
+
+    /// Returns who would back a stage up: peers without a stage first, then those with the fastest links.
+    fn backups(&self, owner: usize, layout: &Layout) -> Vec<usize> {
+        let wanted = usize::from(self.spec.swarm.backups);
+        if wanted == 0 {
+            return Vec::new();
+        }
+        let mut busy = vec![false; self.near.len()];
+        for peer in layout.stages.iter().flatten() {
+            busy[*peer] = true;
+        }
+        let near = &self.near[owner];
+        let idle = near.iter().filter(|peer| !busy[**peer]);
+        let working = near.iter().filter(|peer| busy[**peer]);
+        idle.chain(working).take(wanted).copied().collect()
+    }
+}
+
+/// Returns how many of `kept` micro-batches in a row one worker keeps at most.
+pub(super) fn share(turns: &[u16], worker: u16, kept: u32) -> u32 {
+    let window = usize::try_from(kept).unwrap_or(usize::MAX).min(turns.len());
+    if turns.is_empty() {
+        return kept;
+    }
+    let most = turns
+        .windows(window.max(1))
+        .map(|list| list.iter().filter(|turn| **turn == worker).count())
+        .max();
+    u32::try_from(most.unwrap_or(0)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,109 @@
+//! Who has which part beside running stages: who may work at all, who stands by, who votes.
+
+use super::StagePlan;
+use super::advert::Advert;
+use super::estimate::parameter_bytes;
+use super::fence::Request;
+use super::ground::Ground;
+use super::links::Links;
+use crate::dag::cut::{Cut, StageGraph};
+use crate::ids::{PeerId, StageId};
+use crate::job::JobSpec;
+
+/// Most peers that a placement considers, the fastest first.
+pub(super) const PEERS_MAX: usize = 160;
+/// Most voters of a job's council, beside the leader and the submitter.
+const COUNCIL_MAX: usize = 9;
+
+/// Returns the voters of a job: owners, replicas, backups, others by speed, then the leader and the submitter; each once.
+pub(super) fn council(
+    stages: &[StagePlan],
+    able: &[&Advert],
+    request: &Request<'_>,
+) -> Vec<PeerId> {
+    let submitter = request.submitter;
+    let owners = stages.iter().map(|s| s.owner);
+    let replicas = stages.iter().flat_map(|s| s.replicas.iter().copied());
+    let backups = stages.iter().flat_map(|s| s.backups.iter().copied());
+    let others = able.iter().map(|a| a.peer);
+    let mut list: Vec<PeerId> = Vec::new();
+    for peer in owners.chain(replicas).chain(backups).chain(others) {
+        if list.len() == COUNCIL_MAX {
+            break;
+        }
+        if peer != submitter && !list.contains(&peer) {
+            list.push(peer);
+        }
+    }
+    if request.leader != submitter && !list.contains(&request.leader) {
+        list.push(request.leader);
+    }
+    list.push(submitter);
+    list
+}
+
+/// Returns peers with hardware, fastest first, ties by id; at most [`PEERS_MAX`].
+pub(super) fn able_peers<'a>(adverts: &[&'a Advert]) -> Vec<&'a Advert> {
+    let mut able: Vec<&Advert> = adverts.iter().copied().filter(|a| a.hardware.is_some()).collect();
+    able.sort_by_key(|a| {
+        let speed = a.hardware.as_ref().map(|h| h.speed).unwrap_or_default();
+        (std::cmp::Reverse(speed), a.peer)
+    });
+    able.truncate(PEERS_MAX);
+    able
+}
+
+/// Lays out these peers and whoever else has a part, each once.
+pub(super) fn ground_of<'a>(
+    able: &[&'a Advert],
+    others: impl IntoIterator<Item = PeerId>,
+    adverts: &[&'a Advert],
+    links: &Links,
+) -> Ground<'a> {
+    let mut list: Vec<_> = able.iter().map(|a| (a.peer, a.hardware.as_ref())).collect();
+    for peer in others {
+        if list.iter().all(|(known, _)| *known != peer) {
+            let advert = adverts.iter().find(|a| a.peer == peer);
+            list.push((peer, advert.and_then(|a| a.hardware.as_ref())));
+        }
+    }
+    Ground::new(&list, links)
+}
+
+/// What backups are chosen from.
+#[derive(Debug)]
+pub(super) struct Standby<'a> {
+    pub(super) spec: &'a JobSpec,
+    pub(super) able: &'a [&'a Advert],
+    pub(super) ground: &'a Ground<'a>,
+    /// Who backs which stage not.
+    pub(super) barred: &'a [(StageId, PeerId)],
+}
+
+impl Standby<'_> {
+    /// Chooses backups of each stage: peers without a stage first, then those to whom the gradient travels fastest.
+    pub(super) fn with_backups(&self, cut: &Cut, workers: &[StagePlan]) -> Vec<StagePlan> {
+        let works = |peer: &PeerId| workers.iter().any(|plan| plan.workers().any(|w| w == *peer));
+        let busy: Vec<bool> = self.able.iter().map(|a| works(&a.peer)).collect();
+        let one = |(stage, plan): (&StageGraph, &StagePlan)| {
+            let size = parameter_bytes(stage);
+            let owner = self.ground.number(plan.owner);
+            let mut others: Vec<_> = (0..)
+                .zip(self.able)
+                .filter(|(_, a)| plan.workers().all(|w| w != a.peer))
+                .filter(|(_, a)| !self.barred.contains(&(stage.stage, a.peer)))
+                .map(|(place, a): (usize, _)| {
+                    let near = match (owner, self.ground.number(a.peer)) {
+                        (Some(from), Some(to)) => self.ground.transfer(from, to, size).0,
+                        _ => crate::units::Duration::MAX,
+                    };
+                    (busy[place], near, a.peer)
+                })
+                .collect();
+            others.sort_unstable();
+            others.truncate(usize::from(self.spec.swarm.backups));
+            StagePlan { backups: others.into_iter().map(|(.., p)| p).collect(), ..plan.clone() }
+        };
+        cut.stages.iter().zip(workers).map(one).collect()
+    }
+}
