@@ -1,7 +1,7 @@
 //! Who runs what: a [`Plan`] is a value with an epoch, made by pure functions from measured adverts.
 //!
 //! Reading order: [`gauge`] (a figure from samples), [`prober`] (whom to measure), [`coordinate`] (predicted round trips),
-//! [`advert`] (what is said of it), [`links`] (the graph between peers), [`cluster`] (fences of
+//! [`advert`] (what is said of it), [`deeds`] (what peers did instead), [`links`] (the graph between peers), [`cluster`] (fences of
 //! peers that see the same rates), [`planted`] (swarms with known fences, for tests), [`pipeline`] (orders),
 //! [`estimate`] (predicted step time), [`fence`] (a first placement: dynamic program over the topological order),
 //! [`repair`] (the least change after a loss).
@@ -10,6 +10,7 @@ pub mod advert;
 pub mod cluster;
 pub mod coordinate;
 mod course;
+pub mod deeds;
 pub mod estimate;
 pub mod fence;
 pub mod gauge;
