@@ -285,40 +285,34 @@ fn gossip_of_a_hundred_peers_stays_within_its_budget() {
 #[test]
 #[ignore = "figures for the page on links and fences: minutes"]
 fn figures_of_gossip() {
-    for count in [100, 1000] {
-        let mut world = World::new(7, Planted::new(7, count, 10), 32);
-        let all = move |world: &World| world.peers.iter().all(|p| p.adverts_known() == count);
-        let rounds = world.rounds_until(1000, all);
-        let seconds = u64::try_from(rounds.unwrap_or(1000)).unwrap() / 2;
-        let start = world.sent / u64::try_from(count).unwrap() / seconds.max(1);
-        let steady = world.bytes_a_second(480);
-        println!(
-            "{count} peers: all know all after {rounds:?} rounds at {start} B/s a peer; then {steady} B/s"
-        );
-    }
-    ten_thousand();
+    let mut world = World::new(7, Planted::new(7, 100, 10), 32);
+    let all = |world: &World| world.peers.iter().all(|peer| peer.adverts_known() == 100);
+    let rounds = world.rounds_until(1000, all);
+    world.rounds_until(240, |_| false);
+    let rate = world.bytes_a_second(480);
+    println!("100 peers: all know all after {rounds:?} rounds; {rate} B/s a peer later");
+    large(1000, 16);
+    large(10_000, 8);
 }
 
-/// Goal: what gossip costs each of 10,000 peers. Method: 64 of them are simulated and know the adverts of all; those
-/// of the others are renewed in their time, and reach the 64 at one of them.
-fn ten_thousand() {
-    const ALL: usize = 10_000;
-    const HERE: usize = 64;
-    let mut world = World::new(7, Planted::new(7, HERE, 4), 32);
+/// Goal: what gossip costs each of many peers. Method: a few of them are simulated and know the adverts of all; those
+/// of the others are renewed in their time, and reach the few at one of them.
+fn large(count: usize, here: usize) {
+    let mut world = World::new(7, Planted::new(7, here, 2), here - 1);
     world.rounds_until(40, |_| false);
-    let mut planted = Planted::new(8, ALL, 10);
+    let mut planted = Planted::new(8, count, 10);
     let keys: Vec<SigningKey> =
-        (0..ALL).map(|n| SigningKey::from_bytes(&key(HERE + 1 + n))).collect();
+        (0..count).map(|n| SigningKey::from_bytes(&key(here + 1 + n))).collect();
     planted.peers = keys.iter().map(|k| PeerId::new(k.verifying_key().to_bytes())).collect();
     let mut advert = |n: usize, sequence: u64| {
         let links =
-            (1..=LINKS_MAX).map(|step| planted.measure(n, (n + step * 311) % ALL)).collect();
+            (1..=LINKS_MAX).map(|step| planted.measure(n, (n + step * 311) % count)).collect();
         let peer = planted.peers[n];
         let advert = Advert { sequence, hardware: Some(hardware()), links, ..Advert::new(peer) };
         SignedAdvert::sign(advert, &keys[n])
     };
-    let others: Vec<SignedAdvert> = (0..ALL - HERE).map(|n| advert(n, 1)).collect();
-    for n in 0..HERE {
+    let others: Vec<SignedAdvert> = (0..count - here).map(|n| advert(n, 1)).collect();
+    for n in 0..here {
         let from = world.planted.peers[world.neighbours[n][0]];
         for part in others.chunks(64) {
             let message = Box::new(Message::Adverts(part.to_vec()));
@@ -328,26 +322,26 @@ fn ten_thousand() {
         }
     }
     world.rounds_until(120, |_| false);
-    assert!(world.peers.iter().all(|peer| peer.adverts_known() == ALL));
-    // A hundred adverts are renewed in two minutes, so these in 100 times that: one in 2.4 rounds.
-    let (before, rounds) = (world.sent, 1200);
+    assert!(world.peers.iter().all(|peer| peer.adverts_known() == count));
+    // A hundred adverts are renewed in two minutes, more in proportion: always one in 2.4 rounds.
+    let (before, rounds) = (world.sent, 480);
     let mut renewed = 0;
     for round in 0..rounds {
         while renewed * 24 < round * 10 {
             renewed += 1;
-            let to = world.draw(HERE);
+            let to = world.draw(here);
             let from = world.planted.peers[world.neighbours[to][0]];
             let message = Box::new(Message::Adverts(vec![advert(renewed, 2)]));
             world.hears(to, Input::Received { from, message });
         }
         world.round();
     }
-    let rate = (world.sent - before) / u64::try_from(HERE * rounds / 2).unwrap();
-    println!("10000 peers, 64 of them simulated: {rate} B/s a peer");
-    newcomer(&mut world, ALL);
+    let rate = (world.sent - before) / u64::try_from(here * rounds / 2).unwrap();
+    println!("{count} peers, {here} of them simulated: {rate} B/s a peer");
+    newcomer(&mut world, count);
 }
 
-/// One more peer comes, connected with 32 of those that know all.
+/// One more peer comes, connected with those that know all.
 fn newcomer(world: &mut World, all: usize) {
     let n = world.peers.len();
     let peer = Peer::new(&key(n), Config { lost_after: Duration::MAX, ..Config::default() });
@@ -357,7 +351,7 @@ fn newcomer(world: &mut World, all: usize) {
     world.peers.push(peer);
     world.neighbours.push(vec![]);
     world.hears(n, Input::Measured(hardware()));
-    for other in 0..32 {
+    for other in 0..n {
         world.connect(n, other);
     }
     let rounds = world.rounds_until(2000, |world| world.peers[n].adverts_known() >= all);

@@ -192,11 +192,7 @@ impl World {
                     let input = Input::TaskDone { task: id, outcome, began: free, ended };
                     self.later(me, ended.since(self.now), Happening::Input(input));
                 }
-                Effect::Probe(peer) => {
-                    let (rate, round_trip) = (Rate::from_mbit(1000.0), LATENCY * 2);
-                    let link = Input::LinkMeasured { peer, rate, round_trip };
-                    self.later(me, round_trip, Happening::Input(link));
-                }
+                Effect::Probe(peer) => self.probe(me, peer),
                 Effect::Ship { key, to } => {
                     assert_ne!(to, me);
                     self.later(to, LATENCY, Happening::Offer { from: me, key });
@@ -216,6 +212,12 @@ impl World {
                 Effect::Withdraw(_) => self.withdrawn.push(me),
             }
         }
+    }
+
+    fn probe(&mut self, me: PeerId, peer: PeerId) {
+        let (rate, round_trip) = (Rate::from_mbit(1000.0), LATENCY * 2);
+        let link = Input::LinkMeasured { peer, rate, round_trip };
+        self.later(me, round_trip, Happening::Input(link));
     }
 
     /// The submitter's weights are at hand.
