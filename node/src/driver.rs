@@ -185,10 +185,7 @@ impl Driver {
     fn on_net(&mut self, event: NetEvent) {
         match event {
             NetEvent::Listening { address } => self.input(Input::Listening(address)),
-            NetEvent::Connected { peer, .. } => {
-                self.net.measure(peer);
-                self.input(Input::PeerFound(peer));
-            }
+            NetEvent::Connected { peer, .. } => self.input(Input::PeerFound(peer)),
             NetEvent::Disconnected { peer } => self.input(Input::PeerLost(peer)),
             NetEvent::Frame { from, bytes } => match decode::<Message>(&bytes) {
                 Ok(message) => {
@@ -212,10 +209,13 @@ impl Driver {
                     self.input(Input::TensorArrived { key, from, size });
                 }
             }
-            NetEvent::Shipped { tag, to, bytes, delivered, .. } => {
+            NetEvent::Shipped { tag, to, bytes, delivered, alone } => {
                 if let Some(key) = self.shipping.remove(&tag) {
                     let size = Bytes::new(bytes);
                     self.input(Input::Shipped { key, to, size, delivered });
+                    if let Some(took) = alone.filter(|_| delivered) {
+                        self.input(Input::LinkUsed { peer: to, size, took });
+                    }
                 }
             }
             NetEvent::LinkMeasured { peer, rate, round_trip } => {
@@ -252,6 +252,7 @@ impl Driver {
                 Effect::DropBefore { job, epoch, step } => {
                     self.forget(Forget::Before(job, epoch, step));
                 }
+                Effect::Probe(peer) => self.net.measure(peer),
                 Effect::Announce(job) => self.net.announce(job),
                 Effect::Withdraw(job) => self.net.withdraw(job),
                 Effect::Notify(event) => self.notify(event),

@@ -13,6 +13,7 @@ mod emulate;
 mod fallback;
 mod hub;
 mod lookup;
+mod probe;
 mod rpc;
 #[cfg(test)]
 mod tests;
@@ -49,14 +50,6 @@ pub const HEADER_MAX: usize = 1024;
 pub const BUNDLE_MAX: u64 = 1 << 30;
 /// Most bytes of a probe.
 const PROBE_MAX: u64 = 16 << 20;
-/// Bytes of the first probe of a link.
-const PROBE_FIRST: u64 = 256 << 10;
-/// How long the second probe of a link should take.
-const PROBE_TIME: StdDuration = StdDuration::from_millis(100);
-/// Round trips of which the shortest counts.
-const ROUND_TRIPS: usize = 4;
-/// Attempts to measure a link; a connection that has just opened may still be replaced.
-const PROBES: u32 = 5;
 /// Orders that may wait for the hub; beyond, frames are dropped, and the machines say them again.
 const ORDERS: usize = 16_384;
 /// Events that may wait for the driver.
@@ -136,6 +129,8 @@ pub enum NetEvent {
         bytes: u64,
         /// Whether the receiver has it.
         delivered: bool,
+        /// How long it took, if nothing else left this machine meanwhile: then it has measured the link.
+        alone: Option<Duration>,
     },
     /// A link has been measured.
     LinkMeasured {
@@ -174,6 +169,8 @@ struct Shared {
     traffic: Mutex<BTreeMap<PeerId, Traffic>>,
     /// One link is measured at a time, so that probes do not measure each other.
     probing: Semaphore,
+    /// Bundles and probes that have left this machine: how many in all, and how many are under way.
+    leaving: Mutex<(u64, u64)>,
 }
 
 impl Net {
@@ -188,6 +185,7 @@ impl Net {
             links: Mutex::new((config.links.clone(), Lines::default())),
             traffic: Mutex::new(BTreeMap::new()),
             probing: Semaphore::new(1),
+            leaving: Mutex::new((0, 0)),
         });
         let net = Self {
             orders,
@@ -247,37 +245,11 @@ impl Net {
         let net = self.clone();
         tokio::spawn(async move {
             let bytes: u64 = payload.iter().map(|p| p.len() as u64).sum();
-            let delivered = net.carry(to, Kind::Bundle, &header, payload).await;
+            let (delivered, alone) = net.carry_timed(to, Kind::Bundle, &header, payload).await;
             if delivered {
                 net.count(to, |t| t.sent += Size::new(bytes));
             }
-            let event = NetEvent::Shipped { tag, to, bytes, delivered };
-            if net.events.send(event).await.is_err() {
-                tracing::debug!("nobody listens to the network");
-            }
-        });
-    }
-
-    /// Measures round trip and rate towards a peer; a `LinkMeasured` event brings the result.
-    pub fn measure(&self, peer: PeerId) {
-        let net = self.clone();
-        tokio::spawn(async move {
-            let Ok(_turn) = net.shared.probing.acquire().await else {
-                return;
-            };
-            let mut found = None;
-            for attempt in 0..PROBES {
-                found = net.probe(peer).await;
-                if found.is_some() {
-                    break;
-                }
-                tokio::time::sleep(PROBE_TIME * (attempt + 1)).await;
-            }
-            let Some((rate, round_trip)) = found else {
-                tracing::warn!(%peer, "the link could not be measured");
-                return;
-            };
-            let event = NetEvent::LinkMeasured { peer, rate, round_trip };
+            let event = NetEvent::Shipped { tag, to, bytes, delivered, alone };
             if net.events.send(event).await.is_err() {
                 tracing::debug!("nobody listens to the network");
             }
@@ -352,28 +324,34 @@ impl Net {
         delivered
     }
 
-    async fn probe(&self, peer: PeerId) -> Option<(Rate, Duration)> {
-        let mut shortest = StdDuration::MAX;
-        for _ in 0..ROUND_TRIPS {
-            shortest = shortest.min(self.timed(peer, 0).await?);
-        }
-        let mut size = PROBE_FIRST;
-        let mut rate = 0.0;
-        for _ in 0..2 {
-            let took = self.timed(peer, size).await?.saturating_sub(shortest);
-            rate = size as f64 / took.max(StdDuration::from_micros(10)).as_secs_f64();
-            let next = Size::new(PROBE_MAX).count() as f64;
-            let wanted = (rate * PROBE_TIME.as_secs_f64()).clamp(PROBE_FIRST as f64, next);
-            size = Duration::from_seconds(wanted / 1e6).micros();
-        }
-        let round_trip = u64::try_from(shortest.as_micros()).unwrap_or(u64::MAX);
-        Some((Rate::from_mbit(rate * 8.0 / 1e6), Duration::from_micros(round_trip)))
+    /// Takes a bundle or probe over the link; says how long that took if nothing else was under way from here.
+    async fn carry_timed(
+        &self,
+        to: PeerId,
+        kind: Kind,
+        header: &[u8],
+        payload: Vec<Bytes>,
+    ) -> (bool, Option<Duration>) {
+        let leaving = || self.shared.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mine, before) = {
+            let mut leaving = leaving();
+            *leaving = (leaving.0 + 1, leaving.1 + 1);
+            (leaving.0, leaving.1 - 1)
+        };
+        let began = Instant::now();
+        let delivered = self.carry(to, kind, header, payload).await;
+        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut leaving = leaving();
+        leaving.1 -= 1;
+        let alone = before == 0 && leaving.0 == mine;
+        (delivered, alone.then_some(Duration::from_micros(took)))
     }
 
+    /// Says how long a probe of this size takes to come back.
     async fn timed(&self, peer: PeerId, size: u64) -> Option<StdDuration> {
         let payload = Bytes::from(vec![0x5a; usize::try_from(size).ok()?]);
         let began = Instant::now();
-        let delivered = self.carry(peer, Kind::Probe, &[], vec![payload]).await;
+        let (delivered, _) = self.carry_timed(peer, Kind::Probe, &[], vec![payload]).await;
         delivered.then(|| began.elapsed())
     }
 }

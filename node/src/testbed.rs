@@ -216,15 +216,13 @@ impl File {
             }
         }
         let advert = |(peer, site, hardware): &(PeerId, &Site, Hardware)| Advert {
-            peer: *peer,
-            sequence: 1,
-            addresses: Vec::new(),
             hardware: Some(hardware.clone()),
             links: peers
                 .iter()
                 .filter(|(other, ..)| other != peer)
                 .map(|(other, there, _)| self.link(site, (*other, there)))
                 .collect(),
+            ..Advert::new(*peer)
         };
         Testbed {
             name: self.name.clone(),

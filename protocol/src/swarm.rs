@@ -1,16 +1,19 @@
 //! One peer's whole behaviour: [`Peer::handle`] routes inputs to small machines and composes nothing else.
 //!
-//! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `meet` (dials), `job` (one job at one member)
+//! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `meet` (dials), `measure` (links), `fencing` (who is near whom), `job` (one job at one member)
 //! with `stage`, `start`, `backup`, `elect` and `lead`, `join` (checking a proposal),
 //! `pull` (state to whoever may have it), `tell` (news for people), `submit` (handing a job in), `tasks`.
 
 mod backup;
+mod command;
 mod elect;
+mod fencing;
 mod gossip;
 pub mod io;
 mod job;
 mod join;
 mod lead;
+mod measure;
 mod meet;
 mod membership;
 mod pull;
@@ -36,13 +39,12 @@ use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Advert;
 use crate::units::{Duration, Instant};
-use crate::wire::frame::job_id;
-use crate::wire::message::{JobBrief, JobMessage, Message, News};
+use crate::wire::message::{JobBrief, JobMessage, Message};
+use fencing::Fencing;
 use gossip::Gossip;
-use io::{
-    Admission, Command, Effect, Event, Input, Outbox, StageWork, Task, TensorKey, TensorName, Timer,
-};
+use io::{Admission, Effect, Event, Input, Outbox, StageWork, Task, TensorKey, TensorName, Timer};
 use job::{Ending, Job};
+use measure::Meter;
 use meet::{Dials, send_all};
 use membership::Membership;
 use submit::Submission;
@@ -135,6 +137,8 @@ pub struct Peer {
     rng: ChaCha8Rng,
     membership: Membership,
     gossip: Gossip,
+    meter: Meter,
+    fencing: Fencing,
     jobs: BTreeMap<JobId, Job>,
     submissions: BTreeMap<JobId, Submission>,
     tasks: Tasks,
@@ -154,6 +158,8 @@ impl Peer {
             rng: ChaCha8Rng::seed_from_u64(config.seed),
             membership: Membership::default(),
             gossip: Gossip::new(key, config.addresses.clone()),
+            meter: Meter::new(me),
+            fencing: Fencing::default(),
             jobs: BTreeMap::new(),
             submissions: BTreeMap::new(),
             tasks: Tasks::default(),
@@ -184,8 +190,9 @@ impl Peer {
             Input::Measured(hardware) => self.gossip.measured(hardware),
             Input::Listening(address) => self.gossip.listens(address),
             Input::LinkMeasured { peer, rate, round_trip } => {
-                self.gossip.link(peer, rate, round_trip);
+                self.on_link_measured(peer, rate, round_trip, now);
             }
+            Input::LinkUsed { peer, size, took } => self.on_link_used(peer, size, took, now),
             Input::Received { from, message } => self.on_message(from, *message, now, out),
             Input::TimerFired(timer) => self.on_timer(timer, now, out),
             Input::TaskDone { task, outcome, began, ended } => {
@@ -396,40 +403,6 @@ impl Peer {
                         job.ending = Some(Ending::Over);
                     }
                 });
-            }
-        }
-    }
-
-    fn on_command(&mut self, command: Command, now: Instant, out: &mut Outbox) {
-        match command {
-            Command::Submit(spec) => match job_id(&spec) {
-                Ok(id) => {
-                    self.submissions.insert(id, Submission::new(spec));
-                    self.submit(now, out);
-                }
-                Err(error) => {
-                    let news = Box::new(News::Failed { reason: error.to_string() });
-                    let job = JobId::new([0; 16]);
-                    out.push(Effect::Notify(Event::Job { job, news }));
-                }
-            },
-            Command::Pull(id) => self.with_job(id, now, out, Job::pull),
-            Command::Release(id) => self.with_job(id, now, out, |job, ctx| {
-                let council = job.plan.as_ref().map(|p| p.council.clone()).unwrap_or_default();
-                for peer in council {
-                    ctx.send(peer, id, JobMessage::Release);
-                }
-            }),
-            Command::AskRuns => {
-                for to in self.membership.connected() {
-                    out.push(Effect::Send { to, message: Box::new(Message::WhatRuns) });
-                }
-            }
-            Command::Leave => {
-                for to in self.membership.connected() {
-                    out.push(Effect::Send { to, message: Box::new(Message::Goodbye) });
-                }
-                out.push(Effect::Notify(Event::MayStop));
             }
         }
     }

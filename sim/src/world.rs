@@ -213,9 +213,6 @@ impl<'a> World<'a> {
             let link = self.network.link(place, other);
             let peer = self.nodes[other].peer.id();
             self.later(place, link.latency, Happening::Input(Input::PeerFound(peer)));
-            let (rate, round_trip) = (link.rate, link.latency * 2);
-            let measured = Input::LinkMeasured { peer, rate, round_trip };
-            self.later(place, link.latency * 4, Happening::Input(measured));
         }
     }
 
@@ -318,6 +315,7 @@ impl<'a> World<'a> {
             | Input::Measured(_)
             | Input::Listening(_)
             | Input::LinkMeasured { .. }
+            | Input::LinkUsed { .. }
             | Input::Command(_) => format!("peer {to}: its surroundings"),
         };
         self.trace.line(self.now, &line);
@@ -346,6 +344,7 @@ impl<'a> World<'a> {
                     }
                 }
                 Effect::Give { key, work, to } => self.give(me, key, &work, to),
+                Effect::Probe(peer) => self.probe(me, peer),
                 Effect::Drop(key) => self.order(me, Order::Forget(key)),
                 Effect::DropBefore { job, epoch, step } => {
                     self.order(me, Order::ForgetBefore(job, epoch, step));
@@ -359,6 +358,18 @@ impl<'a> World<'a> {
                 Effect::Dial { .. } | Effect::Announce(_) | Effect::Withdraw(_) => {}
             }
         }
+    }
+
+    /// Measures a link exactly; it takes a round trip and the bytes of a probe, which no tensor waits for.
+    fn probe(&mut self, me: usize, peer: PeerId) {
+        let Some(&to) = self.places.get(&peer) else {
+            return;
+        };
+        let link = self.network.link(me, to);
+        let back = self.network.link(to, me);
+        let (rate, round_trip) = (link.rate, link.latency + back.latency);
+        let measured = Input::LinkMeasured { peer, rate, round_trip };
+        self.later(me, round_trip + round_trip, Happening::Input(measured));
     }
 
     fn send(&mut self, me: usize, to: PeerId, message: &Message) {

@@ -7,8 +7,12 @@ use clap::Args;
 use serde_json::json;
 use tokio::time::Instant as TokioInstant;
 use wattle_protocol::ids::{JobId, PeerId};
+use wattle_protocol::schedule::advert::Advert;
+use wattle_protocol::schedule::cluster::fences;
+use wattle_protocol::schedule::links::Links;
 use wattle_protocol::swarm::Life;
 use wattle_protocol::swarm::io::{Command, Event};
+use wattle_protocol::units::Rate;
 use wattle_protocol::wire::message::JobBrief;
 
 use super::JoinArgs;
@@ -67,12 +71,23 @@ pub(super) async fn peers(args: LookArgs, output: &Output) -> anyhow::Result<()>
         "no peer was found within {} s; pass --join TICKET, or start one with `wattle up`",
         args.wait
     );
-    let mut table = Table::new(&["peer", "state", "device", "matrix products", "memory", "links"]);
+    let mut table = Table::new(&[
+        "peer",
+        "state",
+        "device",
+        "matrix products",
+        "memory",
+        "fence",
+        "sends",
+        "receives",
+        "links",
+    ]);
+    let network = NetworkView::of(&found);
     for view in &found {
         if output.is_json() {
-            output.data(&peer_line(view), "");
+            output.data(&peer_line(view, &network), "");
         }
-        table.row(peer_row(view));
+        table.row(peer_row(view, &network));
     }
     output.text(&table.to_string());
     Ok(())
@@ -103,6 +118,34 @@ pub(super) async fn settle(node: &Node, limit: StdDuration) -> Vec<PeerView> {
     }
 }
 
+/// What the peers' adverts say together: who is near whom, and what each one's line has shown.
+struct NetworkView {
+    /// Number of each computing peer's fence, from 1.
+    fence: BTreeMap<PeerId, usize>,
+    sends: BTreeMap<PeerId, Rate>,
+    receives: BTreeMap<PeerId, Rate>,
+}
+
+impl NetworkView {
+    fn of(found: &[PeerView]) -> Self {
+        let adverts: Vec<&Advert> = found.iter().filter_map(|v| v.advert.as_ref()).collect();
+        let links = Links::measured_by(&adverts);
+        let able = adverts.iter().filter(|a| a.hardware.is_some());
+        let fences = fences(&able.map(|a| a.peer).collect::<Vec<_>>(), &links);
+        let mut network =
+            Self { fence: BTreeMap::new(), sends: BTreeMap::new(), receives: BTreeMap::new() };
+        for (number, peers) in (1..).zip(fences) {
+            network.fence.extend(peers.into_iter().map(|peer| (peer, number)));
+        }
+        for ((from, to), (rate, _)) in links.measured() {
+            let most = |seen: &mut Rate| *seen = (*seen).max(rate);
+            most(network.sends.entry(from).or_default());
+            most(network.receives.entry(to).or_default());
+        }
+        network
+    }
+}
+
 fn life(view: &PeerView) -> &'static str {
     match view.life {
         Life::Alive => "alive",
@@ -111,7 +154,7 @@ fn life(view: &PeerView) -> &'static str {
     }
 }
 
-fn peer_line(view: &PeerView) -> serde_json::Value {
+fn peer_line(view: &PeerView, network: &NetworkView) -> serde_json::Value {
     let hardware = view.advert.as_ref().and_then(|a| a.hardware.as_ref());
     let links = view.advert.iter().flat_map(|a| &a.links);
     json!({
@@ -124,6 +167,9 @@ fn peer_line(view: &PeerView) -> serde_json::Value {
         "vector_flops_per_second": hardware.map(|h| h.vector_speed.flops_per_second()),
         "touch_bytes_per_second": hardware.map(|h| h.touch_rate.bytes_per_second()),
         "memory_bytes": hardware.map(|h| h.memory.count()),
+        "fence": network.fence.get(&view.peer),
+        "sends_bytes_per_second": network.sends.get(&view.peer).map(|r| r.bytes_per_second()),
+        "receives_bytes_per_second": network.receives.get(&view.peer).map(|r| r.bytes_per_second()),
         "addresses": view.advert.as_ref().map(|a| a.addresses.clone()).unwrap_or_default(),
         "links": links.map(|l| json!({
             "to": hex(l.peer.bytes()),
@@ -133,7 +179,7 @@ fn peer_line(view: &PeerView) -> serde_json::Value {
     })
 }
 
-fn peer_row(view: &PeerView) -> Vec<String> {
+fn peer_row(view: &PeerView, network: &NetworkView) -> Vec<String> {
     let hardware = view.advert.as_ref().and_then(|a| a.hardware.as_ref());
     let links: Vec<String> = view
         .advert
@@ -147,6 +193,9 @@ fn peer_row(view: &PeerView) -> Vec<String> {
         hardware.map_or("watches only".into(), |h| h.device.clone()),
         hardware.map_or("-".into(), |h| h.speed.to_string()),
         hardware.map_or("-".into(), |h| h.memory.to_string()),
+        network.fence.get(&view.peer).map_or("-".into(), ToString::to_string),
+        network.sends.get(&view.peer).map_or("-".into(), ToString::to_string),
+        network.receives.get(&view.peer).map_or("-".into(), ToString::to_string),
         links.join(", "),
     ]
 }

@@ -72,7 +72,8 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 fn codec(text: &str) -> Result<Codec, String> {
-    let wrong = || "dense, topk:RATIO or adatopk:RATIO is wanted, with a ratio from 1 to 100000".to_owned();
+    let wrong =
+        || "dense, topk:RATIO or adatopk:RATIO is wanted, with a ratio from 1 to 100000".to_owned();
     let (name, ratio) = match text.split_once(':') {
         None if text == "dense" => return Ok(Codec::Dense),
         None => return Err(wrong()),
@@ -174,12 +175,10 @@ fn alike(count: u16, args: &PlanArgs) -> anyhow::Result<Vec<Advert>> {
         round_trip: Duration::from_millis(args.round_trip),
     };
     let advert = |peer: &PeerId| Advert {
-        peer: *peer,
-        sequence: 1,
-        addresses: Vec::new(),
         // Machines of their own: they share nothing.
         hardware: Some(Hardware { host: 0, ..measured.clone() }),
         links: peers.iter().filter(|p| *p != peer).map(link).collect(),
+        ..Advert::new(*peer)
     };
     Ok(peers.iter().map(advert).collect())
 }

@@ -5,6 +5,7 @@
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
+use super::coordinate::Coordinate;
 use super::load::Load;
 use crate::ids::PeerId;
 use crate::units::{Bytes, Duration, Rate, Speed};
@@ -17,7 +18,7 @@ pub const ADDRESSES_MAX: usize = 8;
 pub const TEXT_MAX: usize = 128;
 
 /// Prefix of what is signed, so that a signature means nothing elsewhere.
-const DOMAIN: &[u8] = b"wattle-advert-v1\0";
+const DOMAIN: &[u8] = b"wattle-advert-v2\0";
 
 /// A machine's measured speed and memory, at the share that its owner gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,22 @@ pub struct Advert {
     pub hardware: Option<Hardware>,
     /// Links that it has measured, in the order of their peers.
     pub links: Vec<Link>,
+    /// Where it lies in the network, for round trips that nobody has measured.
+    pub coordinate: Coordinate,
+}
+
+impl Advert {
+    /// Returns the advert of a peer that has said nothing yet.
+    pub fn new(peer: PeerId) -> Self {
+        Self {
+            peer,
+            sequence: 0,
+            addresses: vec![],
+            hardware: None,
+            links: vec![],
+            coordinate: Coordinate::default(),
+        }
+    }
 }
 
 /// An advert with its signature.
@@ -166,6 +183,7 @@ fn signed_bytes(advert: &Advert) -> Vec<u8> {
         bytes.extend_from_slice(&link.rate.bytes_per_second().to_le_bytes());
         bytes.extend_from_slice(&link.round_trip.micros().to_le_bytes());
     }
+    bytes.extend_from_slice(&advert.coordinate.bytes());
     bytes
 }
 
@@ -180,7 +198,6 @@ mod tests {
 
     fn advert(key: &SigningKey) -> Advert {
         Advert {
-            peer: PeerId::new(key.verifying_key().to_bytes()),
             sequence: 3,
             addresses: vec!["/ip4/127.0.0.1/udp/1/quic-v1".into()],
             hardware: Some(Hardware {
@@ -195,7 +212,7 @@ mod tests {
                 host_capacity: 0,
                 demand: 0,
             }),
-            links: vec![],
+            ..Advert::new(PeerId::new(key.verifying_key().to_bytes()))
         }
     }
 

@@ -33,24 +33,78 @@ struct Sample {
     level: f64,
 }
 
+/// What a second look at fences finds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Regrouping {
+    /// The fences as they were, without who is gone; newcomers stand where they fit best.
+    pub kept: Vec<Vec<PeerId>>,
+    /// The best fences.
+    pub best: Vec<Vec<PeerId>>,
+    /// By how many nats the best describe the links better than the kept.
+    pub gain: f64,
+}
+
 /// Groups peers into fences; each lists its peers in order, and fences stand in the order of their first peers.
 ///
 /// *Cost*: O(links x fences + core^3), where the core is at most [`search::CORE`] peers.
 pub fn fences(peers: &[PeerId], links: &Links) -> Vec<Vec<PeerId>> {
-    let mut ordered = peers.to_vec();
-    ordered.sort_unstable();
-    ordered.dedup();
-    let samples = samples(&ordered, links);
-    let linked: Vec<usize> = (0..ordered.len()).filter(|i| !samples[*i].is_empty()).collect();
-    let mut groups: Vec<Vec<PeerId>> = Search::new(&samples, linked)
-        .run()
-        .into_iter()
-        .map(|group| group.into_iter().map(|i| ordered[i]).collect())
-        .collect();
-    let alone = (0..ordered.len()).filter(|i| samples[*i].is_empty());
-    groups.extend(alone.map(|i| vec![ordered[i]]));
-    groups.sort();
-    groups
+    let network = Network::new(peers, links);
+    let mut search = Search::new(&network.samples, network.linked());
+    search.run();
+    network.name(search)
+}
+
+/// Compares fences that were found before with the best ones.
+///
+/// *Cost*: twice that of [`fences`].
+pub fn regroup(previous: &[Vec<PeerId>], peers: &[PeerId], links: &Links) -> Regrouping {
+    let network = Network::new(peers, links);
+    let mut best = Search::new(&network.samples, network.linked());
+    best.run();
+    let place = |peer: &PeerId| network.peers.binary_search(peer).ok();
+    let groups: Vec<Vec<usize>> =
+        previous.iter().map(|fence| fence.iter().filter_map(place).collect()).collect();
+    let mut kept = Search::new(&network.samples, network.linked());
+    kept.follow(&groups);
+    let mut gain = kept.cost() - best.cost();
+    if gain < 0.0 {
+        // The search found less than what was there: go on from that.
+        best = Search::new(&network.samples, network.linked());
+        best.follow(&groups);
+        best.settle();
+        gain = kept.cost() - best.cost();
+    }
+    Regrouping { kept: network.name(kept), best: network.name(best), gain }
+}
+
+/// Peers by place, and the measured pairs among them.
+struct Network {
+    peers: Vec<PeerId>,
+    samples: Vec<Vec<Sample>>,
+}
+
+impl Network {
+    fn new(peers: &[PeerId], links: &Links) -> Self {
+        let mut peers = peers.to_vec();
+        peers.sort_unstable();
+        peers.dedup();
+        Self { samples: samples(&peers, links), peers }
+    }
+
+    /// Returns the peers with any measured link.
+    fn linked(&self) -> Vec<usize> {
+        (0..self.peers.len()).filter(|i| !self.samples[*i].is_empty()).collect()
+    }
+
+    /// Returns the groups of a search, by peers; who has no measured link stands alone.
+    fn name(&self, search: Search<'_>) -> Vec<Vec<PeerId>> {
+        let name = |group: Vec<usize>| group.into_iter().map(|i| self.peers[i]).collect();
+        let mut groups: Vec<Vec<PeerId>> = search.groups().into_iter().map(name).collect();
+        let alone = (0..self.peers.len()).filter(|i| self.samples[*i].is_empty());
+        groups.extend(alone.map(|i| vec![self.peers[i]]));
+        groups.sort();
+        groups
+    }
 }
 
 /// Gathers the measured pairs among these peers, by end.

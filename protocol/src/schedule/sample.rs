@@ -59,13 +59,7 @@ pub fn problem(seed: u64, peers: usize, operators: usize) -> Problem {
             });
             let links = links.collect();
             let hardware = hardware(speeds[at], 400, Bytes::new(memory[at]));
-            Advert {
-                peer: peer(at),
-                sequence: 1,
-                addresses: vec![],
-                hardware: Some(hardware),
-                links,
-            }
+            Advert { hardware: Some(hardware), links, ..Advert::new(peer(at)) }
         })
         .collect();
     Problem { spec: job(dag, micro_batches, swarm), adverts }
@@ -94,7 +88,7 @@ pub fn large(peers: usize, operators: usize, replicas: u16) -> Result<Problem, D
         };
         let links = others.into_iter().map(link).collect();
         let hardware = hardware(speeds[at], speeds[at] / 1000, Bytes::new(8 << 30));
-        Advert { peer: peer(at), sequence: 1, addresses: vec![], hardware: Some(hardware), links }
+        Advert { hardware: Some(hardware), links, ..Advert::new(peer(at)) }
     });
     let adverts = adverts.collect();
     let order = PipelineOrder::OneFOneB;

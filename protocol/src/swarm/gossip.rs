@@ -1,11 +1,17 @@
 //! Gossip of signed adverts: what is fresh is pushed to a few, and digests repair what got lost.
 //!
 //! Anti-entropy with push and pull: each round one random neighbour gets a digest of sequences and sends back what
-//! is newer; a fresh advert is forwarded once to a few neighbours. Bytes a round are bounded by the constants here, and
-//! so is what a stranger with many keys can fill: adverts age, and those of peers that nobody meets go first.
+//! is newer; a fresh advert is forwarded once to a few neighbours. All of it stays within a budget of bytes, and
+//! what a stranger with many keys can fill is bounded: adverts age, and those of peers that nobody meets go first.
+//! Reading order: [`own`] (what this peer says), [`view`] (what it knows), [`budget`]. Concept:
+//! `docs/concepts/links-and-fences.md`.
+
+mod budget;
+mod own;
+mod view;
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha8Rng;
@@ -13,112 +19,60 @@ use rand_core::RngCore;
 
 use super::membership::Membership;
 use crate::ids::PeerId;
-use crate::schedule::advert::{ADDRESSES_MAX, Advert, Hardware, LINKS_MAX, Link, SignedAdvert};
-use crate::units::{Duration, Instant, Rate};
-use crate::wire::message::{ADVERTS_MAX, DIGEST_MAX, Message};
+use crate::schedule::advert::{Advert, Hardware, Link, SignedAdvert};
+use crate::schedule::coordinate::Coordinate;
+use crate::units::{Bytes, Duration, Instant};
+use crate::wire::message::{ADVERTS_MAX, DIGEST_MAX, Message, short_id};
+use budget::{Budget, ENTRY, FRAME, weight};
+use own::Own;
+use view::{STRETCH, View};
+pub(super) use view::{Span, WHOLE};
 
 /// Neighbours that a fresh advert is pushed to.
 const FANOUT: usize = 3;
-/// A peer says the same again after this, so that silence means something.
+/// A peer says the same again after this, so that silence means something; in large swarms less often.
 const RENEW: Duration = Duration::from_millis(120_000);
-/// An advert of a peer that is not met is forgotten after this: a few times what it renews it in.
-const KEPT: Duration = Duration::from_millis(600_000);
-/// Most adverts kept; a newcomer takes the place of the oldest of a peer that does not live.
-const KNOWN_MAX: usize = 10_000;
-/// A link's figure is gossiped again when it moves by more than one part in this many.
-const CHANGE: u64 = 10;
+/// So many fresh adverts in one answer: there are probably more where they come from.
+const MANY: usize = 16;
 
 /// All adverts that this peer knows, its own among them.
 #[derive(Debug)]
 pub(super) struct Gossip {
-    key: SigningKey,
-    own: Advert,
-    dirty: bool,
-    /// When the own advert was signed last.
-    signed: Instant,
-    known: BTreeMap<PeerId, Known>,
-    /// What was forgotten for its age: sequence, and when.
-    expired: BTreeMap<PeerId, (u64, Instant)>,
-    /// Where the next digest begins.
-    turn: PeerId,
+    own: Own,
+    view: View,
+    budget: Budget,
 }
-
-/// An advert, and when it was news.
-#[derive(Debug)]
-struct Known {
-    signed: SignedAdvert,
-    heard: Instant,
-}
-
-/// The first and the last peer that a digest speaks of.
-pub(super) type Span = (PeerId, PeerId);
-
-const FIRST: PeerId = PeerId::new([0; 32]);
-const LAST: PeerId = PeerId::new([u8::MAX; 32]);
-/// A digest of everything.
-pub(super) const WHOLE: Span = (FIRST, LAST);
 
 /// Messages to send, with their receivers.
 pub(super) type Letters = Vec<(PeerId, Message)>;
 
 impl Gossip {
     pub(super) fn new(key: SigningKey, addresses: Vec<String>) -> Self {
-        let peer = PeerId::new(key.verifying_key().to_bytes());
-        let mut own = Advert { peer, sequence: 0, addresses, hardware: None, links: vec![] };
-        own.addresses.truncate(ADDRESSES_MAX);
-        Self {
-            key,
-            own,
-            dirty: true,
-            signed: Instant::default(),
-            known: BTreeMap::new(),
-            expired: BTreeMap::new(),
-            turn: FIRST,
-        }
+        let own = Own::new(key, addresses);
+        Self { view: View::new(own.peer()), own, budget: Budget::default() }
     }
 
     pub(super) fn measured(&mut self, hardware: Hardware) {
-        self.own.hardware = Some(hardware);
-        self.dirty = true;
+        self.own.set_hardware(Some(hardware));
     }
 
     /// The device is gone: this peer offers nothing until it is measured again.
     pub(super) fn lose_device(&mut self) {
-        self.own.hardware = None;
-        self.dirty = true;
+        self.own.set_hardware(None);
     }
 
     /// Says whether this peer can compute.
     pub(super) fn has_device(&self) -> bool {
-        self.own.hardware.is_some()
+        self.own.has_device()
     }
 
     pub(super) fn listens(&mut self, address: String) {
-        if self.own.addresses.len() < ADDRESSES_MAX && !self.own.addresses.contains(&address) {
-            self.own.addresses.push(address);
-            self.dirty = true;
-        }
+        self.own.listens(address);
     }
 
-    /// Takes a measured link; where the list is full the slowest link gives way.
-    pub(super) fn link(&mut self, peer: PeerId, rate: Rate, round_trip: Duration) {
-        let links = &mut self.own.links;
-        match links.binary_search_by_key(&peer, |l| l.peer) {
-            Ok(place) => {
-                let link = &mut links[place];
-                let moved = link.rate.bytes_per_second().abs_diff(rate.bytes_per_second());
-                self.dirty |= moved > link.rate.bytes_per_second() / CHANGE;
-                *link = Link { peer, rate, round_trip };
-            }
-            Err(place) => {
-                links.insert(place, Link { peer, rate, round_trip });
-                if links.len() > LINKS_MAX {
-                    let slowest = (0..links.len()).min_by_key(|i| (links[*i].rate, *i));
-                    links.remove(slowest.expect("the list is over its limit, so not empty"));
-                }
-                self.dirty = true;
-            }
-        }
+    /// Takes the links to list, in the order of their peers, and where this peer lies.
+    pub(super) fn set_links(&mut self, links: Vec<Link>, coordinate: Coordinate) {
+        self.own.set_links(links, coordinate);
     }
 
     /// Lets a round pass: signs what has changed and pushes it, and asks one neighbour what else there is.
@@ -128,49 +82,47 @@ impl Gossip {
         now: Instant,
         rng: &mut ChaCha8Rng,
     ) -> Letters {
-        self.expire(members, now);
+        self.view.expire(members, now);
+        self.budget.fill(now);
         let neighbours: Vec<PeerId> = members.connected().collect();
         let mut letters = Letters::new();
-        if self.dirty || now.since(self.signed) >= RENEW {
+        if self.own.is_due(now, self.view.renew()) {
             let signed = self.publish(now);
             for peer in some_of(&neighbours, FANOUT, rng) {
+                self.budget.owes(weight(&signed));
                 letters.push((peer, Message::Adverts(vec![signed.clone()])));
             }
         }
         for peer in some_of(&neighbours, 1, rng) {
-            let (span, known) = self.digest();
-            letters.push((peer, Message::Digest { span, known, answer: true }));
+            letters.extend(self.digest(true).map(|digest| (peer, digest)));
         }
         letters
     }
 
     /// Signs what this peer says of itself by now.
     pub(super) fn publish(&mut self, now: Instant) -> SignedAdvert {
-        self.dirty = false;
-        self.signed = now;
-        self.own.sequence += 1;
-        let signed = SignedAdvert::sign(self.own.clone(), &self.key);
-        self.known.insert(self.own.peer, Known { signed: signed.clone(), heard: now });
+        let signed = self.own.sign(now);
+        self.view.insert(Arc::new(signed.clone()), now);
         signed
     }
 
-    /// Lists the next stretch of what is known, so that everything has its turn however much there is.
-    fn digest(&mut self) -> (Span, Vec<(PeerId, u64)>) {
-        let from = self.turn;
-        let known: Vec<(PeerId, u64)> = self
-            .known
-            .range(from..)
-            .take(DIGEST_MAX)
-            .map(|(id, k)| (*id, k.signed.advert.sequence))
-            .collect();
-        let last = known.last().map(|(id, _)| *id).filter(|id| {
-            let behind = (Bound::Excluded(*id), Bound::Unbounded);
-            self.known.range(behind).next().is_some()
-        });
-        // Stretches overlap by one, so that nobody lies between two of them.
-        self.turn = last.unwrap_or(FIRST);
-        let to = last.unwrap_or(LAST);
-        ((from, to), known)
+    /// Lists the next stretch of what is known, if the budget allows it.
+    fn digest(&mut self, answer: bool) -> Option<Message> {
+        let entries = u64::try_from(self.view.known.len().min(STRETCH)).unwrap_or(u64::MAX);
+        if !self.budget.takes(Bytes::new(FRAME + entries * ENTRY)) {
+            return None;
+        }
+        let (span, known) = self.view.digest();
+        Some(Message::Digest { span, known, answer })
+    }
+
+    /// Introduces this peer to one that it has just met, and, while it knows few, asks and tells what else there is.
+    pub(super) fn greet(&mut self, peer: PeerId) -> Letters {
+        if self.view.known.len() <= STRETCH {
+            return self.on_digest(peer, WHOLE, &[], true);
+        }
+        let own = self.view.advert(self.own.peer()).cloned();
+        own.map(|signed| (peer, Message::Adverts(vec![signed]))).into_iter().collect()
     }
 
     /// Answers a digest with what is newer here.
@@ -178,31 +130,33 @@ impl Gossip {
         &mut self,
         from: PeerId,
         span: Span,
-        known: &[(PeerId, u64)],
+        known: &[(u64, u64)],
         answer: bool,
     ) -> Letters {
-        let theirs: BTreeMap<PeerId, u64> = known.iter().take(DIGEST_MAX).copied().collect();
-        let me = self.own.peer;
-        let newer = |id: &PeerId, advert: &Advert| match theirs.get(id) {
+        let theirs: BTreeMap<u64, u64> = known.iter().take(DIGEST_MAX).copied().collect();
+        let me = self.own.peer();
+        let newer = |id: &PeerId, advert: &Advert| match theirs.get(&short_id(*id)) {
             Some(sequence) => *sequence < advert.sequence,
             // Who only watches is its neighbours' business.
             None => advert.hardware.is_some() || *id == me,
         };
         let span = if span.0 <= span.1 { span } else { WHOLE };
+        let budget = &mut self.budget;
         let newer: Vec<SignedAdvert> = self
+            .view
             .known
             .range(span.0..=span.1)
             .filter(|(id, k)| newer(id, &k.signed.advert))
             .take(ADVERTS_MAX)
-            .map(|(_, k)| k.signed.clone())
+            .take_while(|(_, k)| budget.takes(weight(&k.signed)))
+            .map(|(_, k)| (*k.signed).clone())
             .collect();
         let mut letters = Letters::new();
         if !newer.is_empty() {
             letters.push((from, Message::Adverts(newer)));
         }
         if answer {
-            let (span, known) = self.digest();
-            letters.push((from, Message::Digest { span, known, answer: false }));
+            letters.extend(self.digest(false).map(|digest| (from, digest)));
         }
         letters
     }
@@ -219,85 +173,69 @@ impl Gossip {
         let mut forward = Vec::new();
         for signed in adverts.into_iter().take(ADVERTS_MAX) {
             let peer = signed.advert.peer;
-            if peer == self.own.peer {
+            if peer == self.own.peer() {
                 // An earlier life of this peer: speak with a higher sequence than it did.
-                if signed.advert.sequence > self.own.sequence && signed.check().is_ok() {
-                    self.own.sequence = signed.advert.sequence;
-                    self.dirty = true;
+                if signed.advert.sequence > self.own.sequence() && signed.check().is_ok() {
+                    self.own.outdo(signed.advert.sequence);
                 }
                 continue;
             }
-            let known = self.known.get(&peer).map(|k| &k.signed.advert);
+            let known = self.view.advert(peer).map(|k| &k.advert);
+            let is_known = known.is_some();
             let offered = known.is_some_and(|advert| advert.hardware.is_some());
-            let said = known.map(|advert| advert.sequence);
-            let least = said.max(self.expired.get(&peer).map(|(sequence, _)| *sequence));
             let computes = signed.advert.hardware.is_some();
             // Who only watches is its neighbours' business; who gives its device up is everybody's.
             let wanted = computes || offered || from == peer;
-            if !wanted || least.is_some_and(|s| s >= signed.advert.sequence) {
+            if !wanted || self.view.least(peer).is_some_and(|s| s >= signed.advert.sequence) {
                 continue;
             }
-            if signed.check().is_err() || !(said.is_some() || self.make_room(members)) {
+            if signed.check().is_err() || !(is_known || self.view.make_room(members)) {
                 continue;
             }
-            self.expired.remove(&peer);
-            self.known.insert(peer, Known { signed: signed.clone(), heard: now });
+            let signed = Arc::new(signed);
+            self.view.insert(signed.clone(), now);
             fresh.push(peer);
             if computes || offered {
                 forward.push(signed);
             }
         }
+        if let Some(last) = fresh.last().filter(|_| fresh.len() >= MANY) {
+            self.view.turn_to(*last);
+        }
+        (fresh, self.forward(from, &forward, members, rng))
+    }
+
+    /// Hands fresh adverts on to a few neighbours, as far as the budget goes; the rest is left to digests.
+    fn forward(
+        &mut self,
+        from: PeerId,
+        fresh: &[Arc<SignedAdvert>],
+        members: &Membership,
+        rng: &mut ChaCha8Rng,
+    ) -> Letters {
+        if fresh.is_empty() {
+            return Letters::new();
+        }
+        let others: Vec<PeerId> = members.connected().filter(|p| *p != from).collect();
         let mut letters = Letters::new();
-        if !forward.is_empty() {
-            let others: Vec<PeerId> = members.connected().filter(|p| *p != from).collect();
-            for peer in some_of(&others, FANOUT, rng) {
-                letters.push((peer, Message::Adverts(forward.clone())));
+        for peer in some_of(&others, FANOUT, rng) {
+            let within = fresh.iter().take_while(|signed| self.budget.takes(weight(signed)));
+            let list: Vec<SignedAdvert> = within.map(|signed| (**signed).clone()).collect();
+            if !list.is_empty() {
+                letters.push((peer, Message::Adverts(list)));
             }
         }
-        (fresh, letters)
-    }
-
-    /// Says whether there is room for one more advert, if need be in place of the oldest of a peer that does not live.
-    fn make_room(&mut self, members: &Membership) -> bool {
-        if self.known.len() < KNOWN_MAX {
-            return true;
-        }
-        let me = self.own.peer;
-        let away = self.known.iter().filter(|(id, _)| **id != me && !members.is_living(**id));
-        let oldest = away.min_by_key(|(id, k)| (k.heard, **id)).map(|(id, _)| *id);
-        oldest.is_some_and(|id| self.known.remove(&id).is_some())
-    }
-
-    /// Forgets what peers said that neither live here nor have said anything in a long time; whoever still spreads it
-    /// is not believed for as long again.
-    fn expire(&mut self, members: &Membership, now: Instant) {
-        let me = self.own.peer;
-        let old = |id: &PeerId, k: &Known| {
-            *id != me && !members.is_living(*id) && now.since(k.heard) >= KEPT
-        };
-        let gone: Vec<(PeerId, u64)> = self
-            .known
-            .iter()
-            .filter(|(id, k)| old(id, k))
-            .map(|(id, k)| (*id, k.signed.advert.sequence))
-            .collect();
-        self.expired.retain(|_, (_, at)| now.since(*at) < KEPT);
-        for (id, sequence) in gone {
-            self.known.remove(&id);
-            if self.expired.len() < KNOWN_MAX {
-                self.expired.insert(id, (sequence, now));
-            }
-        }
+        letters
     }
 
     /// Returns a peer's advert.
     pub(super) fn advert(&self, peer: PeerId) -> Option<&SignedAdvert> {
-        self.known.get(&peer).map(|k| &k.signed)
+        self.view.advert(peer)
     }
 
     /// Returns all adverts in the order of their peers.
     pub(super) fn all(&self) -> impl Iterator<Item = &SignedAdvert> {
-        self.known.values().map(|k| &k.signed)
+        self.view.known.values().map(|k| &*k.signed)
     }
 }
 

@@ -269,6 +269,15 @@ pub enum Input {
         /// Round-trip time.
         round_trip: Duration,
     },
+    /// A bundle has gone to a peer with nothing else under way from here, and its receipt has come back.
+    LinkUsed {
+        /// The other end.
+        peer: PeerId,
+        /// Bytes that crossed the link.
+        size: Bytes,
+        /// From the first byte to the receipt.
+        took: Duration,
+    },
     /// A message whose sender the transport has authenticated.
     Received {
         /// The sender.
@@ -412,6 +421,8 @@ pub enum Effect {
         /// Older steps of any epoch go (their `StageState`s too).
         step: Step,
     },
+    /// Measure the link to a peer; answered by `LinkMeasured`, if it works.
+    Probe(PeerId),
     /// Say in the DHT that this peer takes part in a job.
     Announce(JobId),
     /// Take back what `Announce` has said.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Peer;
-use super::gossip::{Letters, WHOLE};
+use super::gossip::Letters;
 use super::io::{Effect, Event, Outbox};
 use crate::ids::PeerId;
 use crate::units::Instant;
@@ -21,6 +21,11 @@ pub(super) struct Dials {
 }
 
 impl Peer {
+    /// Returns how many peers' adverts are known here.
+    pub fn adverts_known(&self) -> usize {
+        self.gossip.all().count()
+    }
+
     pub(super) fn on_found(&mut self, peer: PeerId, now: Instant, out: &mut Outbox) {
         if peer == self.me {
             return;
@@ -28,9 +33,8 @@ impl Peer {
         if self.membership.found(peer, now) {
             out.push(Effect::Notify(Event::PeerAlive(peer)));
         }
-        for (to, message) in self.gossip.on_digest(peer, WHOLE, &[], true) {
-            out.push(Effect::Send { to, message: Box::new(message) });
-        }
+        send_all(self.gossip.greet(peer), out);
+        self.measure_first(peer, now, out);
     }
 
     /// Dials a peer, or notes it for a later round where this one has dialled enough.
@@ -60,6 +64,8 @@ impl Peer {
                 self.dial(peer, out);
             }
         }
+        self.fence_round();
+        self.measure_round(now, out);
         send_all(self.gossip.tick(&self.membership, now, &mut self.rng), out);
     }
 }
@@ -88,7 +94,7 @@ mod tests {
             let key = SigningKey::from_bytes(&[n; 32]);
             let id = PeerId::new(key.verifying_key().to_bytes());
             let addresses = vec!["/ip4/192.0.2.1/udp/1/quic-v1".into()];
-            let advert = Advert { peer: id, sequence: 1, addresses, hardware: None, links: vec![] };
+            let advert = Advert { sequence: 1, addresses, ..Advert::new(id) };
             let message = Box::new(Message::Adverts(vec![SignedAdvert::sign(advert, &key)]));
             peer.handle(now, Input::Received { from: id, message }, &mut out);
         }

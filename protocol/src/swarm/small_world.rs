@@ -135,12 +135,6 @@ impl World {
             }
             for &other in ids.iter().filter(|o| **o != id) {
                 world.later(id, Duration::ZERO, Happening::Input(Input::PeerFound(other)));
-                let link = Input::LinkMeasured {
-                    peer: other,
-                    rate: Rate::from_mbit(1000.0),
-                    round_trip: LATENCY * 2,
-                };
-                world.later(id, Duration::ZERO, Happening::Input(link));
             }
         }
         world
@@ -204,6 +198,7 @@ impl World {
                     let input = Input::TaskDone { task: id, outcome, began: free, ended };
                     self.later(me, ended.since(self.now), Happening::Input(input));
                 }
+                Effect::Probe(peer) => self.probe(me, peer),
                 Effect::Ship { key, to } => {
                     assert_ne!(to, me);
                     self.later(to, LATENCY, Happening::Offer { from: me, key });
@@ -223,6 +218,12 @@ impl World {
                 Effect::Withdraw(_) => self.withdrawn.push(me),
             }
         }
+    }
+
+    fn probe(&mut self, me: PeerId, peer: PeerId) {
+        let (rate, round_trip) = (Rate::from_mbit(1000.0), LATENCY * 2);
+        let link = Input::LinkMeasured { peer, rate, round_trip };
+        self.later(me, round_trip, Happening::Input(link));
     }
 
     /// The submitter's weights are at hand.

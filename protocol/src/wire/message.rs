@@ -13,6 +13,14 @@ pub const ADVERTS_MAX: usize = 64;
 /// Most entries of a digest.
 pub const DIGEST_MAX: usize = 4096;
 
+/// Returns how a digest names a peer. Two peers of one name hide an advert of one until it is pushed; to make a key
+/// of a given name takes 2^64 attempts.
+pub fn short_id(peer: PeerId) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&peer.bytes()[..8]);
+    u64::from_le_bytes(bytes)
+}
+
 /// A control message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
@@ -27,8 +35,8 @@ pub enum Message {
     Digest {
         /// The first and the last peer that this speaks of.
         span: (PeerId, PeerId),
-        /// Sequence by peer.
-        known: Vec<(PeerId, u64)>,
+        /// Sequence by peer, which the first bytes of its key name (`short_id`).
+        known: Vec<(u64, u64)>,
         /// Whether a digest is wanted back.
         answer: bool,
     },

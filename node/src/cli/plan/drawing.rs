@@ -81,7 +81,8 @@ fn boxes(
         )?;
         for (place, peer) in group.iter().enumerate() {
             let row = (place as f64 / per_row).floor();
-            let (x, y) = (LEFT + PEER * (place as f64 - row * per_row) + 10.0, top + 32.0 + 40.0 * row);
+            let (x, y) =
+                (LEFT + PEER * (place as f64 - row * per_row) + 10.0, top + 32.0 + 40.0 * row);
             places.insert(*peer, (x, y));
             let stage = plan.stages.iter().position(|s| s.workers().any(|w| w == *peer));
             let (fill, label) = match stage {
@@ -145,7 +146,8 @@ fn timeline(
         "<text x=\"10\" y=\"{:.1}\" font-size=\"14\">The predicted step: <tspan fill=\"#2563a8\">forward</tspan>, <tspan fill=\"#0f766e\">backward</tspan>, <tspan fill=\"#c2410c\">sending</tspan></text>",
         top - 12.0,
     )?;
-    let workers = plan.stages.iter().enumerate().flat_map(|(s, p)| p.workers().map(move |w| (s, w)));
+    let workers =
+        plan.stages.iter().enumerate().flat_map(|(s, p)| p.workers().map(move |w| (s, w)));
     let mut row = top;
     for (stage, peer) in workers {
         writeln!(

@@ -86,7 +86,16 @@ pub(super) fn text(
 }
 
 fn stages(swarm: &Swarm, spec: &JobSpec, plan: &Plan) -> Table {
-    let head = ["stage", "owner", "replicas", "operators", "first ... last", "compute", "memory", "backup"];
+    let head = [
+        "stage",
+        "owner",
+        "replicas",
+        "operators",
+        "first ... last",
+        "compute",
+        "memory",
+        "backup",
+    ];
     let mut table = Table::new(&head);
     for stage in plan.stage_ids() {
         let StagePlan { owner, replicas, backups, .. } = &plan.stages[stage.index()];
@@ -163,7 +172,9 @@ fn limit(swarm: &Swarm, account: &Account) -> String {
             format!("the link from {} to {}, {time}", swarm.name(*from), swarm.name(*to))
         }
         Limit::Commit(time) => format!("gathering, storing and committing gradients, {time}"),
-        Limit::Latency(_) => "filling and draining the pipeline: nothing is busy for half of the step".into(),
+        Limit::Latency(_) => {
+            "filling and draining the pipeline: nothing is busy for half of the step".into()
+        }
     }
 }
 

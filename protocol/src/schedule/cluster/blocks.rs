@@ -20,6 +20,8 @@ const SPREAD: f64 = 100.0;
 pub(super) const NEW: f64 = 1.0;
 /// SPREAD as a factor on counts.
 const SPREAD_COUNT: u64 = 100;
+/// Weights whose terms are kept.
+const TABLE: u32 = 1024;
 const LN_2: f64 = std::f64::consts::LN_2;
 
 /// What is known of the links of a block.
@@ -49,16 +51,16 @@ impl Block {
         // No links, no sum: rounding must not leave a rest.
         Self { weight, sum: if weight == 0 { 0.0 } else { self.sum - other.sum } }
     }
+}
 
-    /// Returns the block's description length.
-    pub(super) fn cost(self) -> f64 {
-        if self.weight == 0 {
-            return 0.0;
-        }
-        let scale = 1.0 + f64::from(self.weight) * SPREAD;
-        let mean = LN_2 * log2(1 + u64::from(self.weight) * SPREAD_COUNT) / 2.0;
-        mean - self.sum * self.sum * SPREAD / (2.0 * NOISE * NOISE * scale)
+/// What the weight of a block has to say in its cost: the price of its mean, and the factor on its squared sum.
+fn terms(weight: u32) -> (f64, f64) {
+    if weight == 0 {
+        return (0.0, 0.0);
     }
+    let scale = 1.0 + f64::from(weight) * SPREAD;
+    let mean = LN_2 * log2(1 + u64::from(weight) * SPREAD_COUNT) / 2.0;
+    (mean, SPREAD / (2.0 * NOISE * NOISE * scale))
 }
 
 /// Groups by place, and a block for each pair of them.
@@ -66,9 +68,12 @@ impl Block {
 pub(super) struct Blocks {
     /// Peers of each group; an empty one is a place that is free.
     pub(super) members: Vec<Vec<usize>>,
-    blocks: Vec<Vec<Block>>,
+    /// Each block with its cost, which is asked for more often than it changes.
+    blocks: Vec<Vec<(Block, f64)>>,
     /// `ln (n - 1)!` by n.
     factorials: Vec<f64>,
+    /// Terms of small weights, which are asked for most.
+    terms: Vec<(f64, f64)>,
 }
 
 impl Blocks {
@@ -80,7 +85,15 @@ impl Blocks {
             sum += LN_2 * log2(u64::try_from(n - 1).unwrap_or(u64::MAX));
             factorials.push(sum);
         }
-        Self { members: Vec::new(), blocks: Vec::new(), factorials }
+        let terms = (0..TABLE).map(terms).collect();
+        Self { members: Vec::new(), blocks: Vec::new(), factorials, terms }
+    }
+
+    /// Returns a block's description length.
+    fn price(&self, block: Block) -> f64 {
+        let place = usize::try_from(block.weight).unwrap_or(usize::MAX);
+        let (mean, factor) = self.terms.get(place).copied().unwrap_or_else(|| terms(block.weight));
+        mean - block.sum * block.sum * factor
     }
 
     /// Returns the places of the groups that have peers.
@@ -95,20 +108,25 @@ impl Blocks {
         }
         self.members.push(Vec::new());
         for row in &mut self.blocks {
-            row.push(Block::default());
+            row.push(Default::default());
         }
-        self.blocks.push(vec![Block::default(); self.members.len()]);
+        self.blocks.push(vec![Default::default(); self.members.len()]);
         self.members.len() - 1
     }
 
     /// Returns the block of two groups, or of one and itself.
     pub(super) fn block(&self, a: usize, b: usize) -> Block {
-        self.blocks[a][b]
+        self.blocks[a][b].0
+    }
+
+    fn block_cost(&self, a: usize, b: usize) -> f64 {
+        self.blocks[a][b].1
     }
 
     fn set(&mut self, a: usize, b: usize, block: Block) {
-        self.blocks[a][b] = block;
-        self.blocks[b][a] = block;
+        let costed = (block, self.price(block));
+        self.blocks[a][b] = costed;
+        self.blocks[b][a] = costed;
     }
 
     /// Puts a peer, whose links to each group these are, into a group.
@@ -135,7 +153,7 @@ impl Blocks {
         let mut cost = self.factorials[size] - self.factorials[size + 1];
         for (c, link) in links.iter().enumerate().filter(|(_, l)| l.weight > 0) {
             let block = self.block(group, c);
-            cost += block.with(*link).cost() - block.cost();
+            cost += self.price(block.with(*link)) - self.block_cost(group, c);
         }
         if size == 0 { cost + NEW } else { cost }
     }
@@ -144,7 +162,10 @@ impl Blocks {
     pub(super) fn merger_inside(&self, a: usize, b: usize) -> f64 {
         let (n, m) = (self.members[a].len(), self.members[b].len());
         let (aa, ab, bb) = (self.block(a, a), self.block(a, b), self.block(b, b));
-        aa.with(ab).with(bb).cost() - aa.cost() - ab.cost() - bb.cost()
+        self.price(aa.with(ab).with(bb))
+            - self.block_cost(a, a)
+            - self.block_cost(a, b)
+            - self.block_cost(b, b)
             + self.factorials[n]
             + self.factorials[m]
             - self.factorials[n + m]
@@ -157,7 +178,18 @@ impl Blocks {
         if ac.weight == 0 || bc.weight == 0 {
             return 0.0;
         }
-        ac.with(bc).cost() - ac.cost() - bc.cost()
+        self.price(ac.with(bc)) - self.block_cost(a, c) - self.block_cost(b, c)
+    }
+
+    /// Returns the description length of the whole grouping.
+    pub(super) fn cost(&self) -> f64 {
+        let places = self.places();
+        let mut cost = 0.0;
+        for (i, a) in places.iter().enumerate() {
+            cost += NEW - self.factorials[self.members[*a].len()];
+            cost += places[i..].iter().map(|b| self.block_cost(*a, *b)).sum::<f64>();
+        }
+        cost
     }
 
     /// Merges group `b` into group `a`.

@@ -30,25 +30,59 @@ impl<'a> Search<'a> {
         Self { samples, peers, group: vec![None; samples.len()], blocks }
     }
 
-    /// Returns the groups.
-    pub(super) fn run(mut self) -> Vec<Vec<usize>> {
+    /// Finds groups from nothing.
+    pub(super) fn run(&mut self) {
         let core = self.core();
         for peer in &core {
             let place = self.blocks.free();
             self.put(*peer, place);
         }
         self.merge();
-        let rest: Vec<usize> = self.peers.iter().copied().filter(|p| !core.contains(p)).collect();
-        for peer in rest {
-            let place = self.best(peer).0;
-            self.put(peer, place);
+        self.place_rest();
+        self.settle();
+    }
+
+    /// Takes groups that were found before; who is in none joins what fits best.
+    pub(super) fn follow(&mut self, groups: &[Vec<usize>]) {
+        for group in groups {
+            let linked = group.iter().filter(|p| self.peers.binary_search(p).is_ok());
+            let linked: Vec<usize> = linked.copied().collect();
+            if !linked.is_empty() {
+                let place = self.blocks.free();
+                for peer in linked {
+                    self.put(peer, place);
+                }
+            }
         }
+        self.place_rest();
+    }
+
+    fn place_rest(&mut self) {
+        for peer in self.peers.clone() {
+            if self.group[peer].is_none() {
+                let place = self.best(peer).0;
+                self.put(peer, place);
+            }
+        }
+    }
+
+    /// Lets peers move and groups merge while that lowers the cost.
+    pub(super) fn settle(&mut self) {
         for _ in 0..ROUNDS {
             let moved = self.shift();
             if !self.merge() && !moved {
                 break;
             }
         }
+    }
+
+    /// Returns the description length of the grouping.
+    pub(super) fn cost(&self) -> f64 {
+        self.blocks.cost()
+    }
+
+    /// Returns the groups.
+    pub(super) fn groups(self) -> Vec<Vec<usize>> {
         self.blocks.members.into_iter().filter(|members| !members.is_empty()).collect()
     }
 

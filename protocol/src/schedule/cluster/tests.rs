@@ -110,3 +110,37 @@ fn a_thousand_peers_are_grouped_from_the_few_links_that_adverts_list() {
         assert_eq!(fences(&planted.peers, &links), planted.truth(), "seed {seed}");
     }
 }
+
+/// Goal: fences change for a reason only. Method: measure everything again, with other noise; then move a peer.
+#[test]
+fn fences_that_hold_gain_nothing_and_a_move_gains_much() {
+    let (mut least, mut most) = (f64::INFINITY, 0f64);
+    for seed in 0..100 {
+        let mut planted = Planted::of_48(seed);
+        let links = planted.links(0.3);
+        let before = fences(&planted.peers, &links);
+        let links = planted.links(0.3);
+        let again = regroup(&before, &planted.peers, &links);
+        most = most.max(again.gain);
+        assert_eq!(again.kept, before);
+        let home = planted.fence[40];
+        planted.fence[40] = (home + 1) % planted.rates.len();
+        let links = planted.links(0.3);
+        let moved = regroup(&before, &planted.peers, &links);
+        least = least.min(moved.gain);
+        assert!(moved.best == planted.truth() || moved.best != before, "seed {seed}");
+    }
+    println!("gain by noise up to {most:.2} nats, by a move at least {least:.2}");
+    assert!(most < 1.0 && least > 10.0, "noise {most}, a move {least}");
+}
+
+#[test]
+fn newcomers_join_and_leavers_go_without_moving_anybody() {
+    let mut planted = Planted::of_48(3);
+    let links = planted.links(0.0);
+    let few = fences(&planted.peers[..40], &links);
+    let more = regroup(&few, &planted.peers, &links);
+    assert_eq!((more.kept == planted.truth(), more.gain.abs() < 1e-6), (true, true));
+    let fewer = regroup(&planted.truth(), &planted.peers[..40], &links);
+    assert_eq!(fewer.kept, few);
+}

@@ -99,10 +99,6 @@ fn vector(order: [usize; 4], ends: [usize; 3], codec: Codec, factor: u64) -> f64
     let adverts: Vec<Advert> = order
         .iter()
         .map(|from| Advert {
-            peer: PeerId::new([u8::try_from(*from).unwrap(); 32]),
-            sequence: 1,
-            addresses: vec![],
-            hardware: None,
             links: (0..4)
                 .filter(|to| to != from)
                 .map(|to| Link {
@@ -111,6 +107,7 @@ fn vector(order: [usize; 4], ends: [usize; 3], codec: Codec, factor: u64) -> f64
                     round_trip: Duration::ZERO,
                 })
                 .collect(),
+            ..Advert::new(PeerId::new([u8::try_from(*from).unwrap(); 32]))
         })
         .collect();
     let links = Links::of(&adverts.iter().collect::<Vec<_>>());

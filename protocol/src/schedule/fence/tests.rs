@@ -56,9 +56,6 @@ fn adverts(speeds: &[u32], mbit: &[u32], memory: u64) -> Vec<Advert> {
     let count = speeds.len();
     (0..count)
         .map(|a| Advert {
-            peer: peer(a),
-            sequence: 1,
-            addresses: vec![],
             hardware: Some(Hardware {
                 device: "test".into(),
                 speed: Speed::from_flops_per_second(u64::from(speeds[a]) * 1_000_000),
@@ -79,6 +76,7 @@ fn adverts(speeds: &[u32], mbit: &[u32], memory: u64) -> Vec<Advert> {
                     round_trip: Duration::from_millis(1),
                 })
                 .collect(),
+            ..Advert::new(peer(a))
         })
         .collect()
 }

@@ -1,0 +1,173 @@
+//! What peers did, against what their adverts promised: measured work is the truth that a placement starts from.
+//!
+//! Each pass that a stage reports is a sample: how long it took over how long the advert had predicted. A gauge a peer
+//! makes one factor of them, without outliers; after a few passes the advert's speeds are divided by it. Whether a
+//! peer claims a hundred times its speed or a hundredth, it is placed by what it did.
+//! Not here: who may speak for a peer's passes. Concept: `docs/concepts/links-and-fences.md`.
+
+use std::collections::BTreeMap;
+
+use super::advert::{Advert, Hardware};
+use super::gauge::Gauge;
+use crate::ids::PeerId;
+use crate::units::{Duration, Instant, Rate, Speed};
+
+/// Passes before a peer's deeds count for more than its words.
+pub const PASSES_MIN: usize = 4;
+/// A factor of one.
+const ONE: u64 = 1_000_000;
+/// Factors stay within a million times either way.
+const FACTOR_MAX: u64 = ONE * ONE;
+
+/// Factors of many peers.
+#[derive(Clone, Debug, Default)]
+pub struct Deeds {
+    factors: BTreeMap<PeerId, (Gauge, usize)>,
+}
+
+impl Deeds {
+    /// Takes one pass in: how long the peer's advert predicted, and how long it took.
+    pub fn observe(&mut self, peer: PeerId, predicted: Duration, took: Duration, now: Instant) {
+        if predicted == Duration::ZERO {
+            return;
+        }
+        let factor = u128::from(took.micros()) * u128::from(ONE) / u128::from(predicted.micros());
+        let factor = u64::try_from(factor).unwrap_or(u64::MAX).clamp(1, FACTOR_MAX);
+        let (gauge, count) = self.factors.entry(peer).or_default();
+        gauge.add(factor, now);
+        *count = count.saturating_add(1);
+    }
+
+    /// Returns how much longer than predicted a peer's passes take, in millionths; None before it has done enough.
+    pub fn factor(&self, peer: PeerId, now: Instant) -> Option<u64> {
+        let (gauge, count) = self.factors.get(&peer)?;
+        gauge.figure(now).filter(|_| *count >= PASSES_MIN)
+    }
+
+    /// Returns an advert with the speeds that the peer has shown.
+    #[must_use]
+    pub fn corrected(&self, advert: &Advert, now: Instant) -> Advert {
+        let mut advert = advert.clone();
+        if let Some((hardware, factor)) =
+            advert.hardware.as_mut().zip(self.factor(advert.peer, now))
+        {
+            slow(hardware, factor);
+        }
+        advert
+    }
+}
+
+/// Makes hardware as much slower as a factor in millionths says, in every kind of work alike.
+fn slow(hardware: &mut Hardware, factor: u64) {
+    let over = |value: u64| {
+        let scaled = u128::from(value) * u128::from(ONE) / u128::from(factor.max(1));
+        u64::try_from(scaled).unwrap_or(u64::MAX).max(1)
+    };
+    for speed in [&mut hardware.speed, &mut hardware.conv_speed, &mut hardware.vector_speed] {
+        *speed = Speed::from_flops_per_second(over(speed.flops_per_second()));
+    }
+    hardware.touch_rate = Rate::from_bytes_per_second(over(hardware.touch_rate.bytes_per_second()));
+    let longer = u128::from(hardware.overhead.micros()) * u128::from(factor) / u128::from(ONE);
+    hardware.overhead = Duration::from_micros(u64::try_from(longer).unwrap_or(u64::MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::Codec;
+    use super::super::fence::{Request, place};
+    use super::super::load::Load;
+    use super::super::sample::{Problem, problem};
+    use super::*;
+    use crate::ids::{Epoch, JobId};
+    use crate::units::{Bytes, Flops};
+
+    /// Micro-batches after which a liar has to be where it belongs.
+    const MICRO_BATCHES: u64 = 20;
+
+    fn load() -> Load {
+        Load {
+            products: Flops::new(4_000_000),
+            convolutions: Flops::ZERO,
+            elements: Flops::new(300_000),
+            bytes: Bytes::new(900_000),
+            launches: 12,
+        }
+    }
+
+    /// Lets a peer that claims to be `claim` millionths as slow as it is do micro-batches, forward and backward.
+    fn after_work(deeds: &mut Deeds, honest: &Advert, claim: u64, noise: u64) -> Advert {
+        let mut claimed = honest.clone();
+        slow(claimed.hardware.as_mut().unwrap(), claim);
+        for pass in 0..2 * MICRO_BATCHES {
+            let predicted = claimed.hardware.as_ref().unwrap().time(load());
+            let truth = honest.hardware.as_ref().unwrap().time(load());
+            // Off by up to this many percent, and every seventh pass five times as long.
+            let off = 100 + (pass * 37) % (2 * noise + 1);
+            let spike = if pass % 7 == 3 && noise > 0 { 5 } else { 1 };
+            let took = Duration::from_micros(truth.micros() * (off - noise) * spike / 100);
+            let now = Instant::from_micros(1 + pass * 100_000);
+            deeds.observe(honest.peer, predicted, took, now);
+        }
+        claimed
+    }
+
+    fn owners(problem: &Problem, adverts: &[Advert]) -> Option<(Vec<PeerId>, Vec<usize>)> {
+        let peer = adverts[0].peer;
+        let request = Request {
+            spec: &problem.spec,
+            job: JobId::new([1; 16]),
+            epoch: Epoch::new(1),
+            submitter: peer,
+            leader: peer,
+            codec: Codec::Dense,
+        };
+        let plan = place(request, &adverts.iter().collect::<Vec<_>>()).ok()?;
+        let cut = plan.assignment.iter().map(|stage| stage.index()).collect();
+        Some((plan.stages.iter().map(|stage| stage.owner).collect(), cut))
+    }
+
+    /// Goal: a claim of a hundred times the speed, or a hundredth, changes nothing for long. Method: every other peer
+    /// lies; after twenty micro-batches placements are those of honest adverts.
+    #[test]
+    fn liars_are_placed_by_what_they_did_within_twenty_micro_batches() {
+        let now = Instant::from_micros(1 + 2 * MICRO_BATCHES * 100_000);
+        let (mut fooled, mut placed) = (0, 0);
+        for seed in 0..30 {
+            let problem = problem(seed, 6, 16);
+            let mut deeds = Deeds::default();
+            let mut claimed = Vec::new();
+            for (n, honest) in problem.adverts.iter().enumerate() {
+                let claim = [ONE / 100, ONE, ONE * 100, ONE][(n + 3) % 4];
+                claimed.push(after_work(&mut deeds, honest, claim, 0));
+            }
+            let truth = owners(&problem, &problem.adverts);
+            fooled += u32::from(owners(&problem, &claimed) != truth);
+            let corrected: Vec<Advert> = claimed.iter().map(|a| deeds.corrected(a, now)).collect();
+            placed += u32::from(owners(&problem, &corrected) == truth);
+        }
+        println!("30 placements: {fooled} fooled by claims, {placed} right after the work");
+        assert!(fooled >= 10 && placed >= 28, "{fooled} fooled, {placed} right");
+    }
+
+    #[test]
+    fn noise_and_stalls_leave_a_tenth_and_few_passes_say_nothing() {
+        let honest = problem(3, 4, 8).adverts.remove(0);
+        let truth = honest.hardware.as_ref().unwrap().time(load()).seconds();
+        for claim in [ONE / 100, ONE, 100 * ONE] {
+            let mut deeds = Deeds::default();
+            let claimed = after_work(&mut deeds, &honest, claim, 20);
+            let now = Instant::from_micros(5_000_000);
+            let corrected = deeds.corrected(&claimed, now);
+            let shown = corrected.hardware.as_ref().unwrap().time(load()).seconds();
+            assert!(
+                (shown / truth - 1.0).abs() < 0.15,
+                "{shown} for {truth} after a claim of {claim}"
+            );
+        }
+        let mut deeds = Deeds::default();
+        let now = Instant::from_micros(9);
+        deeds.observe(honest.peer, Duration::from_millis(1), Duration::from_millis(9), now);
+        assert_eq!(deeds.corrected(&honest, now), honest);
+        deeds.observe(honest.peer, Duration::ZERO, Duration::MAX, now);
+    }
+}

@@ -1,0 +1,193 @@
+//! What this peer measures of its links: samples into gauges, gauges into the advert, and whom to probe next.
+//!
+//! Passive samples come from real transfers, active ones from probes that the prober's budget allows. The advert lists
+//! the fastest links and, from all others, those that a lot picks: neighbourhoods for placement, and a random graph
+//! for clustering. Concept: `docs/concepts/links-and-fences.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Peer;
+use super::io::{Effect, Outbox};
+use crate::ids::PeerId;
+use crate::schedule::advert::{LINKS_MAX, Link};
+use crate::schedule::coordinate::{Coordinate, Vivaldi};
+use crate::schedule::gauge::Gauge;
+use crate::schedule::prober::{Candidate, LINKS, Prober, lot};
+use crate::units::{Bytes, Duration, Instant, Rate};
+
+/// Most links with gauges: what the prober keeps measured, and as many that transfers measure.
+const GAUGES_MAX: usize = 2 * LINKS;
+/// Smaller transfers say more of the round trip than of the rate.
+const TRANSFER_MIN: Bytes = Bytes::new(64 << 10);
+/// A transfer says something of the rate if at least this share of its time is not the round trip.
+const TRAVEL_SHARE: u64 = 4;
+
+/// One link's figures from here.
+#[derive(Debug, Default)]
+struct Gauges {
+    rate: Gauge,
+    round_trip: Gauge,
+}
+
+/// All that this peer has measured of its links.
+#[derive(Debug)]
+pub(super) struct Meter {
+    me: PeerId,
+    gauges: BTreeMap<PeerId, Gauges>,
+    /// Whose links the advert lists.
+    listed: BTreeSet<PeerId>,
+    /// Samples have come since the links were listed.
+    has_news: bool,
+    vivaldi: Vivaldi,
+    prober: Prober,
+}
+
+impl Meter {
+    pub(super) fn new(me: PeerId) -> Self {
+        let (gauges, vivaldi) = (BTreeMap::new(), Vivaldi::default());
+        Self {
+            me,
+            gauges,
+            listed: BTreeSet::new(),
+            has_news: false,
+            vivaldi,
+            prober: Prober::new(me),
+        }
+    }
+
+    /// Returns the gauges of a link; the longest unmeasured ones give way.
+    fn gauges(&mut self, peer: PeerId) -> &mut Gauges {
+        if self.gauges.len() >= GAUGES_MAX && !self.gauges.contains_key(&peer) {
+            let oldest = self.gauges.iter().min_by_key(|(id, g)| (g.rate.newest(), **id));
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                self.gauges.remove(&oldest);
+            }
+        }
+        self.gauges.entry(peer).or_default()
+    }
+
+    fn probed(
+        &mut self,
+        peer: PeerId,
+        (rate, round_trip): (Rate, Duration),
+        said: &Coordinate,
+        now: Instant,
+    ) {
+        let direction = lot(self.me, peer);
+        let gauges = self.gauges(peer);
+        gauges.rate.add(rate.bytes_per_second(), now);
+        gauges.round_trip.add(round_trip.micros(), now);
+        // The gauge has thrown outliers away.
+        let steady = gauges.round_trip.figure(now).map_or(round_trip, Duration::from_micros);
+        self.vivaldi.sample(said, steady, direction);
+    }
+
+    /// Takes a transfer as a sample. Returns whether it says something of the rate.
+    fn used(&mut self, peer: PeerId, size: Bytes, took: Duration, now: Instant) -> bool {
+        let Some(gauges) = self.gauges.get_mut(&peer).filter(|_| size >= TRANSFER_MIN) else {
+            return false;
+        };
+        let trip = gauges.round_trip.figure(now).map_or(Duration::ZERO, Duration::from_micros);
+        if took < trip {
+            // The receipt is back sooner than a round trip: that has become shorter.
+            gauges.round_trip.add(took.micros(), now);
+        }
+        let travel = took - trip;
+        let is_clear = travel * TRAVEL_SHARE >= took;
+        let micros = u128::from(if is_clear { travel } else { took }.micros().max(1));
+        let rate = u128::from(size.count()) * 1_000_000 / micros;
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        // With the round trip in it a rate is only a lower bound.
+        let says = is_clear || gauges.rate.figure(now).is_none_or(|known| rate > known);
+        if says {
+            gauges.rate.add(rate, now);
+        }
+        says
+    }
+
+    fn link(&self, peer: PeerId, gauges: &Gauges, now: Instant) -> Option<Link> {
+        let rate = Rate::from_bytes_per_second(gauges.rate.figure(now)?);
+        let round_trip = Duration::from_micros(gauges.round_trip.figure(now)?);
+        Some(Link { peer, rate, round_trip })
+    }
+
+    /// Returns the links to advertise, in the order of their peers: half the fastest, half by lot.
+    fn list(&mut self, now: Instant) -> Vec<Link> {
+        let mut links: Vec<Link> =
+            self.gauges.iter().filter_map(|(peer, g)| self.link(*peer, g, now)).collect();
+        // Who is listed stays unless others are clearly faster: noise is no news.
+        let rank = |l: &Link| {
+            let rate = l.rate.bytes_per_second();
+            if self.listed.contains(&l.peer) { rate.saturating_add(rate / 2) } else { rate }
+        };
+        links.sort_unstable_by_key(|l| (std::cmp::Reverse(rank(l)), l.peer));
+        let fast = links.len().min(LINKS_MAX / 2);
+        links[fast..].sort_unstable_by_key(|l| (lot(self.me, l.peer), l.peer));
+        links.truncate(LINKS_MAX);
+        links.sort_unstable_by_key(|l| l.peer);
+        self.listed = links.iter().map(|l| l.peer).collect();
+        links
+    }
+
+    /// Returns what this machine's line reaches at least: its fastest link.
+    fn line(&self, now: Instant) -> Option<Rate> {
+        let rates = self.gauges.values().filter_map(|g| g.rate.figure(now));
+        rates.max().map(Rate::from_bytes_per_second)
+    }
+}
+
+impl Peer {
+    pub(super) fn on_link_measured(
+        &mut self,
+        peer: PeerId,
+        rate: Rate,
+        round_trip: Duration,
+        now: Instant,
+    ) {
+        let said = self.gossip.advert(peer).map(|s| s.advert.coordinate).unwrap_or_default();
+        self.meter.probed(peer, (rate, round_trip), &said, now);
+        self.meter.has_news = true;
+    }
+
+    pub(super) fn on_link_used(&mut self, peer: PeerId, size: Bytes, took: Duration, now: Instant) {
+        self.meter.has_news |= self.meter.used(peer, size, took, now);
+    }
+
+    /// Measures a peer that has just been met, unless its link is known or enough others are.
+    pub(super) fn measure_first(&mut self, peer: PeerId, now: Instant, out: &mut Outbox) {
+        let line = self.meter.line(now);
+        let count = self.meter.gauges.len();
+        if !self.meter.gauges.contains_key(&peer) && self.meter.prober.first(now, line, count) {
+            out.push(Effect::Probe(peer));
+        }
+    }
+
+    /// Says what was measured since the last round, and measures one more link, if the budget allows it and any wants it.
+    pub(super) fn measure_round(&mut self, now: Instant, out: &mut Outbox) {
+        if std::mem::take(&mut self.meter.has_news) {
+            let links = self.meter.list(now);
+            self.gossip.set_links(links, self.meter.vivaldi.coordinate());
+        }
+        let line = self.meter.line(now);
+        if !self.meter.prober.is_ready(now, line) {
+            return;
+        }
+        let here = self.meter.vivaldi.coordinate();
+        let candidate = |peer: PeerId| {
+            let gauges = self.meter.gauges.get(&peer);
+            let said = self.gossip.advert(peer).map(|s| s.advert.coordinate).unwrap_or_default();
+            let rate = gauges.and_then(|g| g.rate.figure(now)).map(Rate::from_bytes_per_second);
+            Candidate {
+                peer,
+                measured: gauges.and_then(|g| g.rate.newest()).zip(rate),
+                near: here.round_trip(&said),
+                is_doubtful: gauges.is_some_and(|g| g.rate.is_doubtful()),
+                is_across: self.fencing.is_apart(self.meter.me, peer),
+            }
+        };
+        let candidates: Vec<Candidate> = self.membership.connected().map(candidate).collect();
+        if let Some(peer) = self.meter.prober.next(now, line, &candidates) {
+            out.push(Effect::Probe(peer));
+        }
+    }
+}
