@@ -35,8 +35,10 @@ use judge::{Judge, Layout, Verdict};
 use refine::{Scene, refine};
 use stretch::Stretch;
 
-/// Passes that the search may run in all: about a tenth of a second.
-const PASSES_MAX: u64 = 600_000;
+/// Effort of a search in all (passes run and units summed): a fraction of a second, and less for few peers, whose few
+/// layouts are soon tried. Every voter searches anew, while messages are handled.
+const EFFORT_MAX: u64 = 600_000;
+const EFFORT_PER_PEER: u64 = 60_000;
 /// Layouts along lines that are improved.
 const IMPROVED: usize = 16;
 /// Layouts that are cut and predicted in earnest.
@@ -211,7 +213,7 @@ fn finalists(judge: &Judge<'_>, able: usize) -> Vec<Layout> {
     let kept = varied(found);
     let mut improved: Vec<(Layout, Verdict)> = Vec::new();
     let begun = judge.spent();
-    let share = PASSES_MAX.saturating_sub(begun) / kept.len().max(1) as u64;
+    let share = effort(able).saturating_sub(begun) / kept.len().max(1) as u64;
     for (number, start) in (1..).zip(kept) {
         improved.push(refine(&scene, start, begun + share * number));
     }
@@ -219,6 +221,10 @@ fn finalists(judge: &Judge<'_>, able: usize) -> Vec<Layout> {
     improved.dedup();
     improved.truncate(FINALS);
     improved.into_iter().map(|(layout, _)| layout).collect()
+}
+
+fn effort(able: usize) -> u64 {
+    EFFORT_MAX.min(EFFORT_PER_PEER * able as u64)
 }
 
 /// Lays the network along all lines, in all orders of its units.
@@ -234,7 +240,7 @@ fn starts(scene: &Scene<'_, '_>) -> Vec<(Layout, Verdict)> {
                 {
                     found.push((layout, verdict));
                 }
-                if judge.spent() > PASSES_MAX / 2 && !found.is_empty() {
+                if judge.spent() > effort(scene.able) / 2 && !found.is_empty() {
                     return found;
                 }
             }

@@ -17,6 +17,9 @@ use crate::dag::bundle::optimizer_slots;
 use crate::job::JobSpec;
 use crate::units::Bytes;
 
+/// What a verdict costs beside its passes and units, in the same measure.
+const LAYING: u64 = 50;
+
 /// Units in stages, and stages on peers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Layout {
@@ -45,7 +48,7 @@ pub(super) struct Judge<'a> {
     pub(super) codec: Codec,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
-    /// Passes run.
+    /// Effort so far.
     spent: Cell<u64>,
 }
 
@@ -84,7 +87,7 @@ impl<'a> Judge<'a> {
         Self { grain, spec, ground, leader, codec, near, spent: Cell::new(0) }
     }
 
-    /// Returns how many passes all verdicts so far have run.
+    /// Returns the effort of all verdicts so far: a pass or a unit counts one.
     pub(super) fn spent(&self) -> u64 {
         self.spent.get()
     }
@@ -92,11 +95,13 @@ impl<'a> Judge<'a> {
     /// Costs a layout; None if a stage is empty or does not fit its peers' memory.
     pub(super) fn cost(&self, layout: &Layout) -> Option<Verdict> {
         let count = layout.stages.len();
+        let micro_batches = self.spec.train.micro_batches;
+        let passes = 2 * count as u64 * u64::from(micro_batches);
+        self.spent.set(self.spent.get() + passes + self.grain.units() as u64 + LAYING);
         let (parts, wires) = self.parts(layout);
         if parts.iter().any(|part| part.units == 0) {
             return None;
         }
-        let micro_batches = self.spec.train.micro_batches;
         let crowd = self.ground.crowd(layout.stages.iter().flatten().copied());
         let mut stations = Vec::with_capacity(count);
         for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
@@ -118,7 +123,6 @@ impl<'a> Judge<'a> {
             }
             stations.push(station);
         }
-        self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
         let wires = self.codec.compress(self.ground, &stations, wires);
         let order = self.spec.swarm.order;
         let course = Course { ground: self.ground, order, micro_batches, record: false };
