@@ -74,27 +74,31 @@ impl<B: HostBackend> Engine<B> {
                 // The old stage goes first, so that both are never in memory.
                 drop(self.stages.remove(&id));
                 self.note_memory();
-                store.room_for(footprint::loaded(work), &format!("stage {}", work.graph.stage))?;
+                store
+                    .room_for(footprint::of(work).state, &format!("stage {}", work.graph.stage))?;
                 let stage = Stage::load(*job, work.clone(), state, *step, &self.device)?;
                 self.stages.insert(id, stage);
             }
             Task::ResetStep { job, stage, epoch } => self.stage(*job, *stage)?.reset(*epoch),
             Task::Forward { job, stage, step, micro_batch } => {
                 let stage = self.stage(*job, *stage)?;
-                store.room_for(stage.forward_adds(), "a forward pass")?;
+                store.room_for(stage.footprint().forward, "a forward pass")?;
                 let loss = stage.forward(*step, *micro_batch, &store)?;
                 return Ok(Outcome::Forward { loss });
             }
             Task::Backward { job, stage, step, micro_batch } => {
                 let stage = self.stage(*job, *stage)?;
-                store.room_for(stage.backward_adds(), "a backward pass")?;
+                store.room_for(stage.footprint().backward, "a backward pass")?;
                 stage.backward(*step, *micro_batch, &store)?;
             }
             Task::ShareGradients { job, stage, step } => {
-                self.stage(*job, *stage)?.share(*step, &store)?;
+                let stage = self.stage(*job, *stage)?;
+                store.room_for(stage.footprint().copy, "sharing gradients")?;
+                stage.share(*step, &store)?;
             }
             Task::ReduceGradients { job, stage, step, shared_from, publish } => {
                 let stage = self.stage(*job, *stage)?;
+                store.room_for(stage.footprint().reducing(*publish), "summing gradients up")?;
                 let sum_of_squares = stage.reduce(*step, shared_from, *publish, &store)?;
                 return Ok(Outcome::Gradients { sum_of_squares });
             }
@@ -106,7 +110,10 @@ impl<B: HostBackend> Engine<B> {
                 self.stage(*job, *stage)?.update(*step, *scale, stored.as_deref())?;
             }
             Task::Snapshot { job, stage, key } => {
-                let bytes = self.stage(*job, *stage)?.snapshot()?;
+                let stage = self.stage(*job, *stage)?;
+                let (bundle, copy) = (stage.footprint().bundle, stage.footprint().copy);
+                store.room_for(bundle + copy, "a bundle of the state")?;
+                let bytes = stage.snapshot()?;
                 store.put_bytes(*key, bytes)?;
             }
             Task::Unload { job, stage } => drop(self.stages.remove(&(*job, *stage))),

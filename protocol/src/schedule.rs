@@ -1,19 +1,23 @@
 //! Who runs what: a [`Plan`] is a value with an epoch, made by pure functions from measured adverts.
 //!
 //! Reading order: [`advert`] (what is measured), [`links`] (the graph between peers), [`pipeline`] (orders),
-//! [`estimate`] (predicted step time), [`fence`] (a first placement: dynamic program over the topological order),
+//! [`estimate`] (predicted step time), [`footprint`] (what fits into memory), [`outline`] (a bound of it), [`fence`] (a first placement: dynamic program over the topological order),
 //! [`repair`] (the least change after a loss).
 
 pub mod advert;
 pub mod estimate;
 pub mod fence;
+pub mod footprint;
 pub mod links;
 pub mod load;
+pub mod outline;
 pub mod pipeline;
 pub mod repair;
+pub mod shortage;
 
 use serde::{Deserialize, Serialize};
 
+use self::shortage::Shortage;
 use crate::ids::{Epoch, JobId, PeerId, StageId};
 use crate::job::PipelineOrder;
 use crate::units::{Bytes, Duration};
@@ -129,13 +133,8 @@ pub enum PlanError {
         nodes: usize,
     },
     /// No placement fits into the peers' memory.
-    #[error("no placement fits: the network needs {needed} in all, the peers offer {offered}")]
-    OutOfMemory {
-        /// Memory of the whole job on one peer.
-        needed: Bytes,
-        /// Sum over the peers.
-        offered: Bytes,
-    },
+    #[error("no placement fits: {0}")]
+    OutOfMemory(Box<Shortage>),
     /// The network cannot be differentiated or cut.
     #[error("the network cannot be trained: {0}")]
     Network(String),

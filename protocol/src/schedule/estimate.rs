@@ -6,15 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::advert::{Advert, Hardware};
+use super::footprint::{Footprints, Room};
 use super::links::Links;
 use super::load::Load;
-use super::pipeline::{Pass, in_flight, passes};
+use super::pipeline::{Pass, passes};
 use super::{Prediction, StagePlan};
 use crate::dag::bundle::{gradient_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
 use crate::ids::PeerId;
-use crate::job::{JobSpec, Optimizer};
+use crate::job::JobSpec;
 use crate::units::{Bytes, Duration, Flops, Instant};
 
 /// Everything that the prediction of one placement needs.
@@ -51,31 +52,6 @@ pub fn program_load(stage: &StageGraph, nodes: &[Node]) -> Load {
 /// Returns the bytes of a stage's parameters.
 pub fn parameter_bytes(stage: &StageGraph) -> Bytes {
     stage.parameters.iter().filter_map(|p| stage.values.get(p)).map(|v| v.fact.bytes()).sum()
-}
-
-/// Returns the peak memory of a stage: weights, gradients, optimizer state, saved values of the micro-batches in
-/// flight, and room for what arrives.
-///
-/// *Source*: papers.md 1.6, memory of a stage (our proposal there).
-pub fn memory(spec: &JobSpec, stage: &StageGraph, stages: usize) -> Bytes {
-    let slots = match spec.train.optimizer {
-        Optimizer::AdamW { .. } => 2,
-        Optimizer::Sgd { momentum, .. } => u64::from(momentum != 0.0),
-    };
-    let saved: Bytes =
-        stage.saved.iter().filter_map(|v| stage.values.get(v)).map(|v| v.fact.bytes()).sum();
-    let arriving: Bytes =
-        stage.receives.iter().chain(&stage.sends).map(|(_, edge)| edge.fact.bytes()).sum();
-    let kept = in_flight(spec.swarm.order, stage.stage.index(), stages, spec.train.micro_batches);
-    parameter_bytes(stage) * (2 + slots) + (saved + arriving) * u64::from(kept) + again(stage)
-}
-
-/// Returns the bytes of the values that the backward program computes again, of one micro-batch at a time.
-fn again(stage: &StageGraph) -> Bytes {
-    let made: BTreeSet<_> = stage.forward.nodes.iter().flat_map(|node| &node.outputs).collect();
-    let results = stage.backward.nodes.iter().flat_map(|node| &node.outputs);
-    let repeated = results.filter(|v| made.contains(v));
-    repeated.filter_map(|v| stage.values.get(v)).map(|v| v.fact.bytes()).sum()
 }
 
 /// Returns the work of reducing gradients and of the update: a few passes over the parameters.
@@ -152,6 +128,18 @@ impl Placement<'_> {
         (demand, u64::from(hardware.host_capacity))
     }
 
+    /// Returns what each owner needs for its stage at most.
+    fn memory(&self) -> Vec<Bytes> {
+        let mut footprints = Footprints::of(self.spec, self.cut);
+        let plans = self.stages.iter().enumerate();
+        let of = |(stage, plan): (usize, &StagePlan)| {
+            let alone = Room { memory: Bytes::ZERO, threads: 1 };
+            let room = self.hardware(plan.owner).map_or(alone, Room::of);
+            footprints.owner(stage, room, !plan.backups.is_empty()).peak
+        };
+        plans.map(of).collect()
+    }
+
     /// Predicts one step.
     pub fn predict(&self) -> Prediction {
         let mut lines = self.lines();
@@ -164,14 +152,13 @@ impl Placement<'_> {
         let total = step.micros().saturating_mul(lines.len() as u64).max(1);
         let busy: u64 = stage_compute.iter().map(|d| d.micros()).sum();
         let bubble = 1000 - (u128::from(busy.min(total)) * 1000 / u128::from(total));
-        let stages = self.cut.stages.len();
         Prediction {
             step,
             compute,
             transfer,
             commit,
             bubble_permille: u32::try_from(bubble).unwrap_or(1000),
-            memory: self.cut.stages.iter().map(|s| memory(self.spec, s, stages)).collect(),
+            memory: self.memory(),
             stage_compute,
         }
     }

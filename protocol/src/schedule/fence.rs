@@ -13,9 +13,11 @@ use std::collections::BTreeMap;
 
 use super::advert::Advert;
 use super::estimate::Placement;
+use super::footprint::{Demand, Footprints, Room};
 use super::links::Links;
+use super::shortage::{Shortage, even};
 use super::{Plan, PlanError, Prediction, StagePlan};
-use crate::dag::cut::{Cut, StageGraph, cut, whole};
+use crate::dag::cut::{Cut, cut};
 use crate::dag::grad::{Training, differentiate};
 use crate::dag::rewrite::recompute;
 use crate::ids::{Epoch, JobId, PeerId, StageId};
@@ -30,6 +32,9 @@ const PEERS_MAX: usize = 16;
 const PERMUTED_MAX: usize = 4;
 /// Most lines that are cut and predicted in full, over all numbers of stages.
 const CANDIDATES_MAX: usize = 64;
+/// Shares of peers' memory, in thousandths, in which pieces are looked for, until some fit in full: the search counts a
+/// lower bound of what they take.
+const SHARES: [u64; 4] = [1000, 800, 600, 400];
 /// Most voters of a job's council, beside the leader and the submitter.
 const COUNCIL_MAX: usize = 9;
 
@@ -72,33 +77,8 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         Some(n) => vec![usize::from(n)],
         None => (1..=most).collect(),
     };
-    let mut best: Option<(Prediction, Vec<StageId>, Vec<StagePlan>)> = None;
-    for pieces in candidates(&profile, spec, &able, (&links, &counts)) {
-        let (assignment, owners) = profile.spread(&pieces, &able);
-        let cut = cut_as(&profile.training, &assignment, spec.swarm.recompute)?;
-        let plans = standby.with_backups(&cut, &owners);
-        let placement = Placement {
-            spec,
-            cut: &cut,
-            stages: &plans,
-            leader: request.leader,
-            peers: &peers,
-            links: &links,
-        };
-        let prediction = placement.predict();
-        if best.as_ref().is_none_or(|(least, ..)| prediction.step < least.step) {
-            best = Some((prediction, assignment, plans));
-        }
-    }
-    let Some((prediction, assignment, stages)) = best else {
-        let mut one = whole(&profile.training).stages.swap_remove(0);
-        if spec.swarm.recompute {
-            one = recompute(one);
-        }
-        let needed = super::estimate::memory(spec, &one, 1);
-        let offered = able.iter().filter_map(|a| a.hardware.as_ref()).map(|h| h.memory).sum();
-        return Err(PlanError::OutOfMemory { needed, offered });
-    };
+    let search = Search { request, profile, standby, peers, counts };
+    let (prediction, assignment, stages) = search.best()?;
     Ok(Plan {
         job: request.job,
         epoch: request.epoch,
@@ -110,6 +90,83 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         recompute: spec.swarm.recompute,
         prediction,
     })
+}
+
+/// A placement that fits: what is expected of it, the stage of each node, and who has a part in each stage.
+type Found = (Prediction, Vec<StageId>, Vec<StagePlan>);
+
+/// What placements are made and compared with.
+struct Search<'a> {
+    request: Request<'a>,
+    profile: Profile,
+    standby: Standby<'a>,
+    peers: BTreeMap<PeerId, &'a Advert>,
+    /// Numbers of stages to try.
+    counts: Vec<usize>,
+}
+
+impl Search<'_> {
+    /// Finds the fastest candidate that fits; where none does, an even cut that does.
+    fn best(&self) -> Result<Found, PlanError> {
+        let (spec, Standby { able, links, .. }) = (self.request.spec, &self.standby);
+        for share in SHARES {
+            let mut best: Option<Found> = None;
+            for pieces in candidates(&self.profile, spec, (able, share), (links, &self.counts)) {
+                let (assignment, owners) = self.profile.spread(&pieces, able);
+                let found = self.planned(assignment, &owners)?;
+                best = match (best, found) {
+                    (Some(best), Some(found)) if best.0.step <= found.0.step => Some(best),
+                    (best, found) => found.or(best),
+                };
+            }
+            if let Some(best) = best {
+                return Ok(best);
+            }
+        }
+        let mut short: Option<Shortage> = None;
+        for stages in self.counts.iter().copied() {
+            match even(spec, &self.profile.training, able, stages)? {
+                Ok((assignment, owners)) => {
+                    if let Some(found) = self.planned(assignment, &owners)? {
+                        return Ok(found);
+                    }
+                }
+                Err(more) => {
+                    short = Some(match short {
+                        Some(short) => short.nearer(more),
+                        None => more,
+                    });
+                }
+            }
+        }
+        let wanted = u16::try_from(self.counts.len()).unwrap_or(u16::MAX);
+        let none = PlanError::NotEnoughPeers { wanted, known: able.len() };
+        Err(short.map_or(none, |short| PlanError::OutOfMemory(Box::new(short))))
+    }
+
+    /// Gives the stages of a cut to owners, chooses backups, and predicts; None where some peer has no room.
+    fn planned(
+        &self,
+        assignment: Vec<StageId>,
+        owners: &[PeerId],
+    ) -> Result<Option<Found>, PlanError> {
+        let spec = self.request.spec;
+        let cut = cut_as(&self.profile.training, &assignment, spec.swarm.recompute)?;
+        let mut footprints = Footprints::of(spec, &cut);
+        let stages = self.standby.with_backups(&cut, owners, &mut footprints);
+        if !self.standby.fits(&stages, &mut footprints) {
+            return Ok(None);
+        }
+        let placement = Placement {
+            spec,
+            cut: &cut,
+            stages: &stages,
+            leader: self.request.leader,
+            peers: &self.peers,
+            links: self.standby.links,
+        };
+        Ok(Some((placement.predict(), assignment, stages)))
+    }
 }
 
 /// Differentiates and cuts a job's network as a plan says.
@@ -126,7 +183,11 @@ pub fn stage_graphs(
 }
 
 /// Cuts a network; with recomputation its stages keep only what comes from outside.
-fn cut_as(training: &Training, assignment: &[StageId], recomputes: bool) -> Result<Cut, PlanError> {
+pub(super) fn cut_as(
+    training: &Training,
+    assignment: &[StageId],
+    recomputes: bool,
+) -> Result<Cut, PlanError> {
     let mut cut =
         cut(training, assignment).map_err(|error| PlanError::Network(error.to_string()))?;
     if recomputes {
@@ -180,19 +241,56 @@ pub(super) struct Standby<'a> {
 }
 
 impl Standby<'_> {
-    /// Chooses backups of each stage: peers without a stage first, then those to whom the gradient travels fastest.
-    pub(super) fn with_backups(&self, cut: &Cut, owners: &[PeerId]) -> Vec<StagePlan> {
-        let one = |(stage, &owner): (&StageGraph, &PeerId)| {
-            let size = super::estimate::parameter_bytes(stage);
+    fn room(&self, peer: PeerId) -> Option<Room> {
+        let advert = self.able.iter().find(|a| a.peer == peer)?;
+        advert.hardware.as_ref().map(Room::of)
+    }
+
+    /// Chooses backups of each stage among those who have room: peers without a stage first, then those to whom the
+    /// gradient travels fastest.
+    pub(super) fn with_backups(
+        &self,
+        cut: &Cut,
+        owners: &[PeerId],
+        footprints: &mut Footprints<'_>,
+    ) -> Vec<StagePlan> {
+        let plan = |owner: &PeerId| StagePlan { owner: *owner, backups: Vec::new() };
+        let mut plans: Vec<StagePlan> = owners.iter().map(plan).collect();
+        let wanted = usize::from(self.spec.swarm.backups);
+        let mut demands: BTreeMap<PeerId, Demand> = BTreeMap::new();
+        for (at, owner) in owners.iter().enumerate() {
+            if let Some(room) = self.room(*owner) {
+                let own = footprints.owner(at, room, wanted > 0);
+                let sum = demands.entry(*owner).or_default();
+                *sum = sum.and(own);
+            }
+        }
+        for (at, (stage, plan)) in cut.stages.iter().zip(&mut plans).enumerate() {
+            let (size, owner) = (super::estimate::parameter_bytes(stage), plan.owner);
             let able = self.able.iter().map(|a| a.peer).filter(|p| *p != owner);
             let mut others: Vec<PeerId> =
                 able.filter(|p| !self.barred.contains(&(stage.stage, *p))).collect();
             others
                 .sort_by_key(|p| (owners.contains(p), self.links.transfer(owner, *p, size).0, *p));
-            others.truncate(usize::from(self.spec.swarm.backups));
-            StagePlan { owner, backups: others }
-        };
-        cut.stages.iter().zip(owners).map(one).collect()
+            for peer in others {
+                let Some(room) = self.room(peer).filter(|_| plan.backups.len() < wanted) else {
+                    continue;
+                };
+                let had = demands.get(&peer).copied().unwrap_or_default();
+                let sum = had.and(footprints.backup(at, room));
+                if room.fits(sum) {
+                    demands.insert(peer, sum);
+                    plan.backups.push(peer);
+                }
+            }
+        }
+        plans
+    }
+
+    /// Says whether every peer has room for its parts in a plan.
+    fn fits(&self, plans: &[StagePlan], footprints: &mut Footprints<'_>) -> bool {
+        let demands = footprints.of_plan(plans, |peer| self.room(peer));
+        demands.iter().all(|(peer, demand)| self.room(*peer).is_some_and(|r| r.fits(*demand)))
     }
 }
 
@@ -200,10 +298,10 @@ impl Standby<'_> {
 fn candidates(
     profile: &Profile,
     spec: &JobSpec,
-    able: &[&Advert],
+    (able, share): (&[&Advert], u64),
     (links, counts): (&Links, &[usize]),
 ) -> Vec<Pieces> {
-    let mut stations = Stations::new(profile, spec, able, links);
+    let mut stations = Stations::new(profile, spec, (able, share), links);
     let mut found: Vec<Pieces> = Vec::new();
     if able.len() <= PERMUTED_MAX {
         let peers: Vec<usize> = (0..able.len()).collect();

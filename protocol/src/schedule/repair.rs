@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::advert::Advert;
 use super::estimate::Placement;
 use super::fence::{Request, Standby, able_peers, council, stage_graphs};
+use super::footprint::Footprints;
 use super::links::Links;
 use super::{Plan, PlanError, Standing};
 use crate::ids::PeerId;
@@ -36,7 +37,7 @@ pub fn repair(
     let links = Links::of(adverts);
     let barred = &standing.barred;
     let standby = Standby { spec, able: &able, links: &links, barred };
-    let mut stages = standby.with_backups(&cut, &owners);
+    let mut stages = standby.with_backups(&cut, &owners, &mut Footprints::of(spec, &cut));
     for ((stage, old), holding) in stages.iter_mut().zip(&previous.stages).zip(holders) {
         // A peer that already follows the stage needs no transfer of state: it stays a backup.
         let owner = stage.owner;

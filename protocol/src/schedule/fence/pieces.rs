@@ -10,6 +10,7 @@ use crate::job::JobSpec;
 use crate::schedule::advert::Advert;
 use crate::schedule::links::Links;
 use crate::schedule::pipeline::in_flight;
+use crate::units::Bytes;
 
 /// Lines up to so many times the best one may still be the best plan: they know nothing of backups or shared machines.
 const SLACK: u64 = 16;
@@ -39,6 +40,8 @@ pub(super) struct Stations<'a> {
     profile: &'a Profile,
     spec: &'a JobSpec,
     able: &'a [&'a Advert],
+    /// Thousandths of the peers' memory that pieces may take.
+    share: u64,
     ends: usize,
     /// By peer, start and end.
     own: Vec<u64>,
@@ -57,7 +60,7 @@ impl<'a> Stations<'a> {
     pub(super) fn new(
         profile: &'a Profile,
         spec: &'a JobSpec,
-        able: &'a [&'a Advert],
+        (able, share): (&'a [&'a Advert], u64),
         links: &Links,
     ) -> Self {
         let ends = profile.places.len();
@@ -83,7 +86,7 @@ impl<'a> Stations<'a> {
             }
         }
         let more = u64::from(spec.train.micro_batches.saturating_sub(1));
-        Self { profile, spec, able, ends, own, links: times, more, most: u64::MAX }
+        Self { profile, spec, able, share, ends, own, links: times, more, most: u64::MAX }
     }
 
     /// Returns the time of a line of stations.
@@ -142,13 +145,14 @@ impl<'a> Stations<'a> {
         let kept = u64::from(in_flight(self.spec.swarm.order, 0, stages, micro_batches));
         let peer = order[place];
         let memory = self.able[peer].hardware.as_ref().map_or(0, |h| h.memory.count());
+        let memory = Bytes::new(memory / 1000) * self.share;
         let best = |start: usize| {
             let mut best: Option<(u64, Rest)> = None;
             let own = &self.own[(peer * self.ends + start) * self.ends..][..self.ends];
             for end in start + 1..=last {
                 // Both only grow with the piece.
                 if self.line(own[end], own[end]) > self.most
-                    || self.profile.memory(self.spec, (start, end), kept) > memory
+                    || self.profile.least_memory((start, end), kept) > memory
                 {
                     break;
                 }

@@ -6,11 +6,11 @@ use super::super::PlanError;
 use super::super::advert::Advert;
 use super::super::estimate::node_loads;
 use super::super::load::Load;
+use super::super::outline::Outline;
 use super::pieces::Pieces;
-use crate::dag::Source;
 use crate::dag::grad::{Training, differentiate};
 use crate::ids::{PeerId, StageId};
-use crate::job::{JobSpec, Optimizer};
+use crate::job::JobSpec;
 use crate::units::Bytes;
 
 /// Most places at which the order may be cut; beyond, the cheapest place of each stretch is taken.
@@ -20,14 +20,11 @@ const CUT_PLACES_MAX: usize = 160;
 #[derive(Debug)]
 pub(super) struct Profile {
     pub(super) training: Training,
-    /// Forward work before each cut place, running sums; one longer than the pieces. So are the next four.
+    /// Forward work before each cut place, running sums; one longer than the pieces. So is the next.
     forward: Vec<Load>,
     backward: Vec<Load>,
-    parameters: Vec<Bytes>,
-    /// Results of nodes.
-    saved: Vec<Bytes>,
-    /// Inputs of the network, each where it is read first.
-    inputs: Vec<Bytes>,
+    /// What pieces take of memory at least.
+    outline: Outline,
     /// Node index of each cut place; first 0, last the number of forward nodes.
     pub(super) places: Vec<usize>,
     /// Bytes that cross each cut place in one direction.
@@ -42,37 +39,13 @@ impl Profile {
         let count = training.forward_nodes;
         let crossing = crossing_bytes(&training);
         let places = cut_places(&crossing, count);
-        let mut parameters = vec![Bytes::ZERO; count];
-        let mut saved = vec![Bytes::ZERO; count];
-        let dag = &training.dag;
-        let mut inputs = vec![Bytes::ZERO; count];
-        let mut counted = std::collections::BTreeSet::new();
-        for id in dag.node_ids().take(count) {
-            for input in &dag.node(id).inputs {
-                let sums = match dag.value(*input).source {
-                    Source::Parameter { .. } => &mut parameters,
-                    Source::Input => &mut inputs,
-                    Source::Buffer { .. } | Source::Node { .. } => continue,
-                };
-                if counted.insert(*input) {
-                    sums[id.index()] += dag.fact(*input).bytes();
-                }
-            }
-            let outputs = &dag.node(id).outputs;
-            saved[id.index()] = outputs.iter().map(|v| dag.fact(*v).bytes()).sum();
-        }
-        let total = |list: &[Bytes]| -> Vec<Bytes> {
-            places.iter().map(|p| list[..*p].iter().copied().sum()).collect()
-        };
         let work = |list: &[Load]| -> Vec<Load> {
             places.iter().map(|p| list[..*p].iter().copied().sum()).collect()
         };
         Ok(Self {
             forward: work(&forward),
             backward: work(&backward),
-            inputs: total(&inputs),
-            parameters: total(&parameters),
-            saved: total(&saved),
+            outline: Outline::of(spec, &training),
             crossing: places.iter().map(|p| crossing[*p]).collect(),
             places,
             training,
@@ -96,23 +69,10 @@ impl Profile {
         if recompute { both + forward } else { both }
     }
 
-    /// Returns the memory that one piece takes while it keeps so many micro-batches; grows with the piece.
-    ///
-    /// With recomputation a micro-batch keeps what came from outside, and one at a time has all its values again.
-    pub(super) fn memory(&self, spec: &JobSpec, (start, end): (usize, usize), kept: u64) -> u64 {
-        let slots = match spec.train.optimizer {
-            Optimizer::AdamW { .. } => 4,
-            Optimizer::Sgd { .. } => 3,
-        };
-        let of = |sums: &[Bytes]| sums[end].count() - sums[start].count();
-        let values = match spec.swarm.recompute {
-            false => of(&self.saved).saturating_mul(kept),
-            true => {
-                let outside = self.crossing[start].count() + of(&self.inputs);
-                outside.saturating_mul(kept).saturating_add(of(&self.saved))
-            }
-        };
-        of(&self.parameters).saturating_mul(slots).saturating_add(values)
+    /// Returns the least memory that one piece takes while it keeps so many micro-batches; grows with the piece.
+    pub(super) fn least_memory(&self, (start, end): (usize, usize), kept: u64) -> Bytes {
+        let nodes = (self.places[start], self.places[end]);
+        self.outline.least(nodes, kept, self.outline.largest(nodes))
     }
 }
 

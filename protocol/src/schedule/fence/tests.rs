@@ -278,7 +278,7 @@ fn the_largest_search_is_a_short_one() {
     let profile = Profile::of(&spec).unwrap();
     let counts: Vec<usize> = (1..=able.len()).collect();
     let links = Links::of(&refs);
-    let found = candidates(&profile, &spec, &able, (&links, &counts));
+    let found = candidates(&profile, &spec, (&able, 1000), (&links, &counts));
     assert!(found.len() <= CANDIDATES_MAX, "{}", found.len());
     let plan = place(request(&spec), &refs).unwrap();
     assert!(plan.stages.len() > 1);
