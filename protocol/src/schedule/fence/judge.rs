@@ -38,14 +38,23 @@ pub(super) struct Verdict {
     pub(super) busiest: usize,
 }
 
+/// What verdicts rest on beside the job and the peers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Who commits steps, if it is on the ground.
+    pub(super) leader: Option<usize>,
+    pub(super) codec: Codec,
+    /// Thousandths of the peers' memory that layouts may take.
+    pub(super) share: u64,
+}
+
 /// Costs layouts and counts how much work that was.
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
     pub(super) grain: &'a Grain,
     pub(super) spec: &'a JobSpec,
     pub(super) ground: &'a Ground<'a>,
-    pub(super) leader: Option<usize>,
-    pub(super) codec: Codec,
+    pub(super) rules: Rules,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
     /// Effort so far.
@@ -72,8 +81,7 @@ impl<'a> Judge<'a> {
         grain: &'a Grain,
         spec: &'a JobSpec,
         (ground, able): (&'a Ground<'a>, usize),
-        leader: Option<usize>,
-        codec: Codec,
+        rules: Rules,
     ) -> Self {
         let near = |from: usize| {
             let mut list: Vec<usize> = (0..able).filter(|to| *to != from).collect();
@@ -84,7 +92,7 @@ impl<'a> Judge<'a> {
             0 => vec![Vec::new(); able],
             _ => (0..able).map(near).collect(),
         };
-        Self { grain, spec, ground, leader, codec, near, spent: Cell::new(0) }
+        Self { grain, spec, ground, rules, near, spent: Cell::new(0) }
     }
 
     /// Returns the effort of all verdicts so far: a pass or a unit counts one.
@@ -123,7 +131,7 @@ impl<'a> Judge<'a> {
             }
             stations.push(station);
         }
-        let wires = self.codec.compress(self.ground, &stations, wires);
+        let wires = self.rules.codec.compress(self.ground, &stations, wires);
         let order = self.spec.swarm.order;
         let course = Course { ground: self.ground, order, micro_batches, record: false };
         let outcome = course.run(&stations, &wires);
@@ -144,7 +152,7 @@ impl<'a> Judge<'a> {
                 shared: part.ties,
             })
             .collect();
-        let end = commit(self.ground, &crowd, &endings, self.leader);
+        let end = commit(self.ground, &crowd, &endings, self.rules.leader);
         let load = |list: &Vec<u64>| list.iter().copied().max().unwrap_or(0);
         let busiest = (0..count).max_by_key(|s| (load(&outcome.busy[*s]), *s)).unwrap_or(0);
         Some(Verdict { step: outcome.drained.saturating_add(end.micros()), busiest })
@@ -228,6 +236,11 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// Returns the memory that layouts may take of a peer's.
+    pub(super) fn room(&self, peer: usize) -> Bytes {
+        Bytes::new(self.ground.memory(peer).count() / 1000 * self.rules.share)
+    }
+
     /// Says whether every worker of a stage has the memory that it takes.
     fn fits(&self, part: &Part, station: &Station, kept: u32) -> bool {
         let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
@@ -238,7 +251,7 @@ impl<'a> Judge<'a> {
                 false => (part.saved + part.inputs) * kept,
                 true => (part.outside + part.inputs) * kept + part.saved,
             };
-            state + values <= self.ground.memory(at.device)
+            state + values <= self.room(at.device)
         })
     }
 
