@@ -12,7 +12,7 @@ mod tests;
 use pulp::{Simd, WithSimd};
 
 pub use self::dots::{DOTS, LANES, Segment, dots};
-pub use self::rows::{Across, Down, Packed, Rows, pack};
+pub use self::rows::{Across, Down, Packed, Rows, pack_all};
 
 /// Rows of a tile.
 pub const ROWS: usize = 8;

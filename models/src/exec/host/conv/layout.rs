@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::exec::host::parallel::pieces;
-use crate::exec::host::tile::COLUMNS;
+use crate::exec::host::fresh::fill_rows;
+use crate::exec::host::tile::{COLUMNS, LANES};
 
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,13 +66,51 @@ impl Geometry {
         laid <= MOST * (self.size[0] * self.size[1] + self.columns())
     }
 
-    /// Says whether the columns between rows cost more than gathering the others: measured, gathering an element takes
-    /// as long as some 60 multiplications.
+    /// Says whether the columns of whole vectors that do not count cost more than a matrix of patches: measured, copying
+    /// an element into it takes as long as some 30 multiplications.
     pub(super) fn is_worth_gathering(&self) -> bool {
-        const GATHER: usize = 60;
-        let dropped = self.out[0] * self.width() - self.columns();
+        const GATHER: usize = 30;
+        let computed = (self.out[0] - 1) * self.width() + self.out[1];
+        let dropped = computed.next_multiple_of(LANES) - self.columns();
         // dropped / columns > GATHER / outer
-        dropped * (self.outer / self.groups) > GATHER * self.columns()
+        dropped * (self.outer / self.groups) > GATHER * self.columns() && self.has_few_patches()
+    }
+
+    /// Says whether a matrix of patches has not many more elements than what the convolution reads and writes: a stranger's
+    /// network may name a kernel of any size.
+    fn has_few_patches(&self) -> bool {
+        const MOST: usize = 16;
+        let inner = self.inner / self.groups;
+        let tensors = self.batch * self.inner * self.size[0] * self.size[1]
+            + self.batch * self.outer * self.columns()
+            + self.outer * inner * self.taps();
+        let patches = (self.batch * self.columns()).saturating_mul(inner * self.taps());
+        patches <= MOST * tensors
+    }
+
+    /// Returns the convolution of every `stride`-th pixel, where that is all that this one reads.
+    pub(super) fn of_picked(&self) -> Option<Self> {
+        let picks = self.kernel == [1, 1] && self.padding == [0, 0] && self.stride != [1, 1];
+        picks.then_some(Self { size: self.out, stride: [1, 1], ..*self })
+    }
+
+    /// Says whether a plane of outputs has fewer elements than a vector.
+    pub(super) fn is_small(&self) -> bool {
+        self.columns() < LANES
+    }
+
+    /// Returns how many taps lie together in a laid image.
+    pub(super) fn run(&self) -> usize {
+        if self.stride == [1, 1] && self.dilation[1] == 1 { self.kernel[1] } else { 1 }
+    }
+
+    /// Returns where in a plane of the input the tap of an output lies, if it does not lie in the padding.
+    pub(super) fn place(&self, output: [usize; 2], tap: [usize; 2]) -> Option<usize> {
+        let [y, x] = [0, 1].map(|a| {
+            let at = output[a] * self.stride[a] + tap[a] * self.dilation[a];
+            at.checked_sub(self.padding[a]).filter(|at| *at < self.size[a])
+        });
+        Some(y? * self.size[1] + x?)
     }
 }
 
@@ -102,13 +140,19 @@ impl<'a> Laid<'a> {
         let plane = g.height() * width + g.padding[1];
         let of_channel = phases[0] * phases[1] * plane;
         let stride = channels.len() * of_channel;
-        let mut values = vec![0.0; g.batch * stride + COLUMNS];
         let laid = Self { values: Cow::Borrowed(&[]), width, plane, stride, phases };
         let size = g.size[0] * g.size[1];
-        pieces(&mut values[..g.batch * stride], of_channel, size, |at, to| {
-            let (image, channel) = (at / channels.len(), channels.start + at % channels.len());
-            let from = &x[(image * g.inner + channel) * size..][..size];
-            laid.lay(from, g, to);
+        let len = g.batch * stride + COLUMNS;
+        let (values, _) = fill_rows(len, of_channel, 1, |first, to| {
+            for (at, to) in to.chunks_exact_mut(of_channel).enumerate() {
+                let at = first + at;
+                let (image, channel) = (at / channels.len(), channels.start + at % channels.len());
+                // The room beyond the last image may be longer than a channel.
+                if image < g.batch {
+                    let from = &x[(image * g.inner + channel) * size..][..size];
+                    laid.lay(from, g, to);
+                }
+            }
         });
         Self { values: Cow::Owned(values), ..laid }
     }
