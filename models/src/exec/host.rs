@@ -1,13 +1,17 @@
 //! Hot loops for tensors in host memory, on plain slices.
 //!
-//! They exist where burn's CPU kernels are scalar (exponentials) or make many passes (normalisation, losses).
-//! Every loop is written so that the compiler can vectorise it, runs under [`vectorised`], and rounds the same on
-//! every machine: no fused multiply-add, and sums in a fixed order whatever the vector width.
+//! They exist where burn's CPU kernels are scalar (exponentials), make many passes (normalisation, losses) or take one
+//! thread (sums, products and pools of elements). Every loop is written so that the compiler can vectorise it, runs under
+//! [`vectorised`], and rounds the same on every machine: multiply-adds are fused where they are written so and nowhere
+//! else, and sums have a fixed order whatever the vector width.
+//! Reading order: [`parallel`], [`fresh`] and [`elements`], which the others stand on; then any.
 
 pub mod activation;
 pub mod attend;
 pub mod attention;
 pub mod conv;
+pub mod elements;
+pub mod fresh;
 pub mod gates;
 pub mod norm;
 pub mod parallel;
@@ -43,17 +47,17 @@ pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let clamped = if x > 88.0 { 88.0 } else { x };
     let clamped = if clamped < -87.0 { -87.0 } else { clamped };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = clamped - n * 0.693_359_4;
-    let r = r + n * 2.121_944_4e-4;
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 0.5;
-    let p = p * r * r + r + 1.0;
+    let r = n.mul_add(-0.693_359_4, clamped);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let p = 1.987_569_1e-4f32;
+    let p = p.mul_add(r, 1.398_199_9e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_5e-1);
+    let p = p.mul_add(r, 0.5);
+    let p = (p * r).mul_add(r, r) + 1.0;
     let y = p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     let y = if x > 88.0 { f32::INFINITY } else { y };
     if x < -87.0 { 0.0 } else { y }
@@ -68,33 +72,60 @@ pub fn tanh(x: f32) -> f32 {
 
 /// Lanes of a sum; fixed, so that the order of additions does not depend on the machine.
 const LANES: usize = 16;
+/// Lanes of a long sum: an addition takes longer than the time until the next can begin. So many that the loop over them
+/// stays a loop, which is vectorised as such.
+const WIDE: usize = 8 * LANES;
 
 /// Sums `f` of each element in a fixed order.
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
 pub fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for x in chunks {
-        for lane in 0..LANES {
-            lanes[lane] += f(x[lane]);
-        }
-    }
-    rest.iter().fold(total(lanes), |sum, x| sum + f(*x))
+    sum_of_three(
+        [x; 3],
+        #[inline(always)]
+        |x, _, _| f(x),
+    )
 }
 
 /// Sums `f` of each pair of elements in a fixed order.
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
 pub fn sum_of_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let ((xs, rest), (ys, others)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
-    for (x, y) in xs.iter().zip(ys) {
-        for lane in 0..LANES {
-            lanes[lane] += f(x[lane], y[lane]);
+    sum_of_three(
+        [x, y, y],
+        #[inline(always)]
+        |x, y, _| f(x, y),
+    )
+}
+
+/// Sums `f` of the elements of three rows in a fixed order.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+pub fn sum_of_three([x, y, z]: [&[f32]; 3], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let ((wide_x, x), (wide_y, y), (wide_z, z)) =
+        (x.as_chunks::<WIDE>(), y.as_chunks::<WIDE>(), z.as_chunks::<WIDE>());
+    let mut lanes = [0.0; LANES];
+    if !wide_x.is_empty() {
+        let mut sums = [0.0; WIDE];
+        for ((x, y), z) in wide_x.iter().zip(wide_y).zip(wide_z) {
+            for lane in 0..WIDE {
+                sums[lane] += f(x[lane], y[lane], z[lane]);
+            }
+        }
+        for sums in sums.as_chunks::<LANES>().0 {
+            for lane in 0..LANES {
+                lanes[lane] += sums[lane];
+            }
         }
     }
-    rest.iter().zip(others).fold(total(lanes), |sum, (x, y)| sum + f(*x, *y))
+    let ((xs, x), (ys, y), (zs, z)) =
+        (x.as_chunks::<LANES>(), y.as_chunks::<LANES>(), z.as_chunks::<LANES>());
+    for ((x, y), z) in xs.iter().zip(ys).zip(zs) {
+        for lane in 0..LANES {
+            lanes[lane] += f(x[lane], y[lane], z[lane]);
+        }
+    }
+    x.iter().zip(y).zip(z).fold(total(lanes), |sum, ((x, y), z)| sum + f(*x, *y, *z))
 }
 
 /// Sums squares in double precision, in a fixed order on any number of threads.
@@ -140,55 +171,38 @@ pub fn rows_of_piece(width: usize) -> usize {
     (PIECE / width.max(1)).max(1)
 }
 
-/// Makes a tensor's elements, piece by piece: `f` gets where a piece begins, and the piece.
-///
-/// `work` is that of an element.
-pub fn fill(len: usize, work: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; len];
-    parallel::pieces(&mut out, PIECE, work * PIECE, |at, out| {
-        vectorised(
-            #[inline(always)]
-            || f(at * PIECE, out),
-        );
-    });
-    out
-}
-
-/// The same where a piece is some whole rows: `f` gets the first row's number, and the rows.
-pub fn fill_rows(
-    len: usize,
-    width: usize,
-    work: usize,
-    f: impl Fn(usize, &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let rows = rows_of_piece(width);
-    let mut out = vec![0.0; len];
-    parallel::pieces(&mut out, rows * width, work * rows * width, |at, out| {
-        vectorised(
-            #[inline(always)]
-            || f(at * rows, out),
-        );
-    });
-    out
-}
-
-/// Returns the largest element (NaN if the first is one).
+/// Returns the largest element; NaN is passed over.
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
 pub fn max_of(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; WIDE];
+    let (chunks, rest) = row.as_chunks::<WIDE>();
     for chunk in chunks {
+        for lane in 0..WIDE {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+        }
+    }
+    let (some, rest) = rest.as_chunks::<LANES>();
+    for chunk in some {
         for lane in 0..LANES {
             lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
+    let mut width = if chunks.is_empty() { LANES / 2 } else { WIDE / 2 };
+    while width > 0 {
+        for lane in 0..width {
+            let other = lanes[lane + width];
+            lanes[lane] = if other > lanes[lane] { other } else { lanes[lane] };
+        }
+        width /= 2;
+    }
+    rest.iter().fold(lanes[0], |a, b| if *b > a { *b } else { a })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::tensor::memory::HostFloats;
 
     /// Relative error of the polynomial: a few units in the last place of f32.
     const EXP_TOLERANCE: f64 = 4e-7;
@@ -227,5 +241,57 @@ mod tests {
             || sum_of(&x, |x| x * x),
         );
         assert_eq!(plain.to_bits(), wide.to_bits());
+    }
+
+    /// Goal: no kernel's bits depend on the number of threads, which differs from peer to peer.
+    /// Method: tensors of some pieces and a rest, on one thread, on two and on three.
+    #[test]
+    fn kernels_give_the_same_bits_on_any_number_of_threads() {
+        let numbers = |count: u32, salt: u32| -> Vec<f32> {
+            let number = |i: u32| f32::from(u16::try_from((i * 7919 + salt) % 1009).unwrap());
+            (0..count).map(|i| (number(i) * 0.37).sin()).collect()
+        };
+        let (x, g, gain) = (numbers(130 * 700, 1), numbers(130 * 700, 2), numbers(700, 3));
+        let geometry = |inner, outer, size| wattle_protocol::dag::cost::geometry::Geometry {
+            batch: 2,
+            inner,
+            outer,
+            size: [size; 2],
+            out: [size; 2],
+            kernel: [3; 2],
+            stride: [1; 2],
+            padding: [1; 2],
+            dilation: [1; 2],
+            groups: 1,
+        };
+        let run = || {
+            let own = |values: &Vec<f32>| HostFloats::Own(values.clone());
+            let (y, means, rstds) = norm::layer_norm(&x, &gain, &gain, 1e-5);
+            let (dx, dgain, dbias) = norm::layer_norm_grad(&x, &gain, &means, &rstds, &g);
+            let (bn, bn_gain, bn_bias) =
+                norm::batch_norm_grad(&x, &gain[..10], own(&g), 1e-5, (13, 700));
+            let mut all = vec![y, dx, dgain, dbias, bn, bn_gain, bn_bias];
+            all.push(rows::softmax(&x, 700, 1.0));
+            all.push(elements::zip(own(&x), own(&g), 1, |x, g| x * g));
+            for g in [geometry(24, 40, 30), geometry(48, 64, 4), geometry(64, 72, 2)] {
+                let w = numbers(u32::try_from(g.inner * g.outer * 9).unwrap(), 4);
+                all.push(conv::conv2d(&x, &w, None, &g));
+                all.push(conv::back::input_grad(&w, &x, &g));
+                all.push(conv::weights::weight_grad(&x, &x[7..], &g));
+            }
+            all
+        };
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(run)
+        };
+        let alone = on(1);
+        for threads in [2, 3] {
+            for (at, (some, one)) in on(threads).iter().zip(&alone).enumerate() {
+                let bits =
+                    |values: &Vec<f32>| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(some), bits(one), "{at} on {threads} threads");
+            }
+        }
     }
 }

@@ -218,7 +218,7 @@ pub fn eval<B: HostBackend>(
         Op::Conv2dWeightGrad { conv, shape } => {
             one(conv::weight_grad(i.float()?, i.float()?, conv, shape, device))
         }
-        Op::MaxPool2d(pool) => one(conv::max_pool(i.float()?, pool)),
+        Op::MaxPool2d(pool) => one(conv::max_pool(i.float()?, pool, device)),
         Op::MaxPool2dGrad(pool) => one(conv::max_pool_grad(i.float()?, i.float()?, pool, device)),
         Op::AvgPool2d(pool) => one(conv::avg_pool(i.float()?, pool)),
         Op::AvgPool2dGrad { pool, shape } => {

@@ -1,13 +1,11 @@
-//! Tensors at burn's primitive level, where rank is dynamic, and the door to their host memory.
+//! Tensors at burn's primitive level, where rank is dynamic.
 //!
-//! [`Float`] wraps a float primitive with the arithmetic that kernels need; [`HostBackend`] gives kernels of our own a
-//! plain slice where a tensor lives in host memory. A scalar is a tensor of shape `[1]` here, since not every
-//! device has tensors of rank 0.
+//! [`Float`] wraps a float primitive with the arithmetic that kernels need; [`memory`] is the door to the elements of
+//! tensors that lie in host memory. A scalar is a tensor of shape `[1]` here, since not every device has tensors of
+//! rank 0.
 
-use std::ops::Deref;
+pub mod memory;
 
-use burn::backend::flex::FlexTensor;
-use burn::backend::{BackendTensor, Dispatch, DispatchKindConversion, DispatchTensor, Flex};
 use burn_backend::tensor::{Device, FloatTensor, IntTensor};
 use burn_backend::{
     Backend, DType, ExecutionError, FloatDType, Scalar, Shape, Slice, TensorData, TensorMetadata,
@@ -15,80 +13,11 @@ use burn_backend::{
 };
 use wattle_protocol::swarm::io::TaskError;
 
+pub use self::memory::HostBackend;
+use self::memory::{HostFloats, HostSlice};
 use super::failure::device_error;
+use super::host::elements::{Pairing, combine, map};
 use super::traffic;
-
-/// A backend whose tensors may lie in host memory.
-pub trait HostBackend: Backend {
-    /// Returns the elements of a float tensor if they lie in host memory.
-    fn host(tensor: &FloatTensor<Self>) -> Option<HostSlice>;
-    /// Returns the elements of an integer tensor if they lie in host memory.
-    fn host_int(tensor: &IntTensor<Self>) -> Option<HostInts>;
-}
-
-impl HostBackend for Flex {
-    fn host(tensor: &FloatTensor<Self>) -> Option<HostSlice> {
-        HostSlice::new(tensor)
-    }
-
-    fn host_int(tensor: &IntTensor<Self>) -> Option<HostInts> {
-        HostInts::new(tensor)
-    }
-}
-
-impl HostBackend for Dispatch {
-    fn host(tensor: &FloatTensor<Self>) -> Option<HostSlice> {
-        match <DispatchTensor as DispatchKindConversion<Flex>>::try_into_backend(tensor.clone()) {
-            Ok(BackendTensor::Float(tensor)) => HostSlice::new(&tensor),
-            _ => None,
-        }
-    }
-
-    fn host_int(tensor: &IntTensor<Self>) -> Option<HostInts> {
-        match <DispatchTensor as DispatchKindConversion<Flex>>::try_into_backend(tensor.clone()) {
-            Ok(BackendTensor::Int(tensor)) => HostInts::new(&tensor),
-            _ => None,
-        }
-    }
-}
-
-/// Contiguous single-precision elements in host memory.
-#[derive(Clone, Debug)]
-pub struct HostSlice(FlexTensor);
-
-impl HostSlice {
-    fn new(tensor: &FlexTensor) -> Option<Self> {
-        let tensor = tensor.to_contiguous();
-        tensor.as_slice::<f32>().is_some().then_some(Self(tensor))
-    }
-}
-
-impl Deref for HostSlice {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        self.0.as_slice::<f32>().expect("checked when it was made")
-    }
-}
-
-/// Contiguous 32-bit integers in host memory.
-#[derive(Clone, Debug)]
-pub struct HostInts(FlexTensor);
-
-impl HostInts {
-    fn new(tensor: &FlexTensor) -> Option<Self> {
-        let tensor = tensor.to_contiguous();
-        tensor.as_slice::<i32>().is_some().then_some(Self(tensor))
-    }
-}
-
-impl Deref for HostInts {
-    type Target = [i32];
-
-    fn deref(&self) -> &[i32] {
-        self.0.as_slice::<i32>().expect("checked when it was made")
-    }
-}
 
 /// Waits for a device's data.
 fn read(
@@ -222,16 +151,18 @@ impl<B: HostBackend> Float<B> {
         data.try_to_vec::<f32>().map_err(|e| TaskError::DeviceLost(format!("{e:?}")))
     }
 
-    /// Takes the elements out if they lie in host memory, without a copy where nothing else holds them.
+    /// Takes the elements, and with them their memory where nothing else holds it, if they lie in host memory.
     ///
     /// *Errors*: the tensor, where they do not.
+    pub fn take(self) -> Result<HostFloats, Self> {
+        B::take(self.0).map_err(Self)
+    }
+
+    /// The same, with a copy of elements that something else holds.
+    ///
+    /// *Errors*: the tensor, where they do not lie in host memory.
     pub fn into_host(self) -> Result<Vec<f32>, Self> {
-        if self.host().is_none() {
-            return Err(self);
-        }
-        let read = burn_backend::try_read_sync(B::float_into_data(self.0));
-        let data = read.and_then(Result::ok).and_then(|data| data.try_into_vec::<f32>().ok());
-        Ok(data.expect("host memory can be read"))
+        self.take().map(HostFloats::into_vec)
     }
 
     /// Views the elements under another shape.
@@ -294,24 +225,42 @@ impl<B: HostBackend> Float<B> {
         Self(f(self.pad_rank(rank).0, other.pad_rank(rank).0))
     }
 
+    /// The same with the numbers' own function, which serves where both tensors lie in host memory.
+    fn arithmetic(
+        self,
+        other: Self,
+        on_host: impl Fn(f32, f32) -> f32 + Sync,
+        f: impl FnOnce(FloatTensor<B>, FloatTensor<B>) -> FloatTensor<B>,
+    ) -> Self {
+        let Some(pairing) = Pairing::of(&self.shape(), &other.shape()) else {
+            return self.binary(other, f);
+        };
+        let shape = if pairing.is_left_spread() { other.shape() } else { self.shape() };
+        let device = self.0.device();
+        match both(self, other) {
+            Ok([a, b]) => Self::new(combine(a, b, pairing, on_host), &shape, &device),
+            Err((a, b)) => a.binary(b, f),
+        }
+    }
+
     /// Adds, broadcasting.
     pub fn add(self, other: Self) -> Self {
-        self.binary(other, B::float_add)
+        self.arithmetic(other, |a, b| a + b, B::float_add)
     }
 
     /// Subtracts, broadcasting.
     pub fn sub(self, other: Self) -> Self {
-        self.binary(other, B::float_sub)
+        self.arithmetic(other, |a, b| a - b, B::float_sub)
     }
 
     /// Multiplies, broadcasting.
     pub fn mul(self, other: Self) -> Self {
-        self.binary(other, B::float_mul)
+        self.arithmetic(other, |a, b| a * b, B::float_mul)
     }
 
     /// Divides, broadcasting.
     pub fn div(self, other: Self) -> Self {
-        self.binary(other, B::float_div)
+        self.arithmetic(other, |a, b| a / b, B::float_div)
     }
 
     /// Matrix product over the last two axes, broadcasting the others.
@@ -319,14 +268,30 @@ impl<B: HostBackend> Float<B> {
         self.binary(other, B::float_matmul)
     }
 
+    /// `on_host` of each element, or `f` of the tensor where it does not lie in host memory.
+    ///
+    /// `work` is that of an element.
+    pub fn map(
+        self,
+        work: usize,
+        on_host: impl Fn(f32) -> f32 + Sync,
+        f: impl FnOnce(FloatTensor<B>) -> FloatTensor<B>,
+    ) -> Self {
+        let (shape, device) = (self.shape(), self.0.device());
+        match self.take() {
+            Ok(own) => Self::new(map(own, work, on_host), &shape, &device),
+            Err(this) => Self(f(this.0)),
+        }
+    }
+
     /// Multiplies by a number.
     pub fn scale(self, factor: f32) -> Self {
-        Self(B::float_mul_scalar(self.0, scalar(factor)))
+        self.map(1, |x| x * factor, |x| B::float_mul_scalar(x, scalar(factor)))
     }
 
     /// Adds a number.
     pub fn shift(self, term: f32) -> Self {
-        Self(B::float_add_scalar(self.0, scalar(term)))
+        self.map(1, |x| x + term, |x| B::float_add_scalar(x, scalar(term)))
     }
 
     /// `e^x`.
@@ -377,6 +342,20 @@ impl<B: HostBackend> Float<B> {
         let bools = get_or_init_device_settings::<B>(device).bool_dtype;
         let mask = B::float_lower_equal_elem(of.0, scalar(0.0), bools);
         Self(B::float_mask_fill(self.0, mask, scalar(value)))
+    }
+}
+
+/// Takes the elements of two tensors as [`Float::take`] does.
+///
+/// *Errors*: the tensors, where they do not lie in host memory.
+pub fn both<B: HostBackend>(
+    a: Float<B>,
+    b: Float<B>,
+) -> Result<[HostFloats; 2], (Float<B>, Float<B>)> {
+    match (a.take(), b.take()) {
+        (Ok(a), Ok(b)) => Ok([a, b]),
+        (Err(a), Err(b)) => Err((a, b)),
+        (Ok(_), Err(_)) | (Err(_), Ok(_)) => panic!("operands lie on one device"),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Element-wise loops: GELU in its tanh form with its derivative, gradient of ReLU, dropout.
 
-use super::{fill, tanh};
+use super::elements::{map, zip};
+use super::tanh;
+use crate::exec::tensor::memory::HostFloats;
 
 /// `sqrt(2 / pi)`.
 const ROOT: f32 = 0.797_884_6;
@@ -11,61 +13,51 @@ const CUBIC: f32 = 0.044_715;
 const CURVE: usize = 24;
 
 /// GELU, tanh form.
-pub fn gelu_tanh(x: &[f32]) -> Vec<f32> {
-    fill(
-        x.len(),
+pub fn gelu_tanh(x: HostFloats) -> Vec<f32> {
+    map(
+        x,
         CURVE,
         #[inline(always)]
-        |at, y| {
-            for (y, x) in y.iter_mut().zip(&x[at..]) {
-                let t = tanh(ROOT * (x + CUBIC * x * x * x));
-                *y = 0.5 * x * (1.0 + t);
-            }
+        |x| {
+            let t = tanh(ROOT * (x + CUBIC * x * x * x));
+            0.5 * x * (1.0 + t)
         },
     )
 }
 
 /// Derivative of [`gelu_tanh`] at x, times g.
-pub fn gelu_tanh_grad(x: &[f32], g: &[f32]) -> Vec<f32> {
-    fill(
-        x.len(),
+pub fn gelu_tanh_grad(x: HostFloats, g: HostFloats) -> Vec<f32> {
+    zip(
+        x,
+        g,
         CURVE,
         #[inline(always)]
-        |at, y| {
-            for ((y, x), g) in y.iter_mut().zip(&x[at..]).zip(&g[at..]) {
-                let t = tanh(ROOT * (x + CUBIC * x * x * x));
-                let slope = ROOT * (1.0 + 3.0 * CUBIC * x * x);
-                *y = g * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope);
-            }
+        |x, g| {
+            let t = tanh(ROOT * (x + CUBIC * x * x * x));
+            let slope = ROOT * (1.0 + 3.0 * CUBIC * x * x);
+            g * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
         },
     )
 }
 
 /// g where y is above zero.
-pub fn relu_grad(y: &[f32], g: &[f32]) -> Vec<f32> {
-    fill(
-        y.len(),
+pub fn relu_grad(y: HostFloats, g: HostFloats) -> Vec<f32> {
+    zip(
+        y,
+        g,
         1,
         #[inline(always)]
-        |at, out| {
-            for ((out, y), g) in out.iter_mut().zip(&y[at..]).zip(&g[at..]) {
-                *out = if *y > 0.0 { *g } else { 0.0 };
-            }
-        },
+        |y, g| if y > 0.0 { g } else { 0.0 },
     )
 }
 
 /// `max(x, 0)`; NaN stays NaN.
-pub fn relu(x: &[f32]) -> Vec<f32> {
-    fill(
-        x.len(),
+pub fn relu(x: HostFloats) -> Vec<f32> {
+    map(
+        x,
         1,
         #[inline(always)]
-        |at, y| {
-            for (y, x) in y.iter_mut().zip(&x[at..]) {
-                *y = if *x < 0.0 { 0.0 } else { *x };
-            }
-        },
+        |x| if x < 0.0 { 0.0 } else { x },
     )
 }
 

@@ -6,6 +6,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::fresh::zeros;
 use super::parallel::{map, pieces};
 use super::rows::{softmax_grad_row, softmax_row};
 use super::tile::{Across, Columns, Down, Grid, LANES, Product, ROWS, Write};
@@ -46,7 +47,7 @@ impl Heads {
 
 /// `softmax(scale q k^T + mask) v`: `[heads, len, value width]`.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], h: &Heads) -> Vec<f32> {
-    let mut out = vec![0.0; h.heads * h.len * h.value_width];
+    let mut out = zeros(h.heads * h.len * h.value_width);
     pieces(&mut out, h.len * h.value_width, h.work(), |head, out| {
         let keys = h.len * h.width;
         let operands = Operands {

@@ -3,23 +3,31 @@
 //! An image is laid out with its padding once, each phase of a stride as a plane of its own ([`layout`]). Then output
 //! column q of tap k is at `offset[k] + q`, so that a convolution is a product whose right-hand side is read where it
 //! lies. Columns between the end of a row and the next row's start are computed and dropped; where images are so small
-//! that this is most of the work, columns are gathered instead.
-//! Reading order: [`layout`], this file (forward), [`back`] (gradient of the input), [`weights`] (of the weights).
+//! that this is most of the work, there is a matrix of patches after all.
+//! Reading order: [`layout`], this file (forward), [`back`] (gradient of the input), [`weights`] (of the weights),
+//! [`patches`].
 
 pub mod back;
 pub mod layout;
+mod patches;
 pub mod weights;
+
+use std::ops::Range;
 
 use pulp::Arch;
 use wattle_protocol::dag::cost::geometry::Geometry;
 
 use self::layout::Laid;
+use super::fresh::zeros;
 use super::parallel::pieces;
-use super::tile::{Across, COLUMNS, Columns, Grid, Packed, Product, ROWS, Write, pack};
+use super::tile::{COLUMNS, Columns, Grid, Packed, Product, ROWS, Write, pack_all};
 
 /// Convolution: x `[N, C, H, W]`, w `[O, C / groups, KH, KW]`, bias `[O]` -> `[N, O, H', W']`.
 pub fn conv2d(x: &[f32], w: &[f32], bias: Option<&[f32]>, g: &Geometry) -> Vec<f32> {
-    let mut y = vec![0.0; g.batch * g.outer * g.columns()];
+    if let Some(picked) = g.of_picked() {
+        return conv2d(&pick(x, g), w, bias, &picked);
+    }
+    let mut y = zeros(g.batch * g.outer * g.columns());
     let (inner, outer) = (g.inner / g.groups, g.outer / g.groups);
     let taps = inner * g.taps();
     for group in 0..g.groups {
@@ -28,7 +36,8 @@ pub fn conv2d(x: &[f32], w: &[f32], bias: Option<&[f32]>, g: &Geometry) -> Vec<f
         let laid = Laid::new(x, g, group * inner..(group + 1) * inner);
         let call = Call { w, taps, bias, outer };
         if g.is_worth_gathering() {
-            gathered(&laid, &call, g, group * outer, &mut y);
+            let rows = patches::forward(&laid, w, bias, g);
+            place_rows(&rows, &mut y, [group * outer, g.outer], [g.batch, g.columns()]);
         } else {
             direct(&laid, &call, g, group * outer, &mut y);
         }
@@ -58,11 +67,11 @@ fn direct(laid: &Laid<'_>, call: &Call<'_>, g: &Geometry, first: usize, y: &mut 
     let grid = Grid { width: laid.width, row: g.out[1], columns: laid.columns(g) };
     let work = 2 * ROWS * call.taps * plane;
     let all = Columns::new(&laid.values, &offsets);
+    let packed = pack_all(call.w, call.taps);
+    let packed = packed.as_chunks::<ROWS>().0;
     let rows = |image: usize, row: usize, y: &mut [f32]| {
         let b = all.of(laid.image(image));
-        let mut packed = Vec::new();
-        pack(call.w, call.taps, row, &mut packed);
-        let rows = Packed(&packed);
+        let rows = Packed(&packed[row / ROWS * call.taps..][..call.taps]);
         let write = call.write(row);
         Arch::new().dispatch(Product { rows, b, grid, y, plane, write });
     };
@@ -77,42 +86,36 @@ fn direct(laid: &Laid<'_>, call: &Call<'_>, g: &Geometry, first: usize, y: &mut 
     }
 }
 
-/// Gathers the columns of all images first.
-fn gathered(laid: &Laid<'_>, call: &Call<'_>, g: &Geometry, first: usize, y: &mut [f32]) {
-    let plane = g.columns();
-    let total = g.batch * plane;
-    let (values, offsets) = gather(laid, g);
-    let b = Columns::new(&values, &offsets);
-    let mut rows_of_y = vec![0.0; call.outer * total];
-    pieces(&mut rows_of_y, ROWS * total, 2 * ROWS * call.taps * total, |at, y| {
-        let rows = Across::new(call.w, call.taps, at * ROWS);
-        let (grid, write) = (Grid::dense(total), call.write(at * ROWS));
-        Arch::new().dispatch(Product { rows, b, grid, y, plane: total, write });
-    });
-    for (row, values) in rows_of_y.chunks_exact(total).enumerate() {
+/// Returns every `stride`-th pixel.
+fn pick(x: &[f32], g: &Geometry) -> Vec<f32> {
+    let mut picked = Vec::with_capacity(g.batch * g.inner * g.columns());
+    for plane in x.chunks_exact(g.size[0] * g.size[1]) {
+        for row in plane.chunks_exact(g.size[1]).step_by(g.stride[0]) {
+            picked.extend(row.iter().step_by(g.stride[1]));
+        }
+    }
+    picked
+}
+
+/// Writes rows `[channels, images, plane]` to the channels from `first` on of `[images, all channels, plane]`.
+fn place_rows(rows: &[f32], y: &mut [f32], [first, all]: [usize; 2], [batch, plane]: [usize; 2]) {
+    for (row, values) in rows.chunks_exact(batch * plane).enumerate() {
         for (image, values) in values.chunks_exact(plane).enumerate() {
-            let start = (image * g.outer + first + row) * plane;
+            let start = (image * all + first + row) * plane;
             y[start..start + plane].copy_from_slice(values);
         }
     }
 }
 
-/// Writes the columns of all images out as a matrix `[taps, batch * columns]` with room for a tile at the end.
-pub(super) fn gather(laid: &Laid<'_>, g: &Geometry) -> (Vec<f32>, Vec<usize>) {
-    let total = g.batch * g.columns();
-    let stride = total.next_multiple_of(super::tile::LANES);
-    let offsets = laid.offsets(g);
-    let places = laid.places(g);
-    let mut values = vec![0.0; offsets.len() * stride + COLUMNS];
-    let rows = &mut values[..offsets.len() * stride];
-    pieces(rows, stride, total, |k, row| {
-        let from = &laid.values[offsets[k]..];
-        for (x, place) in row.iter_mut().zip(&places) {
-            *x = from[*place];
+/// Returns channels of `[images, all channels, plane]` as rows `[channels, images, plane]`.
+fn rows_of(x: &[f32], channels: Range<usize>, all: usize, [batch, plane]: [usize; 2]) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(channels.len() * batch * plane + COLUMNS);
+    for channel in channels {
+        for image in 0..batch {
+            rows.extend_from_slice(&x[(image * all + channel) * plane..][..plane]);
         }
-    });
-    let offsets = (0..offsets.len()).map(|k| k * stride).collect();
-    (values, offsets)
+    }
+    rows
 }
 
 #[cfg(test)]

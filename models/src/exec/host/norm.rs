@@ -1,7 +1,10 @@
-//! Layer and batch normalisation with their gradients, two passes over each row or channel.
+//! Layer and batch normalisation with their gradients: a few passes over a row while it is in the cache.
 
-use super::parallel::{map, pieces, pieces_of_two};
-use super::{rows_of_piece, sum_of, sum_of_pairs, vectorised};
+use super::elements::rewrite;
+use super::fresh::{fill, fill_rows};
+use super::parallel::{map, pieces};
+use super::{sum_of, sum_of_pairs, sum_of_three, vectorised};
+use crate::exec::tensor::memory::HostFloats;
 
 /// Normalised rows, their means and reciprocal standard deviations.
 pub type LayerNormed = (Vec<f32>, Vec<f32>, Vec<f32>);
@@ -16,31 +19,29 @@ fn share(count: usize) -> f32 {
 /// Layer normalisation of rows of `gain.len()` elements.
 pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32) -> LayerNormed {
     let width = gain.len();
-    let rows = rows_of_piece(width);
-    let mut y = vec![0.0; x.len()];
-    let mut ends = vec![0.0; x.len() / width.max(1) * 2];
     let inverse = share(width);
-    let lengths = [rows * width, rows * 2];
-    pieces_of_two([&mut y, &mut ends], lengths, 4 * rows * width, |at, y, ends| {
-        let x = &x[at * rows * width..][..y.len()];
-        vectorised(
-            #[inline(always)]
-            || {
-                let rows = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
-                for ((x, y), ends) in rows.zip(ends.chunks_exact_mut(2)) {
-                    let mean = sum_of(x, |x| x) * inverse;
-                    let variance = sum_of(x, |x| (x - mean) * (x - mean)) * inverse;
-                    let rstd = 1.0 / (variance + eps).sqrt();
-                    for (((y, x), gain), bias) in y.iter_mut().zip(x).zip(gain).zip(bias) {
-                        *y = (x - mean) * rstd * gain + bias;
-                    }
-                    ends.copy_from_slice(&[mean, rstd]);
+    let (y, ends) = fill_rows(
+        x.len(),
+        width,
+        4,
+        #[inline(always)]
+        |first, y| {
+            let x = x[first * width..].chunks_exact(width);
+            let mut ends = Vec::with_capacity(y.len() / width);
+            for (x, y) in x.zip(y.chunks_exact_mut(width)) {
+                let mean = sum_of(x, |x| x) * inverse;
+                let variance = sum_of(x, |x| (x - mean) * (x - mean)) * inverse;
+                let rstd = 1.0 / (variance + eps).sqrt();
+                for (((y, x), gain), bias) in y.iter_mut().zip(x).zip(gain).zip(bias) {
+                    *y = (x - mean) * rstd * gain + bias;
                 }
-            },
-        );
-    });
-    let every = |at: usize| ends.iter().skip(at).step_by(2).copied().collect();
-    (y, every(0), every(1))
+                ends.push((mean, rstd));
+            }
+            ends
+        },
+    );
+    let (means, rstds) = ends.into_iter().flatten().unzip();
+    (y, means, rstds)
 }
 
 /// Gradient of [`layer_norm`].
@@ -53,59 +54,101 @@ pub fn layer_norm_grad(
 ) -> NormGrad {
     let width = gain.len();
     let inverse = share(width);
-    let rows = rows_of_piece(width);
-    let mut dx = vec![0.0; x.len()];
-    // Sums of pieces: of gain, then of bias.
-    let mut sums = vec![0.0; (x.len() / width.max(1)).div_ceil(rows) * 2 * width];
-    let lengths = [rows * width, 2 * width];
-    pieces_of_two([&mut dx, &mut sums], lengths, 8 * rows * width, |at, dx, sums| {
-        let (dgain, dbias) = sums.split_at_mut(width);
-        let start = at * rows * width;
-        let (x, g) = (&x[start..][..dx.len()], &g[start..][..dx.len()]);
-        let ends = means[at * rows..].iter().zip(&rstds[at * rows..]);
-        vectorised(
-            #[inline(always)]
-            || {
-                let rows = x.chunks_exact(width).zip(g.chunks_exact(width));
-                for (((x, g), dx), (mean, rstd)) in rows.zip(dx.chunks_exact_mut(width)).zip(ends) {
-                    let (mean, rstd) = (*mean, *rstd);
-                    // dx holds g times gain until both sums are known.
-                    for ((dx, g), gain) in dx.iter_mut().zip(g).zip(gain) {
-                        *dx = g * gain;
-                    }
-                    let sum = sum_of(dx, |s| s) * inverse;
-                    let dot = sum_of_pairs(dx, x, |s, x| s * (x - mean)) * rstd * inverse;
-                    // By index over slices of one length: chains of iterators are not vectorised.
-                    let (x, g, dx) = (&x[..width], &g[..width], &mut dx[..width]);
-                    let (dgain, dbias) = (&mut dgain[..width], &mut dbias[..width]);
-                    for i in 0..width {
-                        let hat = (x[i] - mean) * rstd;
-                        dx[i] = (dx[i] - sum - hat * dot) * rstd;
-                        dgain[i] += g[i] * hat;
-                        dbias[i] += g[i];
-                    }
-                }
-            },
-        );
-    });
+    // Beside dx, sums of pieces: of gain, then of bias.
+    let (dx, sums) = fill_rows(
+        x.len(),
+        width,
+        8,
+        #[inline(always)]
+        |first, dx| {
+            let mut sums = vec![0.0; 2 * width];
+            let (dgain, dbias) = sums.split_at_mut(width);
+            let (x, g) = (&x[first * width..][..dx.len()], &g[first * width..][..dx.len()]);
+            let ends = means[first..].iter().copied().zip(rstds[first..].iter().copied());
+            let ends: Vec<(f32, f32)> = ends.take(dx.len() / width).collect();
+            let rows = x.chunks_exact(width).zip(g.chunks_exact(width));
+            for (((x, g), dx), end) in rows.zip(dx.chunks_exact_mut(width)).zip(&ends) {
+                layer_norm_row(x, gain, *end, g, dx, inverse);
+            }
+            // The piece is in the cache. Some rows at a time, so that sums are read and written less often.
+            let rows = x.chunks(FEW * width).zip(g.chunks(FEW * width));
+            for ((x, g), ends) in rows.zip(ends.chunks(FEW)) {
+                add_rows(x, g, ends, dgain, dbias);
+            }
+            sums
+        },
+    );
     let mut ends = add_up(&sums, 2 * width);
     let dbias = ends.split_off(width);
     (dx, ends, dbias)
 }
 
-/// Adds rows of `width` up in their order.
-fn add_up(rows: &[f32], width: usize) -> Vec<f32> {
-    let mut total = vec![0.0; width];
-    vectorised(
-        #[inline(always)]
-        || {
-            for row in rows.chunks_exact(width.max(1)) {
-                for (total, x) in total.iter_mut().zip(row) {
-                    *total += x;
-                }
+/// Gradient of one row.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+fn layer_norm_row(
+    x: &[f32],
+    gain: &[f32],
+    (mean, rstd): (f32, f32),
+    g: &[f32],
+    dx: &mut [f32],
+    inverse: f32,
+) {
+    let sum = sum_of_pairs(g, gain, |g, gain| g * gain) * inverse;
+    let dot = sum_of_three([x, g, gain], |x, g, gain| g * gain * (x - mean));
+    let slope = dot * rstd * inverse;
+    for (((dx, x), g), gain) in dx.iter_mut().zip(x).zip(g).zip(gain) {
+        *dx = (g * gain - sum - (x - mean) * rstd * slope) * rstd;
+    }
+}
+
+/// Rows whose products with g are added to the gradients of gain and bias at a time.
+const FEW: usize = 4;
+
+/// Adds what up to [`FEW`] rows give to the gradients of gain and bias, in their order.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+fn add_rows(x: &[f32], g: &[f32], ends: &[(f32, f32)], dgain: &mut [f32], dbias: &mut [f32]) {
+    let width = dgain.len();
+    let dbias = &mut dbias[..width];
+    if ends.len() < FEW {
+        for ((x, g), (mean, rstd)) in x.chunks_exact(width).zip(g.chunks_exact(width)).zip(ends) {
+            let (x, g) = (&x[..width], &g[..width]);
+            for i in 0..width {
+                dgain[i] += g[i] * ((x[i] - mean) * rstd);
+                dbias[i] += g[i];
             }
-        },
-    );
+        }
+        return;
+    }
+    // By index over slices of one length: chains of iterators are not vectorised.
+    let [x0, x1, x2, x3] = [0, 1, 2, 3].map(|at| &x[at * width..][..width]);
+    let [g0, g1, g2, g3] = [0, 1, 2, 3].map(|at| &g[at * width..][..width]);
+    let [(m0, r0), (m1, r1), (m2, r2), (m3, r3)] = [ends[0], ends[1], ends[2], ends[3]];
+    for i in 0..width {
+        let sum = dgain[i] + g0[i] * ((x0[i] - m0) * r0) + g1[i] * ((x1[i] - m1) * r1);
+        dgain[i] = sum + g2[i] * ((x2[i] - m2) * r2) + g3[i] * ((x3[i] - m3) * r3);
+        dbias[i] = dbias[i] + g0[i] + g1[i] + g2[i] + g3[i];
+    }
+}
+
+/// Adds rows of `width` up in their order.
+fn add_up(rows: &[Vec<f32>], width: usize) -> Vec<f32> {
+    /// Columns that one thread adds up.
+    const COLUMNS: usize = 256;
+    let mut total = vec![0.0; width];
+    pieces(&mut total, COLUMNS, COLUMNS * rows.len(), |at, total| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in rows {
+                    for (total, x) in total.iter_mut().zip(&row[at * COLUMNS..]) {
+                        *total += x;
+                    }
+                }
+            },
+        );
+    });
     total
 }
 
@@ -130,6 +173,26 @@ fn moments(x: &[f32], shape: (usize, usize), channel: usize, inverse: f32) -> (f
     (mean, channel_sum(x, shape, channel, distance))
 }
 
+/// Calls `f` for each plane, or part of one, among the elements `y` from number `at` of `[batch, channels, plane]` on: with
+/// its channel, where it begins, and its elements.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+fn each_plane(
+    y: &mut [f32],
+    at: usize,
+    (channels, plane): (usize, usize),
+    f: impl Fn(usize, usize, &mut [f32]),
+) {
+    let (mut rest, mut at) = (y, at);
+    while !rest.is_empty() {
+        let len = (plane - at % plane).min(rest.len());
+        let (part, others) = rest.split_at_mut(len);
+        f(at / plane % channels, at, part);
+        at += len;
+        rest = others;
+    }
+}
+
 /// Normalised images, means and unbiased variances of the channels; x is `[batch, channels, plane]`.
 pub fn batch_norm(
     x: &[f32],
@@ -147,21 +210,28 @@ pub fn batch_norm(
             || moments(x, (channels, plane), channel, inverse),
         )
     });
-    let mut y = vec![0.0; x.len()];
-    pieces(&mut y, plane, 2 * plane, |at, y| {
-        let channel = at % channels;
-        let (mean, squares) = ends[channel];
-        let factor = gain[channel] / (squares * inverse + eps).sqrt();
-        let bias = bias[channel];
-        vectorised(
-            #[inline(always)]
-            || {
-                for (y, x) in y.iter_mut().zip(&x[at * plane..]) {
-                    *y = (x - mean) * factor + bias;
-                }
-            },
-        );
-    });
+    let factors: Vec<f32> = (ends.iter().zip(gain))
+        .map(|((_, squares), gain)| gain / (squares * inverse + eps).sqrt())
+        .collect();
+    let y = fill(
+        x.len(),
+        2,
+        #[inline(always)]
+        |at, y| {
+            each_plane(
+                y,
+                at,
+                (channels, plane),
+                #[inline(always)]
+                |channel, at, y| {
+                    let (mean, factor, bias) = (ends[channel].0, factors[channel], bias[channel]);
+                    for (y, x) in y.iter_mut().zip(&x[at..]) {
+                        *y = (x - mean) * factor + bias;
+                    }
+                },
+            );
+        },
+    );
     let variances = ends.iter().map(|(_, squares)| squares * unbiased).collect();
     (y, ends.into_iter().map(|(mean, _)| mean).collect(), variances)
 }
@@ -170,7 +240,7 @@ pub fn batch_norm(
 pub fn batch_norm_grad(
     x: &[f32],
     gain: &[f32],
-    g: &[f32],
+    g: HostFloats,
     eps: f32,
     (batch, plane): (usize, usize),
 ) -> NormGrad {
@@ -183,7 +253,7 @@ pub fn batch_norm_grad(
             || {
                 let (mean, squares) = moments(x, shape, channel, inverse);
                 let rstd = 1.0 / (squares * inverse + eps).sqrt();
-                let sum = channel_sum(g, shape, channel, |g| sum_of(g, |g| g));
+                let sum = channel_sum(&g, shape, channel, |g| sum_of(g, |g| g));
                 let planes = x.chunks_exact(plane).zip(g.chunks_exact(plane));
                 let dots = planes.skip(channel).step_by(channels);
                 let dot: f32 =
@@ -193,83 +263,85 @@ pub fn batch_norm_grad(
             },
         )
     });
-    let mut dx = vec![0.0; x.len()];
-    pieces(&mut dx, plane, 4 * plane, |at, dx| {
-        let channel = at % channels;
-        let [mean, rstd, sum, dot] = ends[channel];
-        let factor = gain[channel] * rstd;
-        let (sum, slope) = (sum * inverse, dot * inverse * rstd);
-        let start = at * plane;
-        vectorised(
-            #[inline(always)]
-            || {
-                for ((dx, g), x) in dx.iter_mut().zip(&g[start..]).zip(&x[start..]) {
-                    *dx = factor * (g - sum - (x - mean) * slope);
-                }
-            },
-        );
-    });
     let dbias = ends.iter().map(|[_, _, sum, _]| *sum).collect();
-    (dx, ends.iter().map(|[_, _, _, dot]| *dot).collect(), dbias)
+    let dgain = ends.iter().map(|[_, _, _, dot]| *dot).collect();
+    let dx = rewrite(
+        g,
+        4,
+        #[inline(always)]
+        |at, g| {
+            each_plane(
+                g,
+                at,
+                shape,
+                #[inline(always)]
+                |channel, at, g| {
+                    let [mean, rstd, sum, dot] = ends[channel];
+                    let factor = gain[channel] * rstd;
+                    let (sum, slope) = (sum * inverse, dot * inverse * rstd);
+                    for (g, x) in g.iter_mut().zip(&x[at..]) {
+                        *g = factor * (*g - sum - (x - mean) * slope);
+                    }
+                },
+            );
+        },
+    );
+    (dx, dgain, dbias)
 }
 
 /// Rows over their root mean square times gain, and its reciprocal a row.
 pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
     let width = gain.len();
-    let rows = rows_of_piece(width);
-    let mut y = vec![0.0; x.len()];
-    let mut rstds = vec![0.0; x.len() / width.max(1)];
     let inverse = share(width);
-    pieces_of_two([&mut y, &mut rstds], [rows * width, rows], 4 * rows * width, |at, y, rstds| {
-        let x = &x[at * rows * width..][..y.len()];
-        vectorised(
-            #[inline(always)]
-            || {
-                let rows = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
-                for ((x, y), rstd) in rows.zip(rstds.iter_mut()) {
-                    *rstd = 1.0 / (sum_of(x, |x| x * x) * inverse + eps).sqrt();
-                    for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
-                        *y = x * *rstd * gain;
-                    }
+    let (y, ends) = fill_rows(
+        x.len(),
+        width,
+        4,
+        #[inline(always)]
+        |first, y| {
+            let x = x[first * width..].chunks_exact(width);
+            let mut ends = Vec::with_capacity(y.len() / width);
+            for (x, y) in x.zip(y.chunks_exact_mut(width)) {
+                let rstd = 1.0 / (sum_of(x, |x| x * x) * inverse + eps).sqrt();
+                for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
+                    *y = x * rstd * gain;
                 }
-            },
-        );
-    });
-    (y, rstds)
+                ends.push(rstd);
+            }
+            ends
+        },
+    );
+    (y, ends.concat())
 }
 
 /// Gradient of [`rms_norm`]: of x and gain.
 pub fn rms_norm_grad(x: &[f32], gain: &[f32], rstds: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let width = gain.len();
     let inverse = share(width);
-    let rows = rows_of_piece(width);
-    let mut dx = vec![0.0; x.len()];
-    let mut sums = vec![0.0; (x.len() / width.max(1)).div_ceil(rows) * width];
-    pieces_of_two([&mut dx, &mut sums], [rows * width, width], 8 * rows * width, |at, dx, sums| {
-        let start = at * rows * width;
-        let (x, g) = (&x[start..][..dx.len()], &g[start..][..dx.len()]);
-        let rstds = &rstds[at * rows..];
-        vectorised(
-            #[inline(always)]
-            || {
-                let rows = x.chunks_exact(width).zip(g.chunks_exact(width));
-                for (((x, g), dx), rstd) in rows.zip(dx.chunks_exact_mut(width)).zip(rstds) {
-                    let rstd = *rstd;
-                    for ((dx, g), gain) in dx.iter_mut().zip(g).zip(gain) {
-                        *dx = g * gain;
-                    }
-                    let dot = sum_of_pairs(dx, x, |s, x| s * x) * rstd * inverse;
-                    let (x, g, dx) = (&x[..width], &g[..width], &mut dx[..width]);
-                    let dgain = &mut sums[..width];
-                    for i in 0..width {
-                        let hat = x[i] * rstd;
-                        dx[i] = (dx[i] - hat * dot) * rstd;
-                        dgain[i] += g[i] * hat;
-                    }
+    let (dx, sums) = fill_rows(
+        x.len(),
+        width,
+        8,
+        #[inline(always)]
+        |first, dx| {
+            let mut sums = vec![0.0; width];
+            let start = first * width;
+            let rows = x[start..].chunks_exact(width).zip(g[start..].chunks_exact(width));
+            let rows = rows.zip(dx.chunks_exact_mut(width));
+            for (((x, g), dx), rstd) in rows.zip(&rstds[first..]) {
+                let rstd = *rstd;
+                let dot = sum_of_three([x, g, gain], |x, g, gain| g * gain * x) * rstd * inverse;
+                let (x, g, dx) = (&x[..width], &g[..width], &mut dx[..width]);
+                let (dgain, gain) = (&mut sums[..width], &gain[..width]);
+                for i in 0..width {
+                    let hat = x[i] * rstd;
+                    dx[i] = (g[i] * gain[i] - hat * dot) * rstd;
+                    dgain[i] += g[i] * hat;
                 }
-            },
-        );
-    });
+            }
+            sums
+        },
+    );
     let dgain = add_up(&sums, width);
     (dx, dgain)
 }

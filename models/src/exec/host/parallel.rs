@@ -24,24 +24,6 @@ pub fn pieces(out: &mut [f32], len: usize, work: usize, f: impl Fn(usize, &mut [
     }
 }
 
-/// The same with two outputs, which have pieces of their own lengths.
-pub fn pieces_of_two(
-    [a, b]: [&mut [f32]; 2],
-    [of_a, of_b]: [usize; 2],
-    work: usize,
-    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
-) {
-    let (of_a, of_b) = (of_a.max(1), of_b.max(1));
-    let count = a.len().div_ceil(of_a);
-    if count > 1 && is_worth(work.saturating_mul(count)) {
-        let both = a.par_chunks_mut(of_a).zip(b.par_chunks_mut(of_b)).enumerate();
-        both.for_each(|(at, (a, b))| f(at, a, b));
-    } else {
-        let both = a.chunks_mut(of_a).zip(b.chunks_mut(of_b)).enumerate();
-        both.for_each(|(at, (a, b))| f(at, a, b));
-    }
-}
-
 /// Computes something for each of `count` pieces and returns it in their order.
 pub fn map<T: Send>(count: usize, work: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
     if count > 1 && is_worth(work.saturating_mul(count)) {

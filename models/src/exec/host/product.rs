@@ -2,6 +2,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::fresh::zeros;
 use super::parallel::pieces;
 use super::tile::{Across, COLUMNS, Columns, Grid, Product, ROWS, Write, columns};
 
@@ -10,7 +11,7 @@ const BLOCK: usize = 8 * ROWS;
 
 /// `x [rows, inner] w [inner, outer] + bias [outer]`.
 pub fn linear(x: &[f32], w: &[f32], bias: Option<&[f32]>, [inner, outer]: [usize; 2]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len() / inner * outer];
+    let mut y = zeros(x.len() / inner * outer);
     pieces(&mut y, BLOCK * outer, 2 * BLOCK * inner * outer, |at, y| {
         let rows = y.len() / outer;
         let x = &x[at * BLOCK * inner..][..rows * inner];

@@ -2,8 +2,9 @@
 
 use wattle_protocol::dag::op::Targets;
 
+use super::fresh::fill_rows;
 use super::parallel::map;
-use super::{exp, fill_rows, max_of, rows_of_piece, sum_of, sum_of_pairs, vectorised};
+use super::{exp, max_of, rows_of_piece, sum_of, sum_of_pairs, vectorised};
 
 /// Work of an element of a softmax, in operations.
 const SOFTMAX: usize = 16;
@@ -22,6 +23,7 @@ pub fn softmax(x: &[f32], width: usize, scale: f32) -> Vec<f32> {
             }
         },
     )
+    .0
 }
 
 /// Softmax of one row times `scale`.
@@ -29,13 +31,20 @@ pub fn softmax(x: &[f32], width: usize, scale: f32) -> Vec<f32> {
 // Always: it must vectorise within the caller's loop.
 pub fn softmax_row(x: &[f32], y: &mut [f32], scale: f32) {
     let max = if scale < 0.0 { -max_of_negated(x) } else { max_of(x) };
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = exp((x - max) * scale);
-    }
-    let inverse = 1.0 / sum_of(y, |y| y);
+    let inverse = 1.0 / exps(x, y, max, scale);
     for y in y.iter_mut() {
         *y *= inverse;
     }
+}
+
+/// Writes `e^((x - max) * scale)` of a row, and returns their sum in a fixed order.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+fn exps(x: &[f32], y: &mut [f32], max: f32, scale: f32) -> f32 {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = exp((x - max) * scale);
+    }
+    sum_of(y, |y| y)
 }
 
 fn max_of_negated(row: &[f32]) -> f32 {
@@ -57,6 +66,7 @@ pub fn softmax_grad(y: &[f32], g: &[f32], width: usize, scale: f32) -> Vec<f32> 
             }
         },
     )
+    .0
 }
 
 /// Gradient of one row.
@@ -92,6 +102,7 @@ pub fn log_softmax(x: &[f32], width: usize) -> Vec<f32> {
             }
         },
     )
+    .0
 }
 
 /// Returns the class of a row, or none if it is out of range.
@@ -175,7 +186,7 @@ pub fn cross_entropy_grad(
     }
     let factor = g / counted(targets, settings).max(1) as f32;
     let even = factor * settings.smoothing / width as f32;
-    Some(fill_rows(
+    let (out, _) = fill_rows(
         logits.len(),
         width,
         SOFTMAX,
@@ -188,10 +199,7 @@ pub fn cross_entropy_grad(
                     continue;
                 }
                 let max = max_of(row);
-                for (out, x) in out.iter_mut().zip(row) {
-                    *out = exp(x - max);
-                }
-                let share = factor / sum_of(out, |x| x);
+                let share = factor / exps(row, out, max, 1.0);
                 for out in out.iter_mut() {
                     *out = *out * share - even;
                 }
@@ -200,7 +208,8 @@ pub fn cross_entropy_grad(
                 }
             }
         },
-    ))
+    );
+    Some(out)
 }
 
 /// Copies rows of a table, or none if an id is no row.

@@ -13,7 +13,7 @@ use pulp::{Simd, WithSimd};
 use wattle_protocol::dag::cost::geometry::TILE;
 
 pub use self::dots::{DOTS, LANES, Segment, dots};
-pub use self::rows::{Across, Down, Packed, Rows, pack};
+pub use self::rows::{Across, Down, Packed, Rows, pack_all};
 
 /// Rows of a tile.
 pub const ROWS: usize = TILE[0];

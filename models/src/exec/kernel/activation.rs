@@ -3,7 +3,7 @@
 use burn_backend::tensor::Device;
 
 use crate::exec::host::activation as host;
-use crate::exec::tensor::{Float, HostBackend};
+use crate::exec::tensor::{Float, HostBackend, both};
 
 /// `sqrt(2 / pi)`.
 const ROOT: f32 = 0.797_884_6;
@@ -12,17 +12,21 @@ const CUBIC: f32 = 0.044_715;
 
 /// `max(x, 0)`.
 pub fn relu<B: HostBackend>(x: Float<B>, device: &Device<B>) -> Float<B> {
-    if let Some(values) = x.host() {
-        return Float::new(host::relu(&values), &x.shape(), device);
-    }
+    let shape = x.shape();
+    let x = match x.take() {
+        Ok(x) => return Float::new(host::relu(x), &shape, device),
+        Err(x) => x,
+    };
     Float(B::relu(x.0))
 }
 
 /// g where y is above zero.
 pub fn relu_grad<B: HostBackend>(y: Float<B>, g: Float<B>, device: &Device<B>) -> Float<B> {
-    if let (Some(a), Some(b)) = (y.host(), g.host()) {
-        return Float::new(host::relu_grad(&a, &b), &y.shape(), device);
-    }
+    let shape = y.shape();
+    let (y, g) = match both(y, g) {
+        Ok([y, g]) => return Float::new(host::relu_grad(y, g), &shape, device),
+        Err(both) => both,
+    };
     g.fill_where_not_positive(y, 0.0, device)
 }
 
@@ -34,18 +38,22 @@ fn inner_tanh<B: HostBackend>(x: Float<B>) -> Float<B> {
 
 /// GELU, tanh form.
 pub fn gelu_tanh<B: HostBackend>(x: Float<B>, device: &Device<B>) -> Float<B> {
-    if let Some(values) = x.host() {
-        return Float::new(host::gelu_tanh(&values), &x.shape(), device);
-    }
+    let shape = x.shape();
+    let x = match x.take() {
+        Ok(x) => return Float::new(host::gelu_tanh(x), &shape, device),
+        Err(x) => x,
+    };
     let t = inner_tanh(x.clone());
     x.scale(0.5).mul(t.shift(1.0))
 }
 
 /// Gradient of GELU's tanh form.
 pub fn gelu_tanh_grad<B: HostBackend>(x: Float<B>, g: Float<B>, device: &Device<B>) -> Float<B> {
-    if let (Some(a), Some(b)) = (x.host(), g.host()) {
-        return Float::new(host::gelu_tanh_grad(&a, &b), &x.shape(), device);
-    }
+    let shape = x.shape();
+    let (x, g) = match both(x, g) {
+        Ok([x, g]) => return Float::new(host::gelu_tanh_grad(x, g), &shape, device),
+        Err(both) => both,
+    };
     let t = inner_tanh(x.clone());
     let square = x.clone().mul(x.clone());
     let slope = square.scale(3.0 * CUBIC).shift(1.0).scale(ROOT);

@@ -119,8 +119,9 @@ pub fn batch_norm_grad<B: HostBackend>(
 ) -> Three<B> {
     let shape = x.shape();
     let (channels, plane) = (shape[1], shape[2] * shape[3]);
-    if let (Some(x), Some(gain), Some(g)) = (x.host(), gain.host(), g.host()) {
-        let (dx, dgain, dbias) = norm::batch_norm_grad(&x, &gain, &g, eps, (shape[0], plane));
+    if let (Some(x), Some(gain)) = (x.host(), gain.host()) {
+        let g = g.take().expect("operands lie on one device");
+        let (dx, dgain, dbias) = norm::batch_norm_grad(&x, &gain, g, eps, (shape[0], plane));
         return (
             Float::new(dx, &shape, device),
             Float::new(dgain, &[channels], device),

@@ -8,6 +8,9 @@ use crate::dag::op::Conv2d;
 /// Rows and most columns of a register tile.
 pub const TILE: [usize; 2] = [8, 48];
 
+/// Elements of a vector that sums are kept in.
+pub const LANES: usize = 16;
+
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -102,15 +105,55 @@ impl Geometry {
         self.laid() <= MOST * (self.size[0] * self.size[1] + self.columns())
     }
 
-    /// Says whether the columns between rows cost more than gathering the others: measured, gathering an element takes
-    /// as long as some 60 multiplications. A row of outputs that is longer than a laid one, as where a kernel is narrower
-    /// than its padding, cannot be read where it lies.
-    pub const fn is_worth_gathering(&self) -> bool {
-        const GATHER: usize = 60;
-        let Some(between) = self.width().checked_sub(self.out[1]) else { return true };
-        let dropped = self.out[0] * between;
+    /// Says whether the columns of whole vectors that do not count cost more than a matrix of patches: measured, copying
+    /// an element into it takes as long as some 30 multiplications. A row of outputs that is longer than a laid one, as
+    /// where a kernel is narrower than its padding, cannot be read where it lies.
+    pub fn is_worth_gathering(&self) -> bool {
+        const GATHER: usize = 30;
+        if self.width() < self.out[1] {
+            return true;
+        }
+        let computed = (self.out[0].max(1) - 1) * self.width() + self.out[1];
+        let dropped = computed.next_multiple_of(LANES) - self.columns();
         // dropped / columns > GATHER / outer
-        dropped * (self.outer / self.groups) > GATHER * self.columns()
+        dropped * (self.outer / self.groups) > GATHER * self.columns() && self.has_few_patches()
+    }
+
+    /// Says whether a matrix of patches has not many more elements than what the convolution reads and writes: a stranger's
+    /// network may name a kernel of any size.
+    fn has_few_patches(&self) -> bool {
+        const MOST: usize = 16;
+        let inner = self.inner / self.groups;
+        let tensors = self.batch * self.inner * self.size[0] * self.size[1]
+            + self.batch * self.outer * self.columns()
+            + self.outer * inner * self.taps();
+        let patches = (self.batch * self.columns()).saturating_mul(inner * self.taps());
+        patches <= MOST * tensors
+    }
+
+    /// Returns the convolution of every `stride`-th pixel, where that is all that this one reads.
+    pub fn of_picked(&self) -> Option<Self> {
+        let picks = self.kernel == [1, 1] && self.padding == [0, 0] && self.stride != [1, 1];
+        picks.then_some(Self { size: self.out, stride: [1, 1], ..*self })
+    }
+
+    /// Says whether a plane of outputs has fewer elements than a vector.
+    pub const fn is_small(&self) -> bool {
+        self.columns() < LANES
+    }
+
+    /// Returns how many taps lie together in a laid image.
+    pub fn run(&self) -> usize {
+        if self.stride == [1, 1] && self.dilation[1] == 1 { self.kernel[1] } else { 1 }
+    }
+
+    /// Returns where in a plane of the input the tap of an output lies, if it does not lie in the padding.
+    pub fn place(&self, output: [usize; 2], tap: [usize; 2]) -> Option<usize> {
+        let [y, x] = [0, 1].map(|a| {
+            let at = output[a] * self.stride[a] + tap[a] * self.dilation[a];
+            at.checked_sub(self.padding[a]).filter(|at| *at < self.size[a])
+        });
+        Some(y? * self.size[1] + x?)
     }
 
     /// Returns the convolution of the result's cotangent that is the input's, where there is one that pays.

@@ -182,23 +182,40 @@ impl Sizes {
         }
     }
 
-    /// The columns of all images as a matrix.
+    /// The patches of all images as a matrix.
     fn gathered(&self) -> u64 {
-        self.total.next_multiple_of(LANES).saturating_mul(self.inner * self.taps) + wide(1)
+        (self.inner * self.taps).next_multiple_of(LANES).saturating_mul(self.total) + wide(1)
     }
+
+    /// The weights of a group, in rows of whole lanes.
+    fn padded(&self) -> u64 {
+        (self.inner * self.taps).next_multiple_of(LANES).saturating_mul(self.outer)
+    }
+}
+
+/// What is picked of the input (or of its gradient) where only every `stride`-th pixel is read.
+fn picked(g: &Geometry) -> u64 {
+    Sizes::of(g).total.saturating_mul(wide_of(g.inner))
 }
 
 fn convolution(g: &Geometry) -> Workspace {
+    if let Some(small) = g.of_picked() {
+        return convolution(&small).and(picked(g));
+    }
     let s = Sizes::of(g);
     if g.is_worth_gathering() {
-        return Workspace::floats(s.laid + s.gathered() + s.outer.saturating_mul(s.total));
+        let rows = s.outer.saturating_mul(s.total);
+        return Workspace::floats(s.laid + s.gathered() + s.padded() + rows);
     }
-    // A tile's rows, packed.
-    let parts = s.outer.div_ceil(wide(0)).saturating_mul(wide_of(g.batch));
-    Workspace::split(s.inner * s.taps * wide(0), parts).and(s.laid)
+    // All rows of weights, packed.
+    let packed = s.outer.next_multiple_of(wide(0)).saturating_mul(s.inner * s.taps);
+    Workspace::floats(s.laid + packed)
 }
 
 fn input_grad(g: &Geometry) -> Workspace {
+    if let Some(small) = g.of_picked() {
+        return input_grad(&small).and(picked(g));
+    }
     let s = Sizes::of(g);
     if let Some(turned) = g.turned() {
         let weights = (s.inner * s.taps).saturating_mul(wide_of(g.outer));
@@ -206,15 +223,24 @@ fn input_grad(g: &Geometry) -> Workspace {
     }
     let rows = s.outer.saturating_mul(s.total) + wide(1);
     let sums = s.inner.saturating_mul(s.input);
+    if g.is_small() {
+        /// Channels whose gradients of patches one thread has at a time.
+        const CHANNELS: u64 = 16;
+        let products = (s.inner.min(CHANNELS) * s.taps).saturating_mul(s.total);
+        return Workspace::split(products, s.inner.div_ceil(CHANNELS)).and(rows + sums);
+    }
     let products = (s.inner.min(wide(0)) * s.taps).saturating_mul(s.total);
     Workspace::split(products, s.inner.div_ceil(wide(0))).and(rows + sums)
 }
 
 fn weight_grad(g: &Geometry) -> Workspace {
+    if let Some(small) = g.of_picked() {
+        return weight_grad(&small).and(picked(g));
+    }
     let s = Sizes::of(g);
     if g.is_worth_gathering() {
-        let lines = s.outer.saturating_mul(s.total.next_multiple_of(LANES));
-        return Workspace::floats(s.laid + s.gathered() + lines);
+        let rows = s.outer.saturating_mul(s.total) + wide(1);
+        return Workspace::floats(s.laid + s.gathered() + s.padded() + rows);
     }
     let columns = wide_of((g.out[0].max(1) - 1) * g.width() + g.out[1]);
     let line = columns.next_multiple_of(LANES);

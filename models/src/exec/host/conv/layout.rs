@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use wattle_protocol::dag::cost::geometry::Geometry;
 
-use crate::exec::host::parallel::pieces;
+use crate::exec::host::fresh::fill_rows;
 use crate::exec::host::tile::COLUMNS;
 
 /// Images of some channels, laid out: `[image][channel][phase][row][column]`.
@@ -33,13 +33,19 @@ impl<'a> Laid<'a> {
         let of_channel = g.laid();
         let plane = of_channel / (phases[0] * phases[1]);
         let stride = channels.len() * of_channel;
-        let mut values = vec![0.0; g.batch * stride + COLUMNS];
         let laid = Self { values: Cow::Borrowed(&[]), width, plane, stride, phases };
         let size = g.size[0] * g.size[1];
-        pieces(&mut values[..g.batch * stride], of_channel, size, |at, to| {
-            let (image, channel) = (at / channels.len(), channels.start + at % channels.len());
-            let from = &x[(image * g.inner + channel) * size..][..size];
-            laid.lay(from, g, to);
+        let len = g.batch * stride + COLUMNS;
+        let (values, _) = fill_rows(len, of_channel, 1, |first, to| {
+            for (at, to) in to.chunks_exact_mut(of_channel).enumerate() {
+                let at = first + at;
+                let (image, channel) = (at / channels.len(), channels.start + at % channels.len());
+                // The room beyond the last image may be longer than a channel.
+                if image < g.batch {
+                    let from = &x[(image * g.inner + channel) * size..][..size];
+                    laid.lay(from, g, to);
+                }
+            }
         });
         Self { values: Cow::Owned(values), ..laid }
     }

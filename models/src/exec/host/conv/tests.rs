@@ -94,6 +94,10 @@ fn convolutions_and_gradients_are_the_sums_that_define_them() {
         ([9, 8, 80], [8, 8], [3, 3], [one, one, one], 1),
         ([1, 1, 1], [1, 1], [1, 1], [one, [0, 0], one], 1),
         ([1, 2, 2], [1, 40], [1, 5], [one, [0, 2], one], 1),
+        ([3, 5, 70], [4, 4], [3, 3], [one, one, one], 1),
+        ([3, 5, 70], [4, 5], [3, 3], [[2, 2], one, one], 1),
+        ([3, 8, 140], [3, 3], [2, 3], [one, one, one], 2),
+        ([3, 6, 20], [9, 8], [1, 1], [[2, 3], [0, 0], one], 2),
     ] {
         check_all(&geometry(sizes, size, kernel, steps, groups));
     }
@@ -112,6 +116,11 @@ fn strides_paddings_and_dilations_of_any_size_are_not_laid_out() {
     // The gradient turns the kernel round, and with it the padding: that is not laid out either.
     let (w, dy) = (numbers(4 * 4 * 9, 1), numbers(4, 2));
     assert_eq!(input_grad(&w, &dy, &dilated).len(), 4);
+    // Nor is a matrix of what every output sees where the kernel is as large as the image.
+    let large = geometry([1, 4, 256], [500, 500], [500, 500], [one, [250, 250], one], 1);
+    assert!(!large.is_worth_gathering());
+    let small = geometry([8, 512, 512], [2, 2], [3, 3], [one, one, one], 1);
+    assert!(small.is_worth_gathering());
     // What networks are made of is.
     for g in [
         geometry([8, 64, 64], [56, 56], [3, 3], [one, one, one], 1),

@@ -3,8 +3,9 @@
 use pulp::{Arch, Simd, WithSimd};
 use wattle_protocol::dag::cost::geometry::Geometry;
 
-use super::gather;
 use super::layout::Laid;
+use super::{patches, pick, rows_of};
+use crate::exec::host::fresh::{fill_rows, zeros};
 use crate::exec::host::parallel::pieces;
 use crate::exec::host::tile::{DOTS, LANES, Segment, dots};
 
@@ -13,22 +14,28 @@ const BLOCK: usize = 2048;
 
 /// Gradient of w `[O, C / groups, KH, KW]` from x `[N, C, H, W]` and g `[N, O, H', W']`.
 pub fn weight_grad(x: &[f32], gradient: &[f32], g: &Geometry) -> Vec<f32> {
+    if let Some(picked) = g.of_picked() {
+        return weight_grad(&pick(x, g), gradient, &picked);
+    }
     let (inner, outer) = (g.inner / g.groups, g.outer / g.groups);
     let taps = inner * g.taps();
-    let mut dw = vec![0.0; g.outer * taps];
+    if g.is_worth_gathering() {
+        let of_group = |group| {
+            let laid = Laid::new(x, g, group * inner..(group + 1) * inner);
+            let channels = group * outer..(group + 1) * outer;
+            let rows = rows_of(gradient, channels, g.outer, [g.batch, g.columns()]);
+            patches::weight_grad(&laid, &rows, g)
+        };
+        if g.groups == 1 {
+            return of_group(0);
+        }
+        return (0..g.groups).map(of_group).collect::<Vec<_>>().concat();
+    }
+    let mut dw = zeros(g.outer * taps);
     for group in 0..g.groups {
         let laid = Laid::new(x, g, group * inner..(group + 1) * inner);
         let channels = group * outer..(group + 1) * outer;
         let dw = &mut dw[group * outer * taps..(group + 1) * outer * taps];
-        if g.is_worth_gathering() {
-            let (values, offsets) = gather(&laid, g);
-            let total = g.batch * g.columns();
-            let len = total.next_multiple_of(LANES);
-            let line = Line { row: g.out[1], image: g.columns(), len };
-            let lines = lines(gradient, g, channels, line);
-            add(&lines, len, &values, &offsets, &blocks(1, len, 0), dw);
-            continue;
-        }
         // Zeros meet the columns between rows.
         let len = laid.columns(g).next_multiple_of(LANES);
         let line = Line { row: laid.width, image: len, len: g.batch * len };
@@ -84,14 +91,15 @@ struct Line {
 /// Writes channels of g `[N, O, H', W']` out as `[channels, line]`, zeros between rows and at the end.
 fn lines(gradient: &[f32], g: &Geometry, channels: std::ops::Range<usize>, line: Line) -> Vec<f32> {
     let plane = g.columns();
-    let mut out = vec![0.0; channels.len() * line.len];
-    let first = channels.start;
-    pieces(&mut out, line.len, g.batch * plane, |channel, out| {
-        for image in 0..g.batch {
-            let from = &gradient[(image * g.outer + first + channel) * plane..][..plane];
-            for (y, from) in from.chunks_exact(g.out[1]).enumerate() {
-                let start = image * line.image + y * line.row;
-                out[start..start + from.len()].copy_from_slice(from);
+    let start = channels.start;
+    let (out, _) = fill_rows(channels.len() * line.len, line.len, 1, |first, out| {
+        for (at, out) in out.chunks_exact_mut(line.len).enumerate() {
+            for image in 0..g.batch {
+                let from = &gradient[(image * g.outer + start + first + at) * plane..][..plane];
+                for (y, from) in from.chunks_exact(g.out[1]).enumerate() {
+                    let start = image * line.image + y * line.row;
+                    out[start..start + from.len()].copy_from_slice(from);
+                }
             }
         }
     });

@@ -1,6 +1,7 @@
 //! Left-hand sides of tiles: rows that lie one after the other, packed, or transposed.
 
 use super::ROWS;
+use crate::exec::host::fresh::fill_rows;
 
 /// The left-hand side of a tile.
 pub trait Rows: Copy {
@@ -64,15 +65,20 @@ impl Rows for Packed<'_> {
     }
 }
 
-/// Packs rows from `first` on of a matrix `[rows, width]`; beyond its end, the last row again.
-pub fn pack(matrix: &[f32], width: usize, first: usize, packed: &mut Vec<[f32; ROWS]>) {
-    packed.clear();
-    packed.resize(width, [0.0; ROWS]);
-    for (i, row) in Across::new(matrix, width, first).0.into_iter().enumerate() {
-        for (to, x) in packed.iter_mut().zip(row) {
-            to[i] = *x;
+/// Packs all rows of a matrix `[rows, width]`, a tile after the other; beyond its end, the last row again.
+pub fn pack_all(matrix: &[f32], width: usize) -> Vec<f32> {
+    let tiles = (matrix.len() / width.max(1)).div_ceil(ROWS);
+    let (packed, _) = fill_rows(tiles * width * ROWS, width * ROWS, 1, |first, packed| {
+        for (tile, packed) in packed.chunks_exact_mut(width * ROWS).enumerate() {
+            let rows = Across::new(matrix, width, (first + tile) * ROWS).0;
+            for (i, row) in rows.into_iter().enumerate() {
+                for (to, x) in packed.as_chunks_mut::<ROWS>().0.iter_mut().zip(row) {
+                    to[i] = *x;
+                }
+            }
         }
-    }
+    });
+    packed
 }
 
 /// Rows of a matrix that lies transposed: the k-th elements are neighbours.
