@@ -1,20 +1,24 @@
-//! The executor: runs the tasks that a peer's decisions ask for, on one device, one at a time.
+//! The executor: runs the tasks that a peer's decisions ask for, on one device, in the order given.
 //!
 //! A task never takes the process down: panics and device errors come back as [`TaskError`], and a task that would take
-//! more memory than the store's limit is refused before it runs.
+//! more memory than the store's limit is refused before it runs. On a GPU a task is launched first and lands later, so
+//! that the next one is computed while its results are read.
 //! Reading order: [`tensor`], [`kernel`] (one operator), [`program`] (a sub-DAG), [`stage`] (a stage's state and step),
-//! [`store`] (what is exchanged with the network, and the limit), [`evaluate`] (a whole Dag, forward), [`device`],
-//! `failure` (which error it is).
+//! [`reading`] and [`flight`] (what a task leaves, on its way to host memory), [`store`] (what is exchanged with the
+//! network, and the limit), [`evaluate`] (a whole Dag, forward), [`device`], [`traffic`], `failure` (which error it is).
 
 pub mod device;
 pub mod evaluate;
 pub(crate) mod failure;
+pub mod flight;
 pub mod host;
 pub mod kernel;
 pub mod program;
+pub mod reading;
 pub mod stage;
 pub mod store;
 pub mod tensor;
+pub mod traffic;
 
 use std::collections::BTreeMap;
 
@@ -27,10 +31,12 @@ use wattle_protocol::swarm::io::{
 use wattle_protocol::units::Bytes;
 
 pub use device::{DeviceChoice, DeviceError};
+pub use flight::{Flight, Flights};
 pub use store::Store;
 
 use self::device::OpenDevice;
 pub(crate) use self::failure::contain;
+use self::flight::Report;
 use self::stage::{Stage, State, footprint};
 use self::tensor::HostBackend;
 
@@ -40,6 +46,8 @@ struct Engine<B: HostBackend> {
     device: Device<B>,
     stages: BTreeMap<(JobId, StageId), Stage<B>>,
     store: Store,
+    /// Host memory of what flights read.
+    flying: Bytes,
 }
 
 impl<B: HostBackend> Engine<B> {
@@ -52,12 +60,12 @@ impl<B: HostBackend> Engine<B> {
         self.store.bytes(key).ok_or_else(|| TaskError::Missing(format!("{key:?}")))
     }
 
-    /// Tells the store what the stages hold.
+    /// Tells the store what stages hold, and flights.
     fn note_memory(&self) {
-        self.store.hold(self.stages.values().map(Stage::held).sum::<Bytes>());
+        self.store.hold(self.stages.values().map(Stage::held).sum::<Bytes>() + self.flying);
     }
 
-    fn run(&mut self, task: &Task) -> Result<Outcome, TaskError> {
+    fn launch(&mut self, task: &Task) -> Result<Flight, TaskError> {
         let store = self.store.clone();
         match task {
             Task::LoadStage { job, work, source, step } => {
@@ -77,26 +85,25 @@ impl<B: HostBackend> Engine<B> {
                 store.room_for(footprint::loaded(work), &format!("stage {}", work.graph.stage))?;
                 let stage = Stage::load(*job, work.clone(), state, *step, &self.device)?;
                 self.stages.insert(id, stage);
+                Ok(done(id))
             }
-            Task::ResetStep { job, stage, epoch } => self.stage(*job, *stage)?.reset(*epoch),
+            Task::ResetStep { job, stage, epoch } => {
+                self.stage(*job, *stage)?.reset(*epoch);
+                Ok(done((*job, *stage)))
+            }
             Task::Forward { job, stage, step, micro_batch } => {
                 let stage = self.stage(*job, *stage)?;
                 store.room_for(stage.forward_adds(), "a forward pass")?;
-                let loss = stage.forward(*step, *micro_batch, &store)?;
-                return Ok(Outcome::Forward { loss });
+                stage.forward(*step, *micro_batch, &store)
             }
             Task::Backward { job, stage, step, micro_batch } => {
                 let stage = self.stage(*job, *stage)?;
                 store.room_for(stage.backward_adds(), "a backward pass")?;
-                stage.backward(*step, *micro_batch, &store)?;
+                stage.backward(*step, *micro_batch, &store)
             }
-            Task::ShareGradients { job, stage, step } => {
-                self.stage(*job, *stage)?.share(*step, &store)?;
-            }
+            Task::ShareGradients { job, stage, step } => self.stage(*job, *stage)?.share(*step),
             Task::ReduceGradients { job, stage, step, shared_from, publish } => {
-                let stage = self.stage(*job, *stage)?;
-                let sum_of_squares = stage.reduce(*step, shared_from, *publish, &store)?;
-                return Ok(Outcome::Gradients { sum_of_squares });
+                self.stage(*job, *stage)?.reduce(*step, shared_from, *publish, &store)
             }
             Task::OptimizerStep { job, stage, step, scale, gradient } => {
                 let stored = match gradient {
@@ -104,15 +111,19 @@ impl<B: HostBackend> Engine<B> {
                     GradientSource::Stored(key) => Some(self.stored(key)?),
                 };
                 self.stage(*job, *stage)?.update(*step, *scale, stored.as_deref())?;
+                Ok(done((*job, *stage)))
             }
-            Task::Snapshot { job, stage, key } => {
-                let bytes = self.stage(*job, *stage)?.snapshot()?;
-                store.put_bytes(*key, bytes)?;
+            Task::Snapshot { job, stage, key } => Ok(self.stage(*job, *stage)?.snapshot(*key)),
+            Task::Unload { job, stage } => {
+                drop(self.stages.remove(&(*job, *stage)));
+                Ok(done((*job, *stage)))
             }
-            Task::Unload { job, stage } => drop(self.stages.remove(&(*job, *stage))),
         }
-        Ok(Outcome::Done)
     }
+}
+
+fn done((job, stage): (JobId, StageId)) -> Flight {
+    Flight::of(job, stage, Report::Done)
 }
 
 /// Runs tasks on one device.
@@ -137,7 +148,7 @@ impl Executor {
     /// *Errors*: [`DeviceError`] where the chosen device cannot be used.
     pub fn with_store(choice: DeviceChoice, store: Store) -> Result<Self, DeviceError> {
         let OpenDevice { device, name, .. } = device::open(choice)?;
-        let engine = Engine { device, stages: BTreeMap::new(), store };
+        let engine = Engine { device, stages: BTreeMap::new(), store, flying: Bytes::ZERO };
         Ok(Self { engine, name, is_lost: false })
     }
 
@@ -161,25 +172,53 @@ impl Executor {
         self.engine.store.clone()
     }
 
-    /// Runs one task to its end. After the loss of the device, the next [`Task::LoadStage`] opens it afresh; all other
-    /// stages went with it.
+    /// Runs one task to its end.
     ///
     /// *Errors*: [`TaskError`]; the executor goes on working, though the task's stage may have to be reset.
     pub fn run(&mut self, task: &Task) -> Result<Outcome, TaskError> {
+        let flight = self.launch(task)?;
+        self.land(flight)
+    }
+
+    /// Launches a task; it ends when it has landed, and tasks must land in the order of their launches. After the loss of
+    /// the device, the next [`Task::LoadStage`] opens it afresh; all other stages went with it.
+    ///
+    /// *Errors*: as for [`run`](Self::run).
+    pub fn launch(&mut self, task: &Task) -> Result<Flight, TaskError> {
         let result = contain(|| {
             if self.is_lost && matches!(task, Task::LoadStage { .. }) {
                 self.reopen()?;
             }
             match self.is_host() {
                 // On a thread of arithmetic: from any other, each loop that is split would wait until one wakes up.
-                true => rayon::scope(|_| self.engine.run(task)),
+                true => rayon::scope(|_| self.engine.launch(task)),
                 // GPUs have a queue for each thread of ours; work must stay in one.
-                false => self.engine.run(task),
+                false => self.engine.launch(task),
             }
         });
         self.is_lost |= matches!(result, Err(TaskError::DeviceLost(_)));
+        if let Ok(flight) = &result {
+            self.engine.flying += flight.size();
+        }
         self.engine.note_memory();
         result
+    }
+
+    /// Waits until a launched task is done, and puts what it has made into the store.
+    ///
+    /// *Errors*: as for [`run`](Self::run).
+    pub fn land(&mut self, flight: Flight) -> Result<Outcome, TaskError> {
+        let flying = self.engine.flying.count().saturating_sub(flight.size().count());
+        self.engine.flying = Bytes::new(flying);
+        self.engine.note_memory();
+        let result = contain(|| flight.land(&self.engine.store));
+        self.is_lost |= matches!(result, Err(TaskError::DeviceLost(_)));
+        result
+    }
+
+    /// Says how many tasks may usefully be under way: on a GPU one is computed while another is read.
+    pub fn flights_max(&self) -> usize {
+        if self.is_host() { 1 } else { 2 }
     }
 
     fn reopen(&mut self) -> Result<(), TaskError> {
@@ -213,5 +252,11 @@ impl Executor {
         stage: StageId,
     ) -> Result<BTreeMap<String, Vec<f32>>, TaskError> {
         contain(|| self.engine.stage(job, stage)?.named())
+    }
+
+    /// Multiplies the gradients of a stage.
+    #[cfg(test)]
+    pub(crate) fn scale_gradients(&mut self, job: JobId, stage: StageId, factor: f32) {
+        self.engine.stage(job, stage).unwrap().scale_gradients(factor);
     }
 }

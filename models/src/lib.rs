@@ -23,5 +23,5 @@ pub mod zoo;
 #[cfg(test)]
 mod tests;
 
-pub use exec::{DeviceChoice, DeviceError, Executor, Store};
+pub use exec::{DeviceChoice, DeviceError, Executor, Flight, Flights, Store};
 pub use single::{on_one_thread, run_single};

@@ -17,7 +17,7 @@ use wattle_protocol::swarm::io::{
 };
 
 use crate::exec::store::append;
-use crate::exec::{DeviceChoice, DeviceError, Executor};
+use crate::exec::{DeviceChoice, DeviceError, Executor, Flights};
 use crate::init;
 use crate::weights::WeightsError;
 use crate::weights::given::Given;
@@ -208,20 +208,29 @@ pub fn whole_work(spec: &JobSpec) -> Result<Arc<StageWork>, GradError> {
 /// Returns the mean loss.
 fn run_step(executor: &mut Executor, spec: &JobSpec, step: u64) -> Result<f64, TaskError> {
     let (job, stage, step) = (JOB, STAGE, Step::new(step));
-    let mut total = 0.0;
-    for micro_batch in (0..spec.train.micro_batches).map(MicroBatch::new) {
-        let outcome = executor.run(&Task::Forward { job, stage, step, micro_batch })?;
-        if let Outcome::Forward { loss: Some(loss) } = outcome {
-            total += loss;
-        }
-        executor.run(&Task::Backward { job, stage, step, micro_batch })?;
-    }
+    let forward = |micro_batch| Task::Forward { job, stage, step, micro_batch };
+    let backward = |micro_batch| Task::Backward { job, stage, step, micro_batch };
+    let micro_batches = (0..spec.train.micro_batches).map(MicroBatch::new);
     let (shared_from, publish) = (Vec::new(), false);
     let reduce = Task::ReduceGradients { job, stage, step, shared_from, publish };
-    let norm = match executor.run(&reduce)? {
-        Outcome::Gradients { sum_of_squares } => sum_of_squares.sqrt(),
-        Outcome::Done | Outcome::Forward { .. } => 0.0,
+    let tasks = micro_batches.flat_map(|m| [forward(m), backward(m)]).chain([reduce]);
+    let (mut total, mut norm) = (0.0, 0.0);
+    let mut hear = |outcome| match outcome {
+        Outcome::Forward { loss } => total += loss.unwrap_or(0.0),
+        Outcome::Gradients { sum_of_squares } => norm = sum_of_squares.sqrt(),
+        Outcome::Done => {}
     };
+    let mut flights = Flights::default();
+    for task in tasks {
+        if flights.len() >= executor.flights_max() {
+            land(executor, &mut flights, &mut hear)?;
+        }
+        let flight = executor.launch(&task);
+        flights.push((), flight);
+    }
+    while !flights.is_empty() {
+        land(executor, &mut flights, &mut hear)?;
+    }
     let scale = match spec.train.clip_norm {
         Some(most) if norm > f64::from(most) => f64::from(most) / norm,
         Some(_) | None => 1.0,
@@ -229,4 +238,15 @@ fn run_step(executor: &mut Executor, spec: &JobSpec, step: u64) -> Result<f64, T
     let gradient = GradientSource::Own;
     executor.run(&Task::OptimizerStep { job, stage, step, scale, gradient })?;
     Ok(total / f64::from(spec.train.micro_batches.max(1)))
+}
+
+fn land(
+    executor: &mut Executor,
+    flights: &mut Flights<()>,
+    hear: &mut impl FnMut(Outcome),
+) -> Result<(), TaskError> {
+    if let Some(((), flight)) = flights.pop() {
+        hear(executor.land(flight?)?);
+    }
+    Ok(())
 }

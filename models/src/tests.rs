@@ -1,5 +1,6 @@
 //! Proofs over the whole room: derivatives of every operator, cuts against the whole, training.
 
+mod crossings;
 mod cuts;
 mod devices;
 mod faults;

@@ -75,7 +75,7 @@ struct TrainArgs {
     save: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct JoinArgs {
     /// Ticket of a peer to join through; may be given several times.
     #[arg(long = "join", value_name = "TICKET")]

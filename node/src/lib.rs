@@ -17,6 +17,7 @@ pub mod probe;
 pub mod report;
 pub mod runlog;
 pub mod swarm_options;
+pub mod testbed;
 pub mod train;
 pub mod up;
 mod worker;

@@ -1,14 +1,18 @@
 //! The execution thread: owns the executor, takes tasks in order, gives completions back.
 //!
-//! A panic, a lost device or too little memory is a failed task, never a dead process. An emulated share of the
-//! machine (for demonstrations) stretches each task by sleeping, and is part of what is measured and advertised.
+//! A panic, a lost device or too little memory is a failed task, never a dead process. On a GPU the thread launches a
+//! task while the one before is computed and read, and waits for nothing but orders: a read that has ended is one too.
+//! An emulated share of the machine (for demonstrations) stretches each task by sleeping, and is part of what is
+//! measured and advertised.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::task::{Wake, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration as StdDuration;
 
 use tokio::sync::mpsc;
-use wattle_models::exec::{DeviceChoice, Executor, Store};
+use wattle_models::exec::{DeviceChoice, Executor, Flight, Flights, Store};
 use wattle_protocol::ids::{Epoch, JobId, Step, TaskId};
 use wattle_protocol::schedule::advert::Hardware;
 use wattle_protocol::swarm::io::{Outcome, Task, TaskError, TensorKey};
@@ -21,9 +25,28 @@ const QUEUE: usize = 4096;
 
 /// What the thread is asked to do.
 enum Order {
-    Run { id: TaskId, task: Box<Task> },
+    Run {
+        id: TaskId,
+        task: Box<Task>,
+    },
     Forget(Forget),
+    /// Look whether a task can land.
+    Look,
     Stop,
+}
+
+/// Asks the thread to look, from whichever thread a read ends on.
+struct Nudge(Weak<SyncSender<Order>>);
+
+impl Wake for Nudge {
+    fn wake(self: Arc<Self>) {
+        // The thread looks after each order, so that a full queue needs no nudge; a thread that has ended needs none.
+        if let Some(orders) = self.0.upgrade()
+            && orders.try_send(Order::Look).is_err()
+        {
+            tracing::trace!("the execution thread has other orders to look after");
+        }
+    }
 }
 
 /// Which tensors are to be freed.
@@ -69,7 +92,7 @@ pub(crate) struct WorkerConfig {
 
 /// The execution thread's handle.
 pub(crate) struct Worker {
-    orders: SyncSender<Order>,
+    orders: Arc<SyncSender<Order>>,
     thread: Option<JoinHandle<()>>,
     store: Store,
 }
@@ -82,11 +105,13 @@ impl Worker {
         done: mpsc::Sender<Done>,
     ) -> std::io::Result<Self> {
         let (orders, queue) = sync_channel(QUEUE);
+        let orders = Arc::new(orders);
+        let waker = Waker::from(Arc::new(Nudge(Arc::downgrade(&orders))));
         let store = Store::default();
         let own = store.clone();
         let thread = std::thread::Builder::new()
             .name("wattle-executor".into())
-            .spawn(move || serve(&config, clock, own, &queue, &done))?;
+            .spawn(move || serve(&config, clock, own, &queue, (waker, done)))?;
         Ok(Self { orders, thread: Some(thread), store })
     }
 
@@ -127,7 +152,7 @@ fn serve(
     clock: Clock,
     store: Store,
     queue: &Receiver<Order>,
-    done: &mpsc::Sender<Done>,
+    (waker, done): (Waker, mpsc::Sender<Done>),
 ) {
     let mut executor = match Executor::with_store(config.device, store) {
         Ok(executor) => executor,
@@ -138,29 +163,94 @@ fn serve(
             return;
         }
     };
-    let store = executor.store().clone();
     let hardware = crate::probe::hardware(&mut executor, config);
     // What is advertised is what is given; the probe's own networks are small, and measure whatever is given.
-    store.limit(Some(hardware.memory));
+    executor.store().limit(Some(hardware.memory));
     if done.blocking_send(Done::Measured(hardware)).is_err() {
         return;
     }
+    let (flights, ended, share) = (Flights::default(), clock.now(), config.share);
+    let mut bench = Bench { executor, flights, clock, share, ended, done };
     while let Ok(order) = queue.recv() {
-        let (id, task) = match order {
-            Order::Run { id, task } => (id, task),
+        let heard = match order {
+            Order::Run { id, task } => bench.launch(id, &task),
             Order::Forget(forget) => {
-                forget.act(&store);
-                continue;
+                bench.flights.push(Item::Forget(forget), Ok(Flight::empty()));
+                Ok(())
             }
+            Order::Look => Ok(()),
             Order::Stop => return,
         };
-        let began = clock.now();
-        let result = executor.run(&task);
-        stretch(clock.now().since(began), config.share);
-        let ended = clock.now();
-        if done.blocking_send(Done::Task { id, result, began, ended }).is_err() {
+        if heard.and_then(|()| bench.land_what_is_here(&waker)).is_err() {
             return;
         }
+    }
+}
+
+/// What lands, in order.
+enum Item {
+    Task { id: TaskId, began: Instant },
+    Forget(Forget),
+}
+
+/// Nobody listens to completions any more.
+struct Unheard;
+
+/// The thread's work under way.
+struct Bench {
+    executor: Executor,
+    flights: Flights<Item>,
+    clock: Clock,
+    share: f64,
+    /// When the last task landed.
+    ended: Instant,
+    done: mpsc::Sender<Done>,
+}
+
+impl Bench {
+    /// Launches a task; waits for older ones where the device has enough to do.
+    fn launch(&mut self, id: TaskId, task: &Task) -> Result<(), Unheard> {
+        while self.flights.len() >= self.executor.flights_max() {
+            self.land_oldest()?;
+        }
+        self.flights.cut_for(task);
+        let began = self.clock.now();
+        let flight = self.executor.launch(task);
+        self.flights.push(Item::Task { id, began }, flight);
+        // A share of the machine is emulated one task at a time.
+        while self.share < 1.0 && !self.flights.is_empty() {
+            self.land_oldest()?;
+        }
+        Ok(())
+    }
+
+    fn land_what_is_here(&mut self, waker: &Waker) -> Result<(), Unheard> {
+        while let Some((item, flight)) = self.flights.pop_if_here(waker) {
+            self.land(item, flight)?;
+        }
+        Ok(())
+    }
+
+    fn land_oldest(&mut self) -> Result<(), Unheard> {
+        let Some((item, flight)) = self.flights.pop() else { return Ok(()) };
+        self.land(item, flight)
+    }
+
+    fn land(&mut self, item: Item, flight: Result<Flight, TaskError>) -> Result<(), Unheard> {
+        let (id, began) = match item {
+            Item::Task { id, began } => (id, began),
+            Item::Forget(forget) => {
+                forget.act(&self.executor.store());
+                return Ok(());
+            }
+        };
+        let result = flight.and_then(|flight| self.executor.land(flight));
+        // The device computes one task at a time: what was launched earlier has waited for the one before.
+        let began = began.max(self.ended);
+        stretch(self.clock.now().since(began), self.share);
+        self.ended = self.clock.now();
+        let done = Done::Task { id, result, began, ended: self.ended };
+        self.done.blocking_send(done).map_err(|_| Unheard)
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use wattle_protocol::ids::{Epoch, JobId};
 use wattle_protocol::schedule::advert::Advert;
+use wattle_protocol::schedule::codec::Codec;
 use wattle_protocol::schedule::fence::{Request, place, quality};
 use wattle_protocol::schedule::sample::{Problem, large, problem};
 
@@ -13,7 +14,7 @@ const BRANCHES: u64 = 3_000_000;
 fn request(problem: &Problem) -> Request<'_> {
     let leader = problem.adverts[0].peer;
     let (job, epoch) = (JobId::new([1; 16]), Epoch::new(1));
-    Request { spec: &problem.spec, job, epoch, submitter: leader, leader }
+    Request { spec: &problem.spec, job, epoch, submitter: leader, leader, codec: Codec::Dense }
 }
 
 #[expect(clippy::print_stdout, reason = "an example prints")]

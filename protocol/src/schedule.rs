@@ -1,13 +1,16 @@
 //! Who runs what: a [`Plan`] is a value with an epoch, made by pure functions from measured adverts.
 //!
-//! Reading order: [`gauge`] (a figure from samples), [`prober`] (whom to measure), [`coordinate`] (predicted round trips),
-//! [`advert`] (what is said of it), [`deeds`] (what peers did instead), [`links`] (the graph between peers), [`cluster`] (fences of
-//! peers that see the same rates), [`planted`] (swarms with known fences, for tests), [`pipeline`] (orders),
-//! [`estimate`] (predicted step time), [`fence`] (a first placement: dynamic program over the topological order),
-//! [`repair`] (the least change after a loss).
+//! Reading order: [`gauge`] (a figure from samples), [`prober`] (whom to measure), [`coordinate`] (predicted round
+//! trips), [`advert`] (what is said of it), [`deeds`] (what peers did instead), [`links`] (the graph between peers),
+//! [`cluster`] (fences of peers that see the same rates), [`planted`] (swarms with known fences, for tests),
+//! [`pipeline`] (orders), `course` and `tail` (a step in integer microseconds), [`estimate`] (predicted step time),
+//! [`fence`] (OP-Fence: a first placement), `roles` (backups and voters), [`repair`] (the least change after a loss),
+//! [`account`] (why a plan is as fast as it is).
 
+pub mod account;
 pub mod advert;
 pub mod cluster;
+pub mod codec;
 pub mod coordinate;
 mod course;
 pub mod deeds;

@@ -47,6 +47,8 @@ pub struct Outcome {
     pub failed: Option<String>,
     /// Loss of each step, as the submitter heard it.
     pub losses: BTreeMap<u64, f64>,
+    /// When the submitter heard of each of those steps, in virtual seconds.
+    pub heard: BTreeMap<u64, f64>,
     /// Number of plans.
     pub plans: usize,
     /// How often the job began anew.

@@ -29,9 +29,10 @@ const DIRECTIONS: [(&str, &[&str]); 5] = [
     ("wattle-tests", &["wattle-protocol", "wattle-models", "wattle-sim", "wattle-node"]),
 ];
 /// Crates that only one room may name.
-const OWNED: [(&str, &str); 7] = [
+const OWNED: [(&str, &str); 8] = [
     ("burn", "wattle-models"),
     ("burn-backend", "wattle-models"),
+    ("burn-std", "wattle-models"),
     ("tokio", "wattle-node"),
     ("libp2p", "wattle-node"),
     ("libp2p-tls", "wattle-node"),

@@ -105,6 +105,7 @@ mod gpu {
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use burn::tensor::wgpu::{WgpuSetup, wgpu};
+    use burn_std::{RuntimeKind, set_runtime_kind};
 
     use super::{BurnDevice, Device, DeviceError, Dispatch, OpenDevice};
 
@@ -133,6 +134,8 @@ mod gpu {
     }
 
     fn set_up() -> Result<Opened, DeviceError> {
+        // Reads begin when they are asked for; else burn would begin them when their bytes are looked at.
+        set_runtime_kind(RuntimeKind::Async);
         let found = catch_unwind(|| BurnDevice::wgpu_options().init_with_setup());
         let found = found.map_err(|_| no_adapter("the graphics driver failed"))?;
         let (device, setup) = found.map_err(no_adapter)?;

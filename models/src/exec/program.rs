@@ -10,6 +10,8 @@ use wattle_protocol::units::Bytes;
 
 use super::kernel::{RunContext, eval};
 use super::tensor::{Float, HostBackend, Tensor};
+#[cfg(test)]
+use super::traffic;
 
 /// Tensors by value.
 pub type Values<B> = BTreeMap<ValueId, Tensor<B>>;
@@ -102,7 +104,11 @@ pub fn run<B: HostBackend>(
             let missing = || TaskError::Missing(format!("value {id:?} at {}", node.name));
             inputs.push(found.ok_or_else(missing)?);
         }
+        #[cfg(test)]
+        let before = traffic::traffic();
         let outputs = eval(&node.op, inputs, context, device).map_err(|e| at(&node.name, e))?;
+        #[cfg(test)]
+        traffic::by_operator::note(&node.op, traffic::traffic() - before);
         for ((id, tensor), wanted) in node.outputs.iter().zip(outputs).zip(&uses.wanted) {
             if *wanted {
                 values.insert(*id, tensor);

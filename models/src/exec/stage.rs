@@ -5,24 +5,26 @@
 
 pub mod footprint;
 mod recalibrate;
+mod reduce;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use burn_backend::tensor::Device;
-use wattle_protocol::dag::bundle::{gradient_bytes, shared_parts};
+use wattle_protocol::dag::bundle::gradient_bytes;
 use wattle_protocol::dag::{Dtype, Source};
-use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step, ValueId};
+use wattle_protocol::ids::{Epoch, JobId, MicroBatch, Step, ValueId};
 use wattle_protocol::swarm::io::{StageWork, TaskError, TensorKey, TensorName};
 
 use self::footprint::Footprint;
 pub use self::state::State;
-use super::host;
+use super::flight::{Flight, Report};
 use super::kernel::RunContext;
 use super::program::{Lifetimes, Values, run};
-use super::store::{Store, append, to_bytes, to_floats};
-use super::tensor::{Float, HostBackend, Tensor, int_values};
+use super::reading::Reading;
+use super::store::{Store, to_floats};
+use super::tensor::{Float, HostBackend, Tensor};
 use crate::data::{self, Elements, Place};
 use crate::optim::Update;
 
@@ -100,10 +102,12 @@ impl<B: HostBackend> Stage<B> {
     ///
     /// *Errors*: the device's.
     pub fn named(&self) -> Result<BTreeMap<String, Vec<f32>>, TaskError> {
-        let values = self.parameters.iter().chain(&self.buffers);
-        values
-            .map(|(id, t)| Ok((self.work.graph.values[id].name.clone(), t.clone().values()?)))
-            .collect()
+        let begin = |(id, tensor): (&ValueId, &Float<B>)| {
+            let name = self.work.graph.values[id].name.clone();
+            (name, Reading::begin(Tensor::Float(tensor.clone())))
+        };
+        let readings: Vec<_> = self.parameters.iter().chain(&self.buffers).map(begin).collect();
+        readings.into_iter().map(|(name, reading)| Ok((name, reading.floats()?))).collect()
     }
 
     /// Forgets what is in flight; keys carry this epoch from here on.
@@ -166,18 +170,6 @@ impl<B: HostBackend> Stage<B> {
         })
     }
 
-    fn send(&self, name: TensorName, tensor: Tensor<B>, store: &Store) -> Result<(), TaskError> {
-        let bytes = match tensor {
-            Tensor::Float(tensor) => to_bytes(&tensor.values()?),
-            Tensor::Int(tensor) => int_values::<B>(tensor)?
-                .iter()
-                .flat_map(|v| v.to_le_bytes())
-                .collect::<Vec<_>>()
-                .into(),
-        };
-        store.put_bytes(self.key(name), bytes)
-    }
-
     fn data(&self, micro_batch: MicroBatch, id: ValueId) -> Result<Tensor<B>, TaskError> {
         let value = &self.work.graph.values[&id];
         let place = Place {
@@ -197,7 +189,7 @@ impl<B: HostBackend> Stage<B> {
         self.parameters.get(&id).or_else(|| self.buffers.get(&id)).cloned()
     }
 
-    /// Runs the forward pass of a micro-batch; returns its loss where the stage computes it.
+    /// Launches the forward pass of a micro-batch.
     ///
     /// *Errors*: [`TaskError`].
     pub fn forward(
@@ -205,7 +197,7 @@ impl<B: HostBackend> Stage<B> {
         step: Step,
         micro_batch: MicroBatch,
         store: &Store,
-    ) -> Result<Option<f64>, TaskError> {
+    ) -> Result<Flight, TaskError> {
         self.check_step(step)?;
         let work = self.work.clone();
         let graph = &work.graph;
@@ -226,12 +218,11 @@ impl<B: HostBackend> Stage<B> {
                 .cloned()
                 .ok_or_else(|| TaskError::Missing(format!("forward value {id:?}")))
         };
-        let loss = match graph.loss {
-            Some(id) => Some(finite_loss(get(id)?.into_float()?)?),
-            None => None,
-        };
+        let loss = graph.loss.map(|id| get(id).map(Reading::begin)).transpose()?;
+        let mut flight = Flight::of(self.job, graph.stage, Report::Forward(loss));
         for (edge, cut) in &graph.sends {
-            self.send(TensorName::Activation { edge: *edge, micro_batch }, get(cut.value)?, store)?;
+            let key = self.key(TensorName::Activation { edge: *edge, micro_batch });
+            flight.carry(key, vec![Reading::begin(get(cut.value)?)]);
         }
         let statistics = graph.updates.iter().map(|u| get(u.from)?.into_float());
         let statistics = statistics.collect::<Result<Vec<_>, _>>()?;
@@ -241,10 +232,10 @@ impl<B: HostBackend> Stage<B> {
         }
         self.statistics.insert(micro_batch, statistics);
         self.saved.insert(micro_batch, saved);
-        Ok(loss)
+        Ok(flight)
     }
 
-    /// Runs the backward pass of a micro-batch and adds its gradients up.
+    /// Launches the backward pass of a micro-batch and adds its gradients up.
     ///
     /// *Errors*: [`TaskError`]. *Panics* if micro-batches come out of order, since sums would depend on the order.
     pub fn backward(
@@ -252,7 +243,7 @@ impl<B: HostBackend> Stage<B> {
         step: Step,
         micro_batch: MicroBatch,
         store: &Store,
-    ) -> Result<(), TaskError> {
+    ) -> Result<Flight, TaskError> {
         self.check_step(step)?;
         assert!(
             self.last_backward.is_none_or(|last| last < micro_batch),
@@ -274,11 +265,13 @@ impl<B: HostBackend> Stage<B> {
         let context = self.context(micro_batch);
         let state = |id| self.state(id);
         run(&graph.backward, &self.backward, &mut values, state, &context, &self.device)?;
+        let mut flight = Flight::of(self.job, graph.stage, Report::Done);
         for (edge, cut) in &graph.receives {
             if let Some(id) = cut.cotangent {
                 let tensor = values.get(&id).cloned();
                 let tensor = tensor.ok_or_else(|| missing(format!("cotangent {id:?}")))?;
-                self.send(TensorName::Cotangent { edge: *edge, micro_batch }, tensor, store)?;
+                let key = self.key(TensorName::Cotangent { edge: *edge, micro_batch });
+                flight.carry(key, vec![Reading::begin(tensor)]);
             }
         }
         let mut parts = Vec::with_capacity(graph.gradients.len());
@@ -296,127 +289,7 @@ impl<B: HostBackend> Stage<B> {
             self.sums.insert(place, sum);
         }
         self.last_backward = Some(micro_batch);
-        Ok(())
-    }
-
-    /// Puts this stage's parts of shared parameters into the store.
-    ///
-    /// *Errors*: [`TaskError`].
-    pub fn share(&self, step: Step, store: &Store) -> Result<(), TaskError> {
-        self.check_step(step)?;
-        let graph = &self.work.graph;
-        let sharers: BTreeSet<StageId> =
-            graph.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
-        for to in sharers.into_iter().filter(|s| *s != graph.stage) {
-            let mut bytes = Vec::new();
-            for place in shared_parts(graph, graph.stage, to) {
-                let sum = self.sums.get(&place);
-                let sum =
-                    sum.ok_or_else(|| TaskError::Missing(format!("gradient part {place:?}")))?;
-                append(&mut bytes, &sum.clone().values()?);
-            }
-            let name = TensorName::SharedGradient { stage: graph.stage, to };
-            store.put_bytes(self.key(name), bytes.into())?;
-        }
-        Ok(())
-    }
-
-    /// Sums gradient parts; returns the sum of squares over the parameters whose home is here.
-    ///
-    /// *Errors*: [`TaskError::NotFinite`], or [`TaskError::Missing`] where a part is not here.
-    pub fn reduce(
-        &mut self,
-        step: Step,
-        shared_from: &[StageId],
-        publish: bool,
-        store: &Store,
-    ) -> Result<f64, TaskError> {
-        self.check_step(step)?;
-        let work = self.work.clone();
-        let graph = &work.graph;
-        let mut parts: BTreeMap<(ValueId, u16), Float<B>> = self.sums.clone();
-        for from in shared_from {
-            self.read_shared(*from, store, &mut parts)?;
-        }
-        let mut total = 0.0;
-        let mut reduced = BTreeMap::new();
-        for id in &graph.parameters {
-            let shared = graph.shared.iter().find(|s| s.parameter == *id);
-            let count = match shared {
-                Some(shared) => shared.parts.len(),
-                None => graph.gradients.iter().filter(|g| g.parameter == *id).count(),
-            };
-            let mut sum: Option<Float<B>> = None;
-            for part in (0..u16::MAX).take(count) {
-                let place = (*id, part);
-                let found = parts.remove(&place);
-                let found = found.ok_or_else(|| TaskError::Missing(format!("part {place:?}")))?;
-                sum = Some(match sum {
-                    Some(sum) => sum.add(found),
-                    None => found,
-                });
-            }
-            // A parameter on which the loss does not depend stays as it is.
-            let Some(sum) = sum else { continue };
-            if shared.is_none_or(|s| s.home == graph.stage) {
-                total += sum_of_squares(&sum)?;
-            }
-            reduced.insert(*id, sum);
-        }
-        if !total.is_finite() {
-            return Err(TaskError::NotFinite(format!("the gradient of stage {}", graph.stage)));
-        }
-        if publish {
-            let bytes = self.gradient_bundle(&reduced)?;
-            let name = TensorName::StageGradient { stage: graph.stage };
-            store.put_bytes(self.key(name), bytes)?;
-        }
-        self.reduced = Some(reduced);
-        Ok(total)
-    }
-
-    fn read_shared(
-        &self,
-        from: StageId,
-        store: &Store,
-        parts: &mut BTreeMap<(ValueId, u16), Float<B>>,
-    ) -> Result<(), TaskError> {
-        let graph = &self.work.graph;
-        let key = self.key(TensorName::SharedGradient { stage: from, to: graph.stage });
-        let bytes = store.bytes(&key).ok_or_else(|| TaskError::Missing(format!("{key:?}")))?;
-        let want = wattle_protocol::dag::bundle::shared_bytes(graph, from, graph.stage);
-        check_length(&bytes, want.count(), "a shared gradient")?;
-        let mut reader = Reader { rest: &bytes };
-        for place in shared_parts(graph, from, graph.stage) {
-            parts.insert(place, self.read(&mut reader, place.0));
-        }
-        Ok(())
-    }
-
-    fn gradient_bundle(
-        &self,
-        reduced: &BTreeMap<ValueId, Float<B>>,
-    ) -> Result<bytes::Bytes, TaskError> {
-        let graph = &self.work.graph;
-        let micro_batches = self.work.train.micro_batches;
-        let size = gradient_bytes(graph, micro_batches).count();
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        for id in &graph.parameters {
-            match reduced.get(id) {
-                Some(gradient) => append(&mut bytes, &gradient.clone().values()?),
-                None => append(&mut bytes, &vec![0.0; graph.values[id].fact.elements()]),
-            }
-        }
-        for micro_batch in (0..micro_batches).map(MicroBatch::new) {
-            let statistics = self.statistics.get(&micro_batch);
-            let statistics = statistics.ok_or_else(|| {
-                TaskError::Missing(format!("the forward pass of {micro_batch:?}"))
-            })?;
-            for statistic in statistics {
-                append(&mut bytes, &statistic.clone().values()?);
-            }
-        }
-        Ok(bytes.into())
+        Ok(flight)
     }
 
     /// Applies the update of one step, from the stage's own gradient or from a `StageGradient` bundle.
@@ -484,24 +357,6 @@ impl<B: HostBackend> Stage<B> {
 
 /// Gradients by parameter, and for each micro-batch the sources of buffer updates.
 type Gradient<B> = (BTreeMap<ValueId, Float<B>>, Vec<Vec<Float<B>>>);
-
-fn finite_loss<B: HostBackend>(tensor: Float<B>) -> Result<f64, TaskError> {
-    let loss = f64::from(tensor.values()?.first().copied().unwrap_or(f32::NAN));
-    if loss.is_finite() {
-        return Ok(loss);
-    }
-    Err(TaskError::NotFinite(format!("the loss is {loss}")))
-}
-
-fn sum_of_squares<B: HostBackend>(tensor: &Float<B>) -> Result<f64, TaskError> {
-    if let Some(values) = tensor.host() {
-        return Ok(host::sum_of_squares(&values));
-    }
-    let square = tensor.clone().mul(tensor.clone());
-    let count = square.shape().iter().product();
-    let sum = square.reshape(&[1, count]).sum_axes(&[1]).values()?;
-    Ok(sum.first().copied().map_or(f64::NAN, f64::from))
-}
 
 fn check_length(bytes: &[u8], want: u64, what: &str) -> Result<(), TaskError> {
     if bytes.len() as u64 == want {

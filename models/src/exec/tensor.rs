@@ -16,6 +16,7 @@ use burn_backend::{
 use wattle_protocol::swarm::io::TaskError;
 
 use super::failure::device_error;
+use super::traffic;
 
 /// A backend whose tensors may lie in host memory.
 pub trait HostBackend: Backend {
@@ -89,7 +90,12 @@ impl Deref for HostInts {
     }
 }
 
-fn read(data: Option<Result<TensorData, ExecutionError>>) -> Result<TensorData, TaskError> {
+/// Waits for a device's data.
+fn read(
+    data: impl Future<Output = Result<TensorData, ExecutionError>>,
+) -> Result<TensorData, TaskError> {
+    traffic::waits();
+    let data = burn_backend::try_read_sync(data);
     data.ok_or_else(|| TaskError::DeviceLost("the device did not hand its data over".into()))?
         .map_err(|e| device_error(&e))
 }
@@ -117,6 +123,7 @@ impl<B: HostBackend> Tensor<B> {
     /// Uploads integers.
     pub fn ints(values: Vec<i32>, shape: &[usize], device: &Device<B>) -> Self {
         let want = get_or_init_device_settings::<B>(device).int_dtype;
+        traffic::uploads();
         let data = TensorData::new(values, Shape::from(kept_shape(shape).to_vec()));
         Self::Int(B::int_from_data(data.convert_dtype(DType::from(want)), device))
     }
@@ -158,7 +165,10 @@ impl<B: HostBackend> Tensor<B> {
 ///
 /// *Errors*: the device's.
 pub fn int_values<B: HostBackend>(tensor: IntTensor<B>) -> Result<Vec<i32>, TaskError> {
-    let data = read(burn_backend::try_read_sync(B::int_into_data(tensor)))?;
+    if let Some(host) = B::host_int(&tensor) {
+        return Ok(host.to_vec());
+    }
+    let data = read(B::int_into_data(tensor))?;
     data.convert_dtype(DType::I32)
         .try_to_vec::<i32>()
         .map_err(|e| TaskError::DeviceLost(format!("{e:?}")))
@@ -175,6 +185,7 @@ pub struct Float<B: Backend>(pub FloatTensor<B>);
 impl<B: HostBackend> Float<B> {
     /// Uploads values.
     pub fn new(values: Vec<f32>, shape: &[usize], device: &Device<B>) -> Self {
+        traffic::uploads();
         let data = TensorData::new(values, Shape::from(kept_shape(shape).to_vec()));
         Self(B::float_from_data(data, device))
     }
@@ -207,7 +218,7 @@ impl<B: HostBackend> Float<B> {
         if let Some(host) = self.host() {
             return Ok(host.to_vec());
         }
-        let data = read(burn_backend::try_read_sync(B::float_into_data(self.0)))?;
+        let data = read(B::float_into_data(self.0))?;
         data.try_to_vec::<f32>().map_err(|e| TaskError::DeviceLost(format!("{e:?}")))
     }
 
@@ -354,6 +365,11 @@ impl<B: HostBackend> Float<B> {
     /// Maximum over one axis, which is kept with length 1.
     pub fn max_axis(self, axis: usize) -> Self {
         Self(B::float_max_dim(self.0, axis))
+    }
+
+    /// Replaces what is below a number by it.
+    pub fn at_least(self, least: f32) -> Self {
+        Self(B::float_clamp_min(self.0, scalar(least)))
     }
 
     /// Replaces elements by `value` where `of` is not above zero.

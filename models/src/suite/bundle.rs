@@ -1,10 +1,12 @@
 //! All cases in one network of two halves, so that one job of two stages runs every operator across a link.
 //!
 //! Each case is cut in two at a place of its own nodes. The network holds the first parts of all cases, then ballast, a
-//! chain of tensors that together need more memory than a peer offers, then the second parts. So whoever places it on two
-//! peers cuts the ballast, which every case spans: its values cross forwards and their cotangents come back.
+//! chain of tensors that together need more memory than a peer offers, then the second parts. The ballast waits for the
+//! first parts, and the second parts wait for it, so whoever places the network on two peers cuts the ballast, which
+//! every case spans: its values cross forwards and their cotangents come back.
 
-use wattle_protocol::dag::{Dag, DagBuilder, DagError, Op, Source};
+use wattle_protocol::dag::op::Comparison;
+use wattle_protocol::dag::{Dag, DagBuilder, DagError, Dtype, Op, Source};
 use wattle_protocol::ids::ValueId;
 
 use super::run::SuiteError;
@@ -110,9 +112,15 @@ fn join(parts: &mut [Part]) -> Result<Dag, DagError> {
         part.leaves(&mut b);
         part.nodes(&mut b, 0..part.cut)?;
     }
-    let ballast = ballast(&mut b)?;
+    let spanning: Vec<Vec<ValueId>> = parts.iter().map(Part::spanning).collect();
+    let values = parts.iter().zip(&spanning);
+    let values = values.flat_map(|(part, ids)| ids.iter().filter_map(|id| part.values[id.index()]));
+    let values: Vec<ValueId> = values.collect();
+    let head = nothing(&mut b, &values)?;
+    let ballast = ballast(&mut b, head)?;
     let mut losses = vec![ballast];
-    for part in parts.iter_mut() {
+    for (part, ids) in parts.iter_mut().zip(&spanning) {
+        part.wait(&mut b, ids, ballast)?;
         part.nodes(&mut b, part.cut..part.dag.nodes().len())?;
         losses.extend(part.values[part.dag.outputs()[0].index()]);
     }
@@ -122,6 +130,33 @@ fn join(parts: &mut [Part]) -> Result<Dag, DagError> {
 }
 
 impl Part {
+    /// Returns what nodes of the first half make and nodes of the second half read.
+    fn spanning(&self) -> Vec<ValueId> {
+        let (near, far) = self.dag.nodes().split_at(self.cut);
+        let read = |id: &&ValueId| far.iter().any(|node| node.inputs.contains(id));
+        near.iter().flat_map(|node| &node.outputs).filter(read).copied().collect()
+    }
+
+    /// Lets the second half read spanning values with the ballast's sum, a zero, added: not before it is there.
+    fn wait(
+        &mut self,
+        b: &mut DagBuilder,
+        spanning: &[ValueId],
+        ballast: ValueId,
+    ) -> Result<(), DagError> {
+        for (at, id) in spanning.iter().enumerate() {
+            let Some(value) = self.values[id.index()] else { continue };
+            let mut zero = ballast;
+            let dtype = b.fact(value).dtype;
+            if dtype != Dtype::F32 {
+                zero = b.op(format!("{}zero.{at}", self.prefix), Op::Cast { dtype }, &[zero])?;
+            }
+            let name = format!("{}waits.{at}", self.prefix);
+            self.values[id.index()] = Some(b.op(name, Op::Add, &[value, zero])?);
+        }
+        Ok(())
+    }
+
     fn leaves(&mut self, b: &mut DagBuilder) {
         for id in self.dag.value_ids() {
             let value = self.dag.value(id);
@@ -151,10 +186,28 @@ impl Part {
     }
 }
 
-/// A chain of zeros; returns their sum.
-fn ballast(b: &mut DagBuilder) -> Result<ValueId, DagError> {
+/// Returns a zero that depends on all of these values, whatever they hold (a comparison is a number even of NaN), and
+/// through which no gradient flows.
+fn nothing(b: &mut DagBuilder, values: &[ValueId]) -> Result<ValueId, DagError> {
+    let mut sums = vec![b.op("nothing", Op::Fill { shape: vec![], value: 0.0 }, &[])?];
+    for (at, value) in values.iter().enumerate() {
+        let axes = (0..b.fact(*value).shape.len()).collect();
+        let same = Op::Compare(Comparison::Equal);
+        let same = b.op(format!("same.{at}"), same, &[*value, *value])?;
+        let float = Op::Cast { dtype: Dtype::F32 };
+        let float = b.op(format!("same.{at}.float"), float, &[same])?;
+        let sum = Op::ReduceSum { axes, keep: false };
+        sums.push(b.op(format!("same.{at}.sum"), sum, &[float])?);
+    }
+    let all = b.op("same", Op::AddN, &sums)?;
+    b.op("same.zero", Op::Scale { factor: 0.0 }, &[all])
+}
+
+/// A chain of zeros that begins with a zero; returns their sum.
+fn ballast(b: &mut DagBuilder, zero: ValueId) -> Result<ValueId, DagError> {
     let shape = vec![BALLAST_WIDTH; 2];
     let mut last = b.op("ballast", Op::Fill { shape, value: 0.0 }, &[])?;
+    last = b.op("ballast.0", Op::Add, &[last, zero])?;
     for at in 1..BALLAST_NODES {
         last = b.op(format!("ballast.{at}"), Op::Scale { factor: 1.0 }, &[last])?;
     }

@@ -1,4 +1,4 @@
-//! The GPU path agrees with the CPU: every operator and its derivative on both.
+//! The GPU path agrees with the CPU: every operator and its derivative on both; and brings over what is listed.
 
 use super::gpu;
 use super::vjp::{cases, largest, loss_and_gradient};
@@ -33,4 +33,5 @@ fn every_operator_agrees_between_cpu_and_gpu() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    super::crossings::check_listed();
 }

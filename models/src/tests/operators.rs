@@ -13,7 +13,7 @@ use wattle_protocol::dag::op::{Op, every};
 use wattle_protocol::dag::text::settings;
 
 use super::vjp::{cases, cover::variant};
-use crate::exec::kernel::origin::kernels;
+use crate::exec::kernel::origin::{Crossing, crossing, kernels};
 
 const HEAD: &str = "\
 # Operators and compositions
@@ -34,6 +34,17 @@ operator and its derivative with the host's on a GPU.
 
 | operator | kind | operands and results | settings | dtypes | derivative | arithmetic | kernels |
 | --- | --- | --- | --- | --- | --- | --- | --- |
+";
+
+const CROSSINGS: &str = "
+## What crosses between a GPU and host memory
+
+Beside the tensors that stages exchange, data and losses. An upload is queued, and the device goes on; where
+the host computes, the device stands still until it has. Compared with what is counted on a GPU. Every other
+operator brings nothing over.
+
+| operator | what | why |
+| --- | --- | --- |
 ";
 
 const MIDDLE: &str = "
@@ -202,6 +213,18 @@ fn page() -> String {
     let derivatives = derivatives();
     for (name, comment) in variants() {
         page.push_str(&row(&name, &comment, derivatives.get(&name)));
+    }
+    page.push_str(CROSSINGS);
+    let mut listed = BTreeSet::new();
+    for op in every() {
+        let (what, why) = match crossing(&op) {
+            Crossing::Nothing => continue,
+            Crossing::Upload(why) => ("an upload", why),
+            Crossing::Wait(why) => ("the host computes", why),
+        };
+        if listed.insert(op.name()) {
+            writeln!(page, "| `{}` | {what} | {} |", op.name(), cell(why)).unwrap();
+        }
     }
     page.push_str(MIDDLE);
     for (module, name, comment) in all_compositions() {

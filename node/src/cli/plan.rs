@@ -1,16 +1,20 @@
-//! `wattle plan`: where a job would be placed, and how fast it would run, without starting it.
+//! `wattle plan`: where a job would be placed, how fast it would run, and why, without starting it.
+//!
+//! Reading order: the arguments and [`run`], `explain` (the text), `drawing` (the SVG).
+
+mod drawing;
+mod explain;
 
 use std::path::PathBuf;
 use std::time::Duration as StdDuration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use serde_json::json;
 use wattle_models::Executor;
-use wattle_protocol::ids::{Epoch, JobId, PeerId};
-use wattle_protocol::job::JobSpec;
-use wattle_protocol::schedule::Plan;
+use wattle_protocol::ids::{Epoch, PeerId};
+use wattle_protocol::schedule::account::account;
 use wattle_protocol::schedule::advert::{Advert, Hardware, Link};
+use wattle_protocol::schedule::codec::Codec;
 use wattle_protocol::schedule::fence::{Request, place};
 use wattle_protocol::units::{Duration, Rate};
 use wattle_protocol::wire::frame::job_id;
@@ -18,7 +22,7 @@ use wattle_protocol::wire::frame::job_id;
 use super::{DeviceArg, JoinArgs, look};
 use crate::driver::Node;
 use crate::output::Output;
-use crate::up::hex;
+use crate::testbed::Testbed;
 use crate::worker::WorkerConfig;
 
 /// Arguments of `wattle plan`.
@@ -28,6 +32,21 @@ pub(super) struct PlanArgs {
     job: PathBuf,
     #[command(flatten)]
     join: JoinArgs,
+    /// Plan for the swarm that a file describes instead of looking for one; see testbeds/.
+    #[arg(long, value_name = "FILE", conflicts_with = "like_this")]
+    testbed: Option<PathBuf>,
+    /// Most peers that run one stage at once. Plans with more than 1 are predictions: the swarm does not run them.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    replicas: u16,
+    /// How tensors cross links in the prediction: dense, topk:RATIO, adatopk:RATIO. The swarm sends dense ones.
+    #[arg(long, value_parser = codec, default_value = "dense")]
+    codec: Codec,
+    /// Compare with placements that look at no link.
+    #[arg(long)]
+    compare: bool,
+    /// Draw fences, placement and the predicted step into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Plan for so many machines like this one instead of looking for a swarm.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
     like_this: Option<u16>,
@@ -52,36 +71,89 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+fn codec(text: &str) -> Result<Codec, String> {
+    let wrong =
+        || "dense, topk:RATIO or adatopk:RATIO is wanted, with a ratio from 1 to 100000".to_owned();
+    let (name, ratio) = match text.split_once(':') {
+        None if text == "dense" => return Ok(Codec::Dense),
+        None => return Err(wrong()),
+        Some((name, ratio)) => (name, ratio.parse::<u32>().map_err(|_| wrong())?),
+    };
+    match name {
+        "topk" if (1..=100_000).contains(&ratio) => Ok(Codec::TopK(ratio)),
+        "adatopk" if (1..=100_000).contains(&ratio) => Ok(Codec::AdaTopK(ratio)),
+        _ => Err(wrong()),
+    }
+}
+
+/// Peers to plan for.
+#[derive(Debug)]
+struct Swarm {
+    adverts: Vec<Advert>,
+    /// Where they are from, for people; None for a swarm that was found.
+    testbed: Option<Testbed>,
+}
+
+impl Swarm {
+    /// Returns what people call a peer.
+    fn name(&self, peer: PeerId) -> String {
+        let advert = self.adverts.iter().find(|a| a.peer == peer);
+        match (&self.testbed, advert.and_then(|a| a.hardware.as_ref())) {
+            (Some(_), Some(hardware)) => hardware.device.clone(),
+            _ => peer.to_string(),
+        }
+    }
+}
+
 /// Runs the command.
 ///
 /// *Errors*: a job file with mistakes, no peers, or no placement.
 pub(super) async fn run(args: PlanArgs, output: &Output) -> anyhow::Result<()> {
-    let spec = super::read_job(&args.job)?.spec;
-    let adverts = match args.like_this {
-        Some(count) => alike(count, &args)?,
-        None => {
-            let limit = StdDuration::from_secs(args.wait);
-            let (node, _events) = Node::start(args.join.options().node(None)?).await?;
-            let views = look::settle(&node, limit).await;
-            node.stop().await;
-            views.into_iter().filter_map(|v| v.advert).collect::<Vec<_>>()
-        }
-    };
-    let able = adverts.iter().filter(|a| a.hardware.is_some());
+    let mut spec = super::read_job(&args.job)?.spec;
+    spec.swarm.replicas = args.replicas;
+    let swarm = swarm(&args).await?;
+    let able = swarm.adverts.iter().filter(|a| a.hardware.is_some());
     let Some(leader) = able.max_by_key(|a| a.hardware.as_ref().map(|h| h.speed)) else {
-        bail!("no measured peer was found; pass --join TICKET, or --like-this N");
+        bail!("no measured peer was found; pass --join TICKET, --testbed FILE, or --like-this N");
     };
+    let (leader, codec) = (leader.peer, args.codec);
     let job = job_id(&spec).context("while naming the job")?;
-    let plan = plan(&spec, job, leader.peer, &adverts)?;
-    output.data(&line(&plan), &crate::demo::show::plan_text(&plan, leader.peer, 0, false));
+    let epoch = Epoch::default().next();
+    let request = Request { spec: &spec, job, epoch, submitter: leader, leader, codec };
+    let adverts: Vec<&Advert> = swarm.adverts.iter().collect();
+    let plan = place(request, &adverts).context("while placing the job")?;
+    let account = account(request, &adverts, &plan).context("while accounting for the plan")?;
+    let others = match args.compare {
+        true => explain::others(request, &adverts),
+        false => Vec::new(),
+    };
+    let text = explain::text(&swarm, &spec, (&plan, &account), &others);
+    output.data(&explain::line(&swarm, (&plan, &account), &others), &text);
+    if let Some(path) = &args.svg {
+        let drawing = drawing::draw(&swarm, &plan, &account);
+        std::fs::write(path, drawing)
+            .with_context(|| format!("while writing the drawing {}", path.display()))?;
+    }
     Ok(())
 }
 
-fn plan(spec: &JobSpec, job: JobId, leader: PeerId, adverts: &[Advert]) -> anyhow::Result<Plan> {
-    let adverts: Vec<&Advert> = adverts.iter().collect();
-    let epoch = Epoch::default().next();
-    let request = Request { spec, job, epoch, submitter: leader, leader };
-    place(request, &adverts).context("while placing the job")
+async fn swarm(args: &PlanArgs) -> anyhow::Result<Swarm> {
+    if let Some(path) = &args.testbed {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("while reading the testbed {}", path.display()))?;
+        let testbed = Testbed::parse(&text)
+            .with_context(|| format!("while reading the testbed {}", path.display()))?;
+        return Ok(Swarm { adverts: testbed.adverts.clone(), testbed: Some(testbed) });
+    }
+    if let Some(count) = args.like_this {
+        return Ok(Swarm { adverts: alike(count, args)?, testbed: None });
+    }
+    let limit = StdDuration::from_secs(args.wait);
+    let (node, _events) = Node::start(args.join.clone().options().node(None)?).await?;
+    let views = look::settle(&node, limit).await;
+    node.stop().await;
+    let adverts = views.into_iter().filter_map(|v| v.advert).collect();
+    Ok(Swarm { adverts, testbed: None })
 }
 
 /// Adverts of machines like this one, each with a link to each other.
@@ -109,32 +181,4 @@ fn alike(count: u16, args: &PlanArgs) -> anyhow::Result<Vec<Advert>> {
         ..Advert::new(*peer)
     };
     Ok(peers.iter().map(advert).collect())
-}
-
-fn line(plan: &Plan) -> serde_json::Value {
-    let prediction = &plan.prediction;
-    let stages: Vec<_> = plan
-        .stage_ids()
-        .map(|stage| {
-            let roles = &plan.stages[stage.index()];
-            json!({
-                "stage": stage.index(),
-                "owner": hex(roles.owner.bytes()),
-                "backups": roles.backups.iter().map(|b| hex(b.bytes())).collect::<Vec<_>>(),
-                "operators": plan.assignment.iter().filter(|s| **s == stage).count(),
-                "compute_seconds": prediction.stage_compute.get(stage.index()).map(|d| d.seconds()),
-                "memory_bytes": prediction.memory.get(stage.index()).map(|m| m.count()),
-            })
-        })
-        .collect();
-    json!({
-        "schema": "wattle.plan.v1",
-        "job": hex(plan.job.bytes()),
-        "stages": stages,
-        "predicted_step_seconds": prediction.step.seconds(),
-        "slowest_stage_seconds": prediction.compute.seconds(),
-        "busiest_link_seconds": prediction.transfer.seconds(),
-        "commit_seconds": prediction.commit.seconds(),
-        "bubble": f64::from(prediction.bubble_permille) / 1000.0,
-    })
 }

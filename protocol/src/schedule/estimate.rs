@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use super::codec::Codec;
 use super::course::{Course, Outcome, Station, Wire, Worker, turns};
 use super::ground::{Crowd, Ground};
 use super::load::Load;
@@ -30,6 +31,8 @@ pub(super) struct Placement<'a> {
     pub(super) leader: PeerId,
     /// Everybody who has a part, measured.
     pub(super) ground: &'a Ground<'a>,
+    /// How tensors cross links.
+    pub(super) codec: Codec,
 }
 
 /// Returns the work of one program of a stage on one micro-batch.
@@ -105,7 +108,8 @@ impl Placement<'_> {
     pub(super) fn predict(&self) -> Prediction {
         let crowd = self.crowd();
         let stations = self.stations(&crowd);
-        let outcome = self.course(false).run(&stations, &self.wires());
+        let wires = self.codec.compress(self.ground, &stations, self.wires());
+        let outcome = self.course(false).run(&stations, &wires);
         let endings = self.endings(&stations, &outcome);
         let leader = self.ground.number(self.leader);
         let commit = commit(self.ground, &crowd, &endings, leader);
@@ -127,6 +131,14 @@ impl Placement<'_> {
             memory: self.cut.stages.iter().map(|s| memory(self.spec, s, stages)).collect(),
             stage_compute,
         }
+    }
+
+    /// Returns what crosses, edge by edge of the cut, and all that happens in the predicted step.
+    pub(super) fn recorded(&self) -> (Vec<Wire>, Outcome) {
+        let stations = self.stations(&self.crowd());
+        let wires = self.codec.compress(self.ground, &stations, self.wires());
+        let outcome = self.course(true).run(&stations, &wires);
+        (wires, outcome)
     }
 
     fn course(&self, record: bool) -> Course<'_> {

@@ -9,6 +9,7 @@
 //! Source: the goal (devices of similar bandwidth work together, little crosses slow links) is FusionLLM's; its algorithm is
 //! not established (papers.md 1.8), so this one is ours.
 
+mod baseline;
 mod grain;
 mod judge;
 mod lines;
@@ -17,6 +18,7 @@ mod refine;
 mod stretch;
 
 use super::advert::Advert;
+use super::codec::Codec;
 use super::estimate::Placement;
 use super::ground::Ground;
 use super::links::Links;
@@ -27,6 +29,7 @@ use crate::dag::grad::{Training, differentiate};
 use crate::dag::rewrite::recompute;
 use crate::ids::{Epoch, JobId, PeerId, StageId};
 use crate::job::JobSpec;
+pub use baseline::Baseline;
 use grain::Grain;
 use judge::{Judge, Layout, Verdict};
 use refine::{Scene, refine};
@@ -52,6 +55,8 @@ pub struct Request<'a> {
     pub submitter: PeerId,
     /// Who leads it.
     pub leader: PeerId,
+    /// How tensors cross links; the swarm sends dense ones.
+    pub codec: Codec,
 }
 
 /// Places a job on the measured peers; the same inputs give the same plan on every machine.
@@ -68,42 +73,91 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
     if nodes < usize::from(wanted) {
         return Err(PlanError::NotEnoughNodes { wanted, nodes });
     }
-    let grain = Grain::of(spec)?;
-    let links = Links::of(adverts);
-    let ground = ground_of(&able, [request.leader], adverts, &links);
-    let judge = Judge::new(&grain, spec, (&ground, able.len()), ground.number(request.leader));
-    let standby = Standby { spec, able: &able, ground: &ground, barred: &[] };
-    let mut best: Option<(Prediction, Vec<StageId>, Vec<StagePlan>)> = None;
-    for layout in finalists(&judge, able.len()) {
-        let assignment = grain.spread(&layout.stage_of);
-        // What the cut refuses, such as a buffer in two stages, is no placement.
-        let Ok(cut) = cut_as(&grain.training, &assignment, spec.swarm.recompute) else {
-            continue;
-        };
-        let workers = stage_plans(&layout, &ground);
-        let stages = standby.with_backups(&cut, &workers);
-        let leader = request.leader;
-        let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground: &ground };
-        let stages = placement.dealt();
-        let prediction = Placement { stages: &stages, ..placement }.predict();
-        if best.as_ref().is_none_or(|(least, ..)| prediction.step < least.step) {
-            best = Some((prediction, assignment, stages));
+    let desk = Desk::of(request, adverts)?;
+    let judge = desk.judge();
+    let layouts = finalists(&judge, desk.able.len());
+    desk.best(&layouts).ok_or_else(|| out_of_memory(spec, &desk.grain.training, &desk.able))
+}
+
+/// Places a job as a baseline does.
+///
+/// *Errors*: [`PlanError`]; out of memory where a stage does not fit its peer.
+pub fn place_as(
+    baseline: Baseline,
+    request: Request<'_>,
+    adverts: &[&Advert],
+) -> Result<Plan, PlanError> {
+    let desk = Desk::of(request, adverts)?;
+    let judge = desk.judge();
+    let parts = (&desk.ground, desk.able.as_slice());
+    let mut layouts = baseline::layouts(baseline, &desk.grain, parts, adverts);
+    layouts.retain(|layout| judge.cost(layout).is_some());
+    let fits = desk.best(&layouts);
+    fits.ok_or_else(|| out_of_memory(request.spec, &desk.grain.training, &desk.able))
+}
+
+/// A job and the peers that it may be placed on, measured.
+#[derive(Debug)]
+struct Desk<'a> {
+    request: Request<'a>,
+    able: Vec<&'a Advert>,
+    grain: Grain,
+    ground: Ground<'a>,
+}
+
+impl<'a> Desk<'a> {
+    fn of(request: Request<'a>, adverts: &[&'a Advert]) -> Result<Self, PlanError> {
+        let able = able_peers(adverts);
+        if able.is_empty() {
+            return Err(PlanError::NotEnoughPeers { wanted: 1, known: 0 });
         }
+        let grain = Grain::of(request.spec)?;
+        let links = Links::of(adverts);
+        let ground = ground_of(&able, [request.leader], adverts, &links);
+        Ok(Self { request, able, grain, ground })
     }
-    let Some((prediction, assignment, stages)) = best else {
-        return Err(out_of_memory(spec, &grain.training, &able));
-    };
-    Ok(Plan {
-        job: request.job,
-        epoch: request.epoch,
-        assignment,
-        council: council(&stages, &able, &request),
-        stages,
-        submitter: request.submitter,
-        order: spec.swarm.order,
-        recompute: spec.swarm.recompute,
-        prediction,
-    })
+
+    fn judge(&self) -> Judge<'_> {
+        let leader = self.ground.number(self.request.leader);
+        let ground = (&self.ground, self.able.len());
+        Judge::new(&self.grain, self.request.spec, ground, leader, self.request.codec)
+    }
+
+    /// Cuts and predicts layouts in earnest; returns the plan of the fastest.
+    fn best(&self, layouts: &[Layout]) -> Option<Plan> {
+        let request = &self.request;
+        let (spec, leader, codec) = (request.spec, request.leader, request.codec);
+        let (able, ground) = (&self.able, &self.ground);
+        let standby = Standby { spec, able, ground, barred: &[] };
+        let mut best: Option<(Prediction, Vec<StageId>, Vec<StagePlan>)> = None;
+        for layout in layouts {
+            let assignment = self.grain.spread(&layout.stage_of);
+            // What the cut refuses, such as a buffer in two stages, is no placement.
+            let Ok(cut) = cut_as(&self.grain.training, &assignment, spec.swarm.recompute) else {
+                continue;
+            };
+            let workers = stage_plans(layout, ground);
+            let stages = standby.with_backups(&cut, &workers);
+            let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground, codec };
+            let stages = placement.dealt();
+            let prediction = Placement { stages: &stages, ..placement }.predict();
+            if best.as_ref().is_none_or(|(least, ..)| prediction.step < least.step) {
+                best = Some((prediction, assignment, stages));
+            }
+        }
+        let (prediction, assignment, stages) = best?;
+        Some(Plan {
+            job: request.job,
+            epoch: request.epoch,
+            assignment,
+            council: council(&stages, able, request),
+            stages,
+            submitter: request.submitter,
+            order: spec.swarm.order,
+            recompute: spec.swarm.recompute,
+            prediction,
+        })
+    }
 }
 
 fn out_of_memory(spec: &JobSpec, training: &Training, able: &[&Advert]) -> PlanError {
@@ -136,16 +190,12 @@ pub fn quality(
     adverts: &[&Advert],
     branches: u64,
 ) -> Result<Option<Quality>, PlanError> {
-    let able = able_peers(adverts);
-    let grain = Grain::of(request.spec)?;
-    let links = Links::of(adverts);
-    let ground = ground_of(&able, [request.leader], adverts, &links);
-    let leader = ground.number(request.leader);
-    let judge = Judge::new(&grain, request.spec, (&ground, able.len()), leader);
-    let first = finalists(&judge, able.len()).into_iter().next();
+    let desk = Desk::of(request, adverts)?;
+    let (judge, able) = (desk.judge(), desk.able.len());
+    let first = finalists(&judge, able).into_iter().next();
     let step = first.and_then(|layout| judge.cost(&layout)).map(|verdict| verdict.step);
     let known = step.unwrap_or(u64::MAX);
-    let optimum = optimum::optimum(&judge, able.len(), known, branches);
+    let optimum = optimum::optimum(&judge, able, known, branches);
     let (best, settled) = (optimum.step, optimum.settled);
     Ok((best < u64::MAX).then_some(Quality { found: known, best, settled }))
 }

@@ -62,7 +62,8 @@ pub fn repair(
         stage.backups = unique;
     }
     let leader = request.leader;
-    let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground: &ground };
+    let codec = request.codec;
+    let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground: &ground, codec };
     let prediction = placement.predict();
     Ok(Plan {
         job: request.job,

@@ -13,6 +13,7 @@ use super::{Ctx, JOBS_MAX, Peer};
 use crate::ids::{Epoch, JobId, PeerId, Step, Term};
 use crate::job::{JobSpec, MICRO_BATCHES_MAX, STAGES_MAX};
 use crate::schedule::advert::{Advert, SignedAdvert};
+use crate::schedule::codec::Codec;
 use crate::schedule::fence::{Request, place, stage_graphs};
 use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan};
@@ -164,6 +165,7 @@ impl Job {
                 epoch: plan.epoch,
                 submitter: plan.submitter,
                 leader: from,
+                codec: Codec::Dense,
             };
             let again = match &basis {
                 Basis::Fresh => place(request, &adverts).map_err(wrong)?,

@@ -15,7 +15,7 @@ use super::io::{
     TensorKey, TensorName, Timer,
 };
 use super::{Config, Peer};
-use crate::ids::{Epoch, PeerId, StageId, Step};
+use crate::ids::{Epoch, PeerId, StageId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Hardware;
@@ -64,6 +64,9 @@ struct World {
     doubles: bool,
     /// Passes begun since the last reset: nothing is to be computed twice.
     begun: BTreeSet<(PeerId, StageId, Step, u32, bool)>,
+    /// Passes that are not done, and the most that a stage had at once.
+    open: BTreeMap<(PeerId, TaskId), StageId>,
+    open_max: usize,
     /// Whether the submitter's user holds the weights that the job starts from, and who was given some by whom.
     holds_weights: bool,
     given: BTreeSet<(PeerId, PeerId)>,
@@ -104,6 +107,8 @@ impl World {
             apart: BTreeSet::new(),
             doubles: false,
             begun: BTreeSet::new(),
+            open: BTreeMap::new(),
+            open_max: 0,
             holds_weights: true,
             given: BTreeSet::new(),
             peers,
@@ -172,6 +177,7 @@ impl World {
                         continue;
                     }
                     self.note(me, &task);
+                    self.count(me, id, &task);
                     let outcome = match &task {
                         Task::Forward { step, micro_batch, stage, .. } => {
                             let graph = &self.peers[&me].works(task_job(&task)).to_vec();
@@ -279,6 +285,14 @@ impl World {
         assert!(fresh, "stage {stage} computes micro-batch {micro_batch:?} of step {step} twice");
     }
 
+    fn count(&mut self, me: PeerId, id: TaskId, task: &Task) {
+        if let Task::Forward { stage, .. } | Task::Backward { stage, .. } = task {
+            self.open.insert((me, id), *stage);
+            let same = self.open.iter().filter(|((peer, _), of)| (*peer, *of) == (me, stage));
+            self.open_max = self.open_max.max(same.count());
+        }
+    }
+
     fn hear(&mut self, event: Event) {
         match event {
             Event::Job { news, .. } => match *news {
@@ -349,6 +363,9 @@ impl World {
                 Input::TensorArrived { key, from, size }
             }
         };
+        if let Input::TaskDone { task, .. } = &input {
+            self.open.remove(&(to, *task));
+        }
         let mut out = Outbox::new();
         let now = self.now;
         self.peers.get_mut(&to).unwrap().handle(now, input, &mut out);

@@ -3,7 +3,7 @@
 //! | state      | meaning                                            | leaves by                                      |
 //! |------------|----------------------------------------------------|------------------------------------------------|
 //! | Idle       | not begun, or waits for its state (`start`)        | `begin` -> Running                             |
-//! | Running    | passes in order, each when its tensors are here    | last pass done -> Sharing                      |
+//! | Running    | passes in order, two ahead, as their tensors come  | last pass done -> Sharing                      |
 //! | Sharing    | waits for other stages' parts of shared parameters | all here -> Reducing                           |
 //! | Reducing   | sums gradient parts                                | done -> Publishing                             |
 //! | Publishing | waits until each backup holds the gradient         | all do -> Ready (reported to the leader)       |
@@ -13,7 +13,7 @@
 
 mod awaits;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::Ctx;
@@ -27,6 +27,10 @@ use crate::wire::message::{Commit, JobMessage, LinkBytes, Span, SpanKind, StageS
 
 /// Most spans reported for one step.
 const SPANS_MAX: usize = 600;
+
+/// Passes of a stage that the execution thread may have at once: one that the device computes, and one of which the
+/// results are on their way to host memory. Passes stay in order, so that nothing that is computed depends on it.
+const PASSES_AHEAD: usize = 2;
 
 /// Where a stage stands within a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +58,10 @@ pub(super) struct Stage {
     pub(super) phase: Phase,
     pub(super) plan: Arc<Plan>,
     passes: Vec<Pass>,
+    /// Passes that were handed to the execution thread.
     next: usize,
-    running: Option<TaskId>,
+    /// Tasks of the step that are not done, oldest first.
+    running: VecDeque<TaskId>,
     /// Tensors that have arrived for this step and the next.
     arrived: BTreeSet<(Step, TensorName)>,
     /// Shipments that are not acknowledged; true: failed, to be sent again.
@@ -80,7 +86,7 @@ impl Stage {
             plan,
             passes: Vec::new(),
             next: 0,
-            running: None,
+            running: VecDeque::new(),
             arrived: BTreeSet::new(),
             unshipped: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -99,7 +105,7 @@ impl Stage {
         self.plan = plan;
         self.work = work;
         self.phase = Phase::Idle;
-        self.running = None;
+        self.running.clear();
         self.reduced = false;
         self.arrived.clear();
         self.unshipped.clear();
@@ -125,7 +131,7 @@ impl Stage {
         self.next = 0;
         self.phase = Phase::Running;
         self.reduced = false;
-        self.running = None;
+        self.running.clear();
         self.held.clear();
         self.loss = None;
         let spans = self.stats.spans.iter().filter(|s| s.kind == SpanKind::Optimizer).copied();
@@ -140,23 +146,27 @@ impl Stage {
         self.advance(ctx);
     }
 
-    /// Starts the next pass if its tensors are here.
+    /// Hands out the next passes whose tensors are here.
     fn advance(&mut self, ctx: &mut Ctx<'_>) {
-        if self.phase != Phase::Running || self.running.is_some() {
-            return;
-        }
-        let Some(&pass) = self.passes.get(self.next) else {
-            return self.share(ctx);
-        };
-        if !self.needs(pass).iter().all(|n| self.arrived.contains(&(self.applied, *n))) {
+        if self.phase != Phase::Running {
             return;
         }
         let (job, stage, step) = (self.job, self.id, self.applied);
-        let task = match pass {
-            Pass::Forward(micro_batch) => Task::Forward { job, stage, step, micro_batch },
-            Pass::Backward(micro_batch) => Task::Backward { job, stage, step, micro_batch },
-        };
-        self.running = Some(ctx.run((job, stage), Purpose::Pass(pass), task));
+        while let Some(&pass) = self.passes.get(self.next) {
+            let is_here = |name: &TensorName| self.arrived.contains(&(step, *name));
+            if self.running.len() >= PASSES_AHEAD || !self.needs(pass).iter().all(is_here) {
+                return;
+            }
+            let task = match pass {
+                Pass::Forward(micro_batch) => Task::Forward { job, stage, step, micro_batch },
+                Pass::Backward(micro_batch) => Task::Backward { job, stage, step, micro_batch },
+            };
+            self.next += 1;
+            self.running.push_back(ctx.run((job, stage), Purpose::Pass(pass), task));
+        }
+        if self.running.is_empty() {
+            self.share(ctx);
+        }
     }
 
     fn needs(&self, pass: Pass) -> Vec<TensorName> {
@@ -224,17 +234,16 @@ impl Stage {
             self.note(Span { kind, micro_batch, began, ended });
             return;
         }
-        if self.running != Some(task) {
+        let Some(at) = self.running.iter().position(|t| *t == task) else {
             return;
-        }
-        self.running = None;
+        };
+        self.running.remove(at);
         self.note(Span { kind, micro_batch, began, ended });
         match (purpose, outcome) {
             (Purpose::Pass(pass), outcome) => {
                 if let super::io::Outcome::Forward { loss: Some(loss) } = outcome {
                     self.loss = Some(self.loss.unwrap_or(0.0) + loss);
                 }
-                self.next += 1;
                 for (name, stage) in self.makes(pass) {
                     if let Some(to) = self.plan.owner(stage) {
                         self.ship(self.key(name), to, ctx);
@@ -268,7 +277,7 @@ impl Stage {
             return self.reduce(ctx);
         }
         let task = Task::ShareGradients { job: self.job, stage: self.id, step: self.applied };
-        self.running = Some(ctx.run((self.job, self.id), Purpose::Share, task));
+        self.running.push_back(ctx.run((self.job, self.id), Purpose::Share, task));
     }
 
     fn shared(&mut self, ctx: &mut Ctx<'_>) {
@@ -292,7 +301,7 @@ impl Stage {
                 TensorName::SharedGradient { stage: *stage, to: self.id },
             ))
         };
-        if self.phase != Phase::Sharing || self.running.is_some() || !from.iter().all(here) {
+        if self.phase != Phase::Sharing || !self.running.is_empty() || !from.iter().all(here) {
             return;
         }
         self.phase = Phase::Reducing;
@@ -303,7 +312,7 @@ impl Stage {
             shared_from: from.into_iter().collect(),
             publish: !self.backups().is_empty(),
         };
-        self.running = Some(ctx.run((self.job, self.id), Purpose::Reduce, task));
+        self.running.push_back(ctx.run((self.job, self.id), Purpose::Reduce, task));
     }
 
     fn backups(&self) -> &[PeerId] {

@@ -1,6 +1,7 @@
 //! What the simulated submitter is told: losses, plans and the end, with the faults that wait for them.
 
 use wattle_protocol::swarm::io::Event;
+use wattle_protocol::units::Instant;
 use wattle_protocol::wire::message::News;
 
 use super::World;
@@ -18,6 +19,7 @@ impl World<'_> {
                 self.outcome.restarts += usize::from(restart);
                 if restart {
                     self.outcome.losses.clear();
+                    self.outcome.heard.clear();
                 }
                 self.trace.line(self.now, &format!("plan of epoch {:?}", plan.epoch));
                 if self.started.is_none() {
@@ -30,6 +32,8 @@ impl World<'_> {
             News::Step { commit, .. } => {
                 self.check.decided(job, commit.step, commit.loss);
                 self.outcome.losses.insert(commit.step.number(), commit.loss);
+                let heard = self.now.since(Instant::default()).seconds();
+                self.outcome.heard.insert(commit.step.number(), heard);
                 self.trace.line(
                     self.now,
                     &format!("step {} loss {:x}", commit.step, commit.loss.to_bits()),

@@ -1,7 +1,7 @@
 //! Operators that move or combine either dtype: one match on what the tensor holds, then burn's primitive for it.
 
 use burn_backend::tensor::{Device, IntTensor};
-use burn_backend::{Shape, TensorMetadata};
+use burn_backend::{Shape, TensorMetadata, get_or_init_device_settings};
 use wattle_protocol::swarm::io::TaskError;
 
 use super::elements::{broadcast, expand_int};
@@ -92,11 +92,9 @@ pub fn unslice<B: HostBackend>(
             let mut full = x.shape().to_vec();
             let end = start + full[axis];
             full[axis] = len;
-            let zeros = vec![0; full.iter().product()];
             let slices = axis_slices(full.len(), axis, start, end);
-            let Tensor::Int(zeros) = Tensor::<B>::ints(zeros, &full, device) else {
-                return Tensor::Int(x);
-            };
+            let ints = get_or_init_device_settings::<B>(device).int_dtype;
+            let zeros = B::int_zeros(Shape::from(full), device, ints);
             Tensor::Int(B::int_slice_assign(zeros, &slices, x))
         }
     }

@@ -2,12 +2,14 @@
 
 pub mod general;
 
-use burn_backend::tensor::Device;
+use burn_backend::tensor::{BoolTensor, Device};
+use burn_backend::{Shape, get_or_init_device_settings};
 
 use super::linear::matmul;
 use crate::exec::host::attention::{self as host, Heads};
 use crate::exec::host::rows;
-use crate::exec::tensor::{Float, HostBackend};
+use crate::exec::tensor::{Float, HostBackend, scalar};
+use crate::exec::traffic;
 
 /// Softmax over one axis.
 pub fn softmax<B: HostBackend>(x: Float<B>, axis: usize, device: &Device<B>) -> Float<B> {
@@ -60,10 +62,28 @@ pub fn softmax_grad<B: HostBackend>(
     y.mul(g.sub(dot))
 }
 
-/// Mask of `[T, T]`: `above` over the diagonal, `below` on and under it.
-fn triangle<B: HostBackend>(len: usize, above: f32, below: f32, device: &Device<B>) -> Float<B> {
-    let values = (0..len * len).map(|i| if i % len > i / len { above } else { below }).collect();
-    Float::new(values, &[len, len], device)
+/// Mask of `[T, S]`: true above the diagonal. Made on the device of T + S places.
+fn above<B: HostBackend>(queries: usize, keys: usize, device: &Device<B>) -> BoolTensor<B> {
+    let settings = get_or_init_device_settings::<B>(device);
+    let (ints, bools) = (settings.int_dtype, settings.bool_dtype);
+    let places = |len: usize, shape: [usize; 2]| {
+        traffic::uploads();
+        let end = i64::try_from(len).unwrap_or(i64::MAX);
+        let places = B::int_reshape(B::int_arange(0..end, device, ints), Shape::from(shape));
+        B::int_expand(places, Shape::from([queries, keys]))
+    };
+    B::int_greater(places(keys, [1, keys]), places(queries, [queries, 1]), bools)
+}
+
+/// Replaces entries above the diagonal of the last two axes, on a GPU.
+pub(super) fn hide_above<B: HostBackend>(x: Float<B>, fill: f32, device: &Device<B>) -> Float<B> {
+    let shape = x.shape();
+    let (queries, keys) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+    let mut leading = vec![1; shape.len() - 2];
+    leading.extend([queries, keys]);
+    let mask = B::bool_reshape(above::<B>(queries, keys, device), Shape::from(leading));
+    let mask = B::bool_expand(mask, Shape::from(shape));
+    Float(B::float_mask_fill(x.0, mask, scalar(fill)))
 }
 
 /// Replaces entries above the diagonal of the last two axes.
@@ -80,9 +100,7 @@ pub fn causal_mask<B: HostBackend>(x: Float<B>, fill: f32, device: &Device<B>) -
         return Float::new(y, &shape, device);
     }
     // A finite stand-in for minus infinity: shaders need not represent infinities, and it vanishes in a softmax.
-    let fill = fill.max(-1e30);
-    let kept = x.mul(triangle(len, 0.0, 1.0, device));
-    kept.add(triangle(len, fill, 0.0, device))
+    hide_above(x, fill.max(-1e30), device)
 }
 
 /// Attention weights `softmax(scale q k^T + mask)`.

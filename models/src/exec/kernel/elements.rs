@@ -2,13 +2,13 @@
 
 use burn_backend::get_or_init_device_settings;
 use burn_backend::tensor::{BoolTensor, Device, IntTensor};
-use burn_backend::{FloatDType, Shape, TensorMetadata};
+use burn_backend::{BoolDType, FloatDType, Shape, TensorMetadata};
 use wattle_protocol::dag::Dtype;
 use wattle_protocol::dag::op::{Binary, Comparison, Unary};
 use wattle_protocol::swarm::io::TaskError;
 
 use super::activation;
-use crate::exec::tensor::{Float, HostBackend, Tensor, int_values, scalar};
+use crate::exec::tensor::{Float, HostBackend, Tensor, scalar};
 
 /// A function of one number.
 pub fn unary<B: HostBackend>(x: Float<B>, function: Unary, device: &Device<B>) -> Float<B> {
@@ -151,16 +151,25 @@ pub fn binary<B: HostBackend>(
             let other = B::int_lower(b.clone(), a.clone(), bools);
             Tensor::Int(B::int_mask_where(a, other, b))
         }
-        (Pair::Ints(a, b), Binary::Remainder) => {
-            let shape = a.shape().to_vec();
-            let (a, b) = (int_values::<B>(a)?, int_values::<B>(b)?);
-            let rest = a.iter().zip(&b).map(|(a, b)| a.checked_rem(*b).unwrap_or(0)).collect();
-            Tensor::ints(rest, &shape, device)
-        }
+        (Pair::Ints(a, b), Binary::Remainder) => Tensor::Int(int_remainder::<B>(a, b, bools)),
         (Pair::Ints(..), Binary::Pow | Binary::Atan2) => {
             return Err(TaskError::Missing("a float operand (it is an integer one)".into()));
         }
     })
+}
+
+/// `a - b trunc(a / b)`; 0 where b is 0. Where b is -1 the quotient of the least integer would not be one.
+fn int_remainder<B: HostBackend>(
+    a: IntTensor<B>,
+    b: IntTensor<B>,
+    bools: BoolDType,
+) -> IntTensor<B> {
+    let one = |b: IntTensor<B>, number: i64| {
+        let mask = B::int_equal_elem(b.clone(), number.into(), bools);
+        B::int_mask_fill(b, mask, 1i64.into())
+    };
+    let b = one(one(b, 0), -1);
+    B::int_sub(a.clone(), B::int_mul(B::int_div(a, b.clone()), b))
 }
 
 /// Functions whose rules for halves, signs and NaN only a host keeps to, where the floats lie there.

@@ -172,17 +172,17 @@ pub fn cum_sum<B: HostBackend>(
     flip(if exclusive { sums.sub(x) } else { sums })
 }
 
-/// Each element's place along an axis.
+/// Each element's place along an axis: only the places of one row are uploaded.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     reason = "shape inference keeps places within i32"
 )]
 pub fn iota<B: HostBackend>(shape: &[usize], axis: usize, device: &Device<B>) -> Tensor<B> {
-    let inner: usize = shape[axis + 1..].iter().product();
-    let count: usize = shape.iter().product();
-    let values = (0..count).map(|i| (i / inner % shape[axis]) as i32).collect();
-    Tensor::ints(values, shape, device)
+    let mut row = vec![1; shape.len()];
+    row[axis] = shape[axis];
+    let places = Tensor::ints((0..shape[axis]).map(|i| i as i32).collect(), &row, device);
+    super::any::expand(places, shape, device)
 }
 
 /// Numbers of the network itself.

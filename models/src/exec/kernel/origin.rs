@@ -1,5 +1,5 @@
-//! Whose code computes each operator, on hosts and on GPUs, and why where it is not burn's: for
-//! `docs/reference/operators.md`.
+//! Whose code computes each operator, on hosts and on GPUs, and why where it is not burn's; and which of them bring data
+//! over from host memory, or wait for the device: for `docs/reference/operators.md`.
 
 use wattle_protocol::dag::op::{Binary, Gelu, Op, Unary};
 
@@ -30,7 +30,7 @@ pub const fn kernels(op: &Op) -> &'static str {
         }
         Op::Attention { .. } | Op::AttentionGrad { .. } => ATTENTION,
         Op::CausalMask { .. } => {
-            "host: our loop; GPU: product and sum with a triangle, without infinities"
+            "host: our loop; GPU: burn's mask of a triangle, without infinities"
         }
         Op::Softmax { .. } | Op::SoftmaxGrad { .. } | Op::LogSoftmax { .. } => {
             "host, last axis: our loop (burn's exponential is scalar); else burn's maximum, exponential, sum"
@@ -62,9 +62,9 @@ pub const fn kernels(op: &Op) -> &'static str {
         Op::Binary(Binary::Remainder) => "remainder: ours, since burn's has the sign of b",
         Op::Compare(_) | Op::Where => "burn's primitives; masks are integers, not burn's booleans",
         Op::Cast { .. } => BURN,
-        Op::Iota { .. } | Op::Literal { .. } | Op::Fill { .. } => {
-            "made on the host and uploaded, or filled by burn"
-        }
+        Op::Iota { .. } => "one row made on the host and uploaded, then burn's expansion",
+        Op::Literal { .. } => "uploaded",
+        Op::Fill { .. } => BURN,
         Op::Gather { .. } | Op::GatherElements { .. } => {
             "burn's select and gather; indices in host memory are checked first"
         }
@@ -91,5 +91,41 @@ pub const fn kernels(op: &Op) -> &'static str {
         Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => {
             "host: our loop, summed in f64; GPU: burn's primitives; burn's has neither smoothing nor ignored targets"
         }
+    }
+}
+
+/// What an operator brings over between host memory and a GPU at each call, beside its operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crossing {
+    /// Nothing.
+    Nothing,
+    /// Something is uploaded; the device goes on meanwhile.
+    Upload(&'static str),
+    /// The host computes: the device stands still meanwhile.
+    Wait(&'static str),
+}
+
+/// Returns what crosses, and why.
+pub const fn crossing(op: &Op) -> Crossing {
+    match op {
+        Op::Iota { .. } => Crossing::Upload("the places of one row"),
+        Op::Literal { .. } => Crossing::Upload("its numbers"),
+        Op::Dropout { .. } => {
+            Crossing::Upload("its mask: 64-bit hashes, which not every GPU has the integers for")
+        }
+        Op::Rotary(_) => Crossing::Upload("its tables of angles, computed in double precision"),
+        Op::CausalMask { .. }
+        | Op::Attention { causal: true, .. }
+        | Op::AttentionGrad { causal: true, .. } => {
+            Crossing::Upload("the places of rows and columns, T numbers each")
+        }
+        Op::ScatterElements { .. } => Crossing::Wait(
+            "replacing, or adding where ids do not cover the other axes: of several writes to one place the last counts, \
+             and burn's order of writes is open",
+        ),
+        Op::TopK { .. } => {
+            Crossing::Wait("of equal elements the earlier comes first, and burn's order is open")
+        }
+        _ => Crossing::Nothing,
     }
 }

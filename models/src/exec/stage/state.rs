@@ -6,11 +6,12 @@
 use wattle_protocol::dag::bundle::{optimizer_slots, start_bytes, state_bytes};
 use wattle_protocol::dag::{Init, Source};
 use wattle_protocol::ids::{TensorHash, ValueId};
-use wattle_protocol::swarm::io::TaskError;
+use wattle_protocol::swarm::io::{TaskError, TensorKey};
 
 use super::{Reader, Stage, check_length};
-use crate::exec::store::append;
-use crate::exec::tensor::{Float, HostBackend};
+use crate::exec::flight::{Flight, Report};
+use crate::exec::reading::Reading;
+use crate::exec::tensor::{Float, HostBackend, Tensor};
 use crate::init;
 
 /// Where a stage's state comes from.
@@ -79,7 +80,7 @@ impl<B: HostBackend> Stage<B> {
     /// Returns what the optimizer keeps of a parameter before the first update.
     fn zeros(&self, id: ValueId) -> Vec<Float<B>> {
         let fact = &self.work.graph.values[&id].fact;
-        let slot = |_| Float::new(vec![0.0; fact.elements()], &fact.shape, &self.device);
+        let slot = |_| Float::full(0.0, &fact.shape, &self.device);
         (0..optimizer_slots(&self.work.train.optimizer)).map(slot).collect()
     }
 
@@ -109,24 +110,18 @@ impl<B: HostBackend> Stage<B> {
         Float::new(reader.floats(fact.elements()), &fact.shape, &self.device)
     }
 
-    /// Writes parameters, optimizer state and buffers.
-    ///
-    /// *Errors*: the device's.
-    pub fn snapshot(&self) -> Result<bytes::Bytes, TaskError> {
+    /// Reads parameters, optimizer state and buffers, to be stored under a key.
+    pub fn snapshot(&self, key: TensorKey) -> Flight {
         let graph = &self.work.graph;
-        let size = state_bytes(graph, &self.work.train.optimizer).count();
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        for id in &graph.parameters {
-            append(&mut bytes, &self.parameters[id].clone().values()?);
-        }
+        let begin = |tensor: &Float<B>| Reading::begin(Tensor::Float(tensor.clone()));
+        let mut parts: Vec<Reading> =
+            graph.parameters.iter().map(|id| begin(&self.parameters[id])).collect();
         for slot in 0..optimizer_slots(&self.work.train.optimizer) {
-            for id in &graph.parameters {
-                append(&mut bytes, &self.slots[id][slot].clone().values()?);
-            }
+            parts.extend(graph.parameters.iter().map(|id| begin(&self.slots[id][slot])));
         }
-        for id in &graph.buffers {
-            append(&mut bytes, &self.buffers[id].clone().values()?);
-        }
-        Ok(bytes.into())
+        parts.extend(graph.buffers.iter().map(|id| begin(&self.buffers[id])));
+        let mut flight = Flight::of(self.job, graph.stage, Report::Done);
+        flight.carry(key, parts);
+        flight
     }
 }

@@ -80,6 +80,16 @@ def weight(name: str, shape) -> np.ndarray:
     return (gain + normal(1, name, 0.1, count)).reshape(shape)
 
 
+def dropout(step: int, micro_batch: int, stream: int, rate: float, shape) -> np.ndarray:
+    """A mask of a job of seed 0: models/src/exec/host/activation.rs, keyed as in models/src/exec/kernel.rs."""
+    key = mix(mix(mix(0) ^ step) ^ (micro_batch << 32 | stream))
+    rate, one = np.float32(rate), np.float32(1.0)
+    bound, keep = int(float(rate) * 2.0**32), float(one / (one - rate))
+    dropped = lambda n: mix((key + n * 0x9E3779B97F4A7C15) & M64) >> 32 < bound
+    mask = [0.0 if dropped(n) else keep for n in range(math.prod(shape))]
+    return np.array(mask).reshape(shape)
+
+
 def sample(seed: int, place: int, count: int) -> int:
     """models/src/data/order.rs."""
     turn, at = divmod(place, max(count, 1))

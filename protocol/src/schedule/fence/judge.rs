@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 
+use super::super::codec::Codec;
 use super::super::course::{Course, Station, Wire, Worker, turns};
 use super::super::estimate::sweep;
 use super::super::ground::Ground;
@@ -41,6 +42,7 @@ pub(super) struct Judge<'a> {
     pub(super) spec: &'a JobSpec,
     pub(super) ground: &'a Ground<'a>,
     pub(super) leader: Option<usize>,
+    pub(super) codec: Codec,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
     /// Passes run.
@@ -68,6 +70,7 @@ impl<'a> Judge<'a> {
         spec: &'a JobSpec,
         (ground, able): (&'a Ground<'a>, usize),
         leader: Option<usize>,
+        codec: Codec,
     ) -> Self {
         let near = |from: usize| {
             let mut list: Vec<usize> = (0..able).filter(|to| *to != from).collect();
@@ -78,7 +81,7 @@ impl<'a> Judge<'a> {
             0 => vec![Vec::new(); able],
             _ => (0..able).map(near).collect(),
         };
-        Self { grain, spec, ground, leader, near, spent: Cell::new(0) }
+        Self { grain, spec, ground, leader, codec, near, spent: Cell::new(0) }
     }
 
     /// Returns how many passes all verdicts so far have run.
@@ -116,6 +119,7 @@ impl<'a> Judge<'a> {
             stations.push(station);
         }
         self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
+        let wires = self.codec.compress(self.ground, &stations, wires);
         let order = self.spec.swarm.order;
         let course = Course { ground: self.ground, order, micro_batches, record: false };
         let outcome = course.run(&stations, &wires);

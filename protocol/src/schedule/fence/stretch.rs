@@ -87,7 +87,7 @@ impl<'a> Stretch<'a> {
             parameters: sums(order.iter().map(|u| grain.parameters[*u].0.count())),
             saved: sums(order.iter().map(|u| grain.saved[*u].count())),
             inputs: sums(order.iter().map(|u| grain.inputs[*u].count())),
-            crossing: grain.crossing(&order),
+            crossing: grain.crossing(&order).into_iter().map(|b| judge.codec.least(b)).collect(),
             order,
             grain,
             spec,

@@ -88,6 +88,7 @@ fn request(spec: &JobSpec) -> Request<'_> {
         epoch: Epoch::new(1),
         submitter: peer(100),
         leader: peer(0),
+        codec: Codec::Dense,
     }
 }
 
@@ -110,8 +111,14 @@ fn brute_force(spec: &JobSpec, list: &[Advert]) -> Duration {
         let cut = cut(&training, &assignment).unwrap();
         let stages: Vec<StagePlan> =
             owners.iter().map(|o| StagePlan::alone(peer(*o), vec![])).collect();
-        let placement =
-            Placement { spec, cut: &cut, stages: &stages, leader: peer(0), ground: &ground };
+        let placement = Placement {
+            spec,
+            cut: &cut,
+            stages: &stages,
+            leader: peer(0),
+            ground: &ground,
+            codec: Codec::Dense,
+        };
         best = best.min(placement.predict().step);
     };
     for a in 0..list.len() {
@@ -276,7 +283,7 @@ fn the_search_is_bounded() {
     let grain = Grain::of(&spec).unwrap();
     let links = Links::of(&refs);
     let ground = ground_of(&able, [], &refs, &links);
-    let judge = Judge::new(&grain, &spec, (&ground, able.len()), None);
+    let judge = Judge::new(&grain, &spec, (&ground, able.len()), None, Codec::Dense);
     assert!(!finalists(&judge, able.len()).is_empty());
     let one = 2 * u64::from(spec.train.micro_batches) * able.len() as u64;
     assert!(judge.spent() <= PASSES_MAX + IMPROVED as u64 * one, "{}", judge.spent());
@@ -310,7 +317,13 @@ fn the_judge_agrees_with_the_estimator() {
         let able = able_peers(&refs);
         let grain = Grain::of(&problem.spec).unwrap();
         let ground = ground_of(&able, [], &refs, &Links::of(&refs));
-        let judge = Judge::new(&grain, &problem.spec, (&ground, able.len()), ground.number(leader));
+        let judge = Judge::new(
+            &grain,
+            &problem.spec,
+            (&ground, able.len()),
+            ground.number(leader),
+            Codec::Dense,
+        );
         let mut layout = Layout { stage_of: vec![0; grain.units()], stages: Vec::new() };
         for (node, stage) in plan.assignment.iter().enumerate() {
             layout.stage_of[grain.unit_of[node]] = u16::try_from(stage.index()).unwrap();

@@ -10,6 +10,7 @@ use super::{INQUIRY, KEEP, Phase, SETTLE};
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
 use crate::job::Start;
 use crate::schedule::advert::Advert;
+use crate::schedule::codec::Codec;
 use crate::schedule::fence::Request;
 use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan, PlanError, Standing};
@@ -168,6 +169,7 @@ impl Job {
                 epoch,
                 submitter: self.submitter,
                 leader: ctx.me,
+                codec: Codec::Dense,
             };
             return match repair(request, &plan, &standing, &adverts) {
                 Ok(next) => {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{PLACING_MAX, Phase};
 use crate::ids::{Epoch, PeerId, Step, Term};
 use crate::schedule::advert::{Advert, SignedAdvert};
+use crate::schedule::codec::Codec;
 use crate::schedule::fence::{Request, place};
 use crate::schedule::{Basis, Plan, PlanError};
 use crate::swarm::Ctx;
@@ -70,6 +71,7 @@ impl Job {
             epoch,
             submitter: self.submitter,
             leader: ctx.me,
+            codec: Codec::Dense,
         };
         let all = living_adverts(ctx);
         let bars = self.lead.as_ref().map(|lead| lead.bars(ctx.now)).unwrap_or_default();

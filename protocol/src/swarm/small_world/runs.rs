@@ -18,6 +18,7 @@ fn a_job_runs_to_its_end_and_its_state_can_be_pulled() {
     world.submit(spec(3, 8));
     assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
     assert_eq!(world.losses.len(), 8);
+    assert_eq!(world.open_max, 2, "one pass is computed while another is read");
     let job = world.plan.as_ref().unwrap().job;
     let to = world.submitter;
     world.later(to, Duration::ZERO, Happening::Input(Input::Command(Command::Pull(job))));

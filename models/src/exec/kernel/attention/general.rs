@@ -8,7 +8,7 @@ use burn_backend::tensor::Device;
 use wattle_protocol::dag::op::HIDDEN;
 use wattle_protocol::swarm::io::TaskError;
 
-use super::{softmax, softmax_grad};
+use super::{hide_above, softmax, softmax_grad};
 use crate::exec::host::attend::{Rows, Strides};
 use crate::exec::kernel::linear::matmul;
 use crate::exec::kernel::shape::sum_to;
@@ -92,9 +92,8 @@ impl<B: HostBackend> Grouped<B> {
         if !self.settings.causal {
             return mask;
         }
-        let hides = |i: usize| i % self.keys > i / self.keys;
-        let triangle = (0..self.queries * self.keys).map(|i| if hides(i) { HIDDEN } else { 0.0 });
-        let triangle = Float::new(triangle.collect(), &[self.queries, self.keys], device);
+        let zeros = Float::full(0.0, &[self.queries, self.keys], device);
+        let triangle = hide_above(zeros, HIDDEN, device);
         Some(match mask {
             Some(mask) => mask.add(triangle),
             None => triangle,
