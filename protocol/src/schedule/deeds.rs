@@ -73,6 +73,7 @@ fn slow(hardware: &mut Hardware, factor: u64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::codec::Codec;
     use super::super::fence::{Request, place};
     use super::super::load::Load;
     use super::super::sample::{Problem, problem};
@@ -118,6 +119,7 @@ mod tests {
             epoch: Epoch::new(1),
             submitter: peer,
             leader: peer,
+            codec: Codec::Dense,
         };
         let plan = place(request, &adverts.iter().collect::<Vec<_>>()).ok()?;
         let cut = plan.assignment.iter().map(|stage| stage.index()).collect();
