@@ -104,7 +104,8 @@ fn row(spec: &JobSpec) -> anyhow::Result<()> {
         stage.reset(Epoch::new(1));
         let at = Step::new(number);
         for micro_batch in (0..MICRO_BATCHES).map(MicroBatch::new) {
-            let (held, adds) = (stage.held().count() as f64, stage.forward_adds().count() as f64);
+            let (held, adds) =
+                (stage.held().count() as f64, stage.footprint().forward.count() as f64);
             let before = ALLOCATOR.current_usage();
             ALLOCATOR.reset_peak_usage();
             stage.forward(at, micro_batch, &store).map_err(failed)?;
@@ -113,7 +114,8 @@ fn row(spec: &JobSpec) -> anyhow::Result<()> {
             step = step.larger(Pair { predicted: held + adds, measured: (peak - begin) as f64 });
         }
         for micro_batch in (0..MICRO_BATCHES).map(MicroBatch::new) {
-            let (held, adds) = (stage.held().count() as f64, stage.backward_adds().count() as f64);
+            let (held, adds) =
+                (stage.held().count() as f64, stage.footprint().backward.count() as f64);
             let before = ALLOCATOR.current_usage();
             ALLOCATOR.reset_peak_usage();
             stage.backward(at, micro_batch, &store).map_err(failed)?;

@@ -82,7 +82,8 @@ impl<B: HostBackend> Engine<B> {
                 // The old stage goes first, so that both are never in memory.
                 drop(self.stages.remove(&id));
                 self.note_memory();
-                store.room_for(footprint::loaded(work), &format!("stage {}", work.graph.stage))?;
+                store
+                    .room_for(footprint::of(work).state, &format!("stage {}", work.graph.stage))?;
                 let stage = Stage::load(*job, work.clone(), state, *step, &self.device)?;
                 self.stages.insert(id, stage);
                 Ok(done(id))
@@ -93,17 +94,19 @@ impl<B: HostBackend> Engine<B> {
             }
             Task::Forward { job, stage, step, micro_batch } => {
                 let stage = self.stage(*job, *stage)?;
-                store.room_for(stage.forward_adds(), "a forward pass")?;
+                store.room_for(stage.footprint().forward, "a forward pass")?;
                 stage.forward(*step, *micro_batch, &store)
             }
             Task::Backward { job, stage, step, micro_batch } => {
                 let stage = self.stage(*job, *stage)?;
-                store.room_for(stage.backward_adds(), "a backward pass")?;
+                store.room_for(stage.footprint().backward, "a backward pass")?;
                 stage.backward(*step, *micro_batch, &store)
             }
             Task::ShareGradients { job, stage, step } => self.stage(*job, *stage)?.share(*step),
             Task::ReduceGradients { job, stage, step, shared_from, publish } => {
-                self.stage(*job, *stage)?.reduce(*step, shared_from, *publish, &store)
+                let stage = self.stage(*job, *stage)?;
+                store.room_for(stage.footprint().reducing(*publish), "summing gradients up")?;
+                stage.reduce(*step, shared_from, *publish, &store)
             }
             Task::OptimizerStep { job, stage, step, scale, gradient } => {
                 let stored = match gradient {
@@ -113,7 +116,12 @@ impl<B: HostBackend> Engine<B> {
                 self.stage(*job, *stage)?.update(*step, *scale, stored.as_deref())?;
                 Ok(done((*job, *stage)))
             }
-            Task::Snapshot { job, stage, key } => Ok(self.stage(*job, *stage)?.snapshot(*key)),
+            Task::Snapshot { job, stage, key } => {
+                let stage = self.stage(*job, *stage)?;
+                let (bundle, copy) = (stage.footprint().bundle, stage.footprint().copy);
+                store.room_for(bundle + copy, "a bundle of the state")?;
+                Ok(stage.snapshot(*key))
+            }
             Task::Unload { job, stage } => {
                 drop(self.stages.remove(&(*job, *stage)));
                 Ok(done((*job, *stage)))

@@ -5,6 +5,7 @@ mod cuts;
 mod devices;
 mod faults;
 mod given;
+mod limits;
 mod networks;
 mod operators;
 mod reference;

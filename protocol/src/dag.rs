@@ -5,8 +5,8 @@
 //! stand in topological order, and every value carries its fact (dtype and shape).
 //! Idea: the OP-DAG of FusionLLM (abstract); the data layout is ours. See docs/concepts/op-dag.md.
 //!
-//! Reading order: [`op`] (the operators), [`build`], [`shape`], [`cost`], [`grad`], [`cut`], [`rewrite`],
-//! [`text`], [`sample`].
+//! Reading order: [`op`] (the operators), [`build`], [`shape`], [`cost`], [`grad`], [`cut`], [`lifetimes`],
+//! [`rewrite`], [`text`], [`sample`].
 
 pub mod build;
 pub mod bundle;
@@ -14,6 +14,7 @@ pub mod compose;
 pub mod cost;
 pub mod cut;
 pub mod grad;
+pub mod lifetimes;
 pub mod op;
 pub mod rewrite;
 pub mod sample;

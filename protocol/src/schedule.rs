@@ -4,6 +4,7 @@
 //! trips), [`advert`] (what is said of it), [`deeds`] (what peers did instead), [`links`] (the graph between peers),
 //! [`cluster`] (fences of peers that see the same rates), [`planted`] (swarms with known fences, for tests),
 //! [`pipeline`] (orders), `course` and `tail` (a step in integer microseconds), [`estimate`] (predicted step time),
+//! [`footprint`] (what fits into memory), [`outline`] (a bound of it), [`shortage`] (why nothing does),
 //! [`fence`] (OP-Fence: a first placement), `roles` (backups and voters), [`repair`] (the least change after a loss),
 //! [`account`] (why a plan is as fast as it is).
 
@@ -16,20 +17,24 @@ mod course;
 pub mod deeds;
 pub mod estimate;
 pub mod fence;
+pub mod footprint;
 pub mod gauge;
 mod ground;
 pub mod links;
 pub mod load;
+pub mod outline;
 pub mod pipeline;
 pub mod planted;
 pub mod prober;
 pub mod repair;
 mod roles;
 pub mod sample;
+pub mod shortage;
 mod tail;
 
 use serde::{Deserialize, Serialize};
 
+use self::shortage::Shortage;
 use crate::ids::{Epoch, JobId, PeerId, StageId};
 use crate::job::PipelineOrder;
 use crate::units::{Bytes, Duration};
@@ -161,13 +166,8 @@ pub enum PlanError {
         nodes: usize,
     },
     /// No placement fits into the peers' memory.
-    #[error("no placement fits: the network needs {needed} in all, the peers offer {offered}")]
-    OutOfMemory {
-        /// Memory of the whole job on one peer.
-        needed: Bytes,
-        /// Sum over the peers.
-        offered: Bytes,
-    },
+    #[error("no placement fits: {0}")]
+    OutOfMemory(Box<Shortage>),
     /// The network cannot be differentiated or cut.
     #[error("the network cannot be trained: {0}")]
     Network(String),

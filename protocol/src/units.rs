@@ -153,6 +153,11 @@ impl Bytes {
     pub const fn count(self) -> u64 {
         self.0
     }
+
+    /// Returns what is left of it without another amount; nothing where that is more.
+    pub const fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
 }
 
 impl Add for Bytes {

@@ -1,5 +1,5 @@
 //! How far predicted step times lie from what simulated swarms then take: `estimator [N [FIRST SEED]]` draws random
-//! swarms and jobs, lets the product's own code place and run them, and prints the errors.
+//! swarms and jobs, lets the product's own code place and run them, and prints the errors; of a single one the scenario.
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -78,6 +78,9 @@ fn main() {
                 let error = predicted / measured - 1.0;
                 if error.abs() > 0.15 {
                     println!("seed {seed}: predicted {predicted:.4} s, measured {measured:.4} s");
+                    if count == 1 {
+                        println!("{text}");
+                    }
                 }
                 errors.push((error, seed));
             }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::backend::Dispatch;
 use burn_backend::tensor::Device;
 use wattle_protocol::dag::cut::Program;
+use wattle_protocol::dag::lifetimes::Lifetimes;
 use wattle_protocol::dag::{Dag, Dtype, Source};
 use wattle_protocol::ids::ValueId;
 use wattle_protocol::swarm::io::TaskError;
@@ -14,7 +15,7 @@ use wattle_protocol::swarm::io::TaskError;
 use super::contain;
 use super::device::{self, DeviceChoice};
 use super::kernel::RunContext;
-use super::program::{Lifetimes, Values, run};
+use super::program::{Values, run};
 use super::tensor::{Float, Tensor, int_values};
 
 /// Elements of a tensor on the host, row-major.

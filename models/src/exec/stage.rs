@@ -15,13 +15,13 @@ use burn_backend::tensor::Device;
 use wattle_protocol::dag::bundle::gradient_bytes;
 use wattle_protocol::dag::{Dtype, Source};
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, Step, ValueId};
+use wattle_protocol::schedule::footprint::{Footprint, Passes};
 use wattle_protocol::swarm::io::{StageWork, TaskError, TensorKey, TensorName};
 
-use self::footprint::Footprint;
 pub use self::state::State;
 use super::flight::{Flight, Report};
 use super::kernel::RunContext;
-use super::program::{Lifetimes, Values, run};
+use super::program::{Values, run};
 use super::reading::Reading;
 use super::store::{Store, to_floats};
 use super::tensor::{Float, HostBackend, Tensor};
@@ -36,8 +36,7 @@ pub struct Stage<B: HostBackend> {
     epoch: Epoch,
     step: Step,
     device: Device<B>,
-    forward: Lifetimes,
-    backward: Lifetimes,
+    passes: Passes,
     footprint: Footprint,
     parameters: BTreeMap<ValueId, Float<B>>,
     slots: BTreeMap<ValueId, Vec<Float<B>>>,
@@ -64,22 +63,14 @@ impl<B: HostBackend> Stage<B> {
         device: &Device<B>,
     ) -> Result<Self, TaskError> {
         let graph = &work.graph;
-        let mut kept: BTreeSet<ValueId> = graph.saved.iter().copied().collect();
-        kept.extend(graph.sends.iter().map(|(_, e)| e.value));
-        kept.extend(graph.updates.iter().map(|u| u.from));
-        kept.extend(graph.loss);
-        let forward = Lifetimes::of(&graph.forward, &kept);
-        let mut kept: BTreeSet<ValueId> = graph.gradients.iter().map(|g| g.value).collect();
-        kept.extend(graph.receives.iter().filter_map(|(_, e)| e.cotangent));
-        let backward = Lifetimes::of(&graph.backward, &kept);
+        let passes = Passes::of(graph);
         let mut stage = Self {
             job,
             epoch: Epoch::default(),
             step,
             device: device.clone(),
-            footprint: Footprint::of(graph, &forward, &backward),
-            forward,
-            backward,
+            footprint: Footprint::of(graph, &passes, &work.train, footprint::threads()),
+            passes,
             parameters: BTreeMap::new(),
             slots: BTreeMap::new(),
             buffers: BTreeMap::new(),
@@ -211,7 +202,7 @@ impl<B: HostBackend> Stage<B> {
         }
         let context = self.context(micro_batch);
         let state = |id| self.state(id);
-        run(&graph.forward, &self.forward, &mut values, state, &context, &self.device)?;
+        run(&graph.forward, &self.passes.forward, &mut values, state, &context, &self.device)?;
         let get = |id: ValueId| {
             values
                 .get(&id)
@@ -264,7 +255,7 @@ impl<B: HostBackend> Stage<B> {
         }
         let context = self.context(micro_batch);
         let state = |id| self.state(id);
-        run(&graph.backward, &self.backward, &mut values, state, &context, &self.device)?;
+        run(&graph.backward, &self.passes.backward, &mut values, state, &context, &self.device)?;
         let mut flight = Flight::of(self.job, graph.stage, Report::Done);
         for (edge, cut) in &graph.receives {
             if let Some(id) = cut.cotangent {

@@ -191,13 +191,18 @@ impl Part {
 fn nothing(b: &mut DagBuilder, values: &[ValueId]) -> Result<ValueId, DagError> {
     let mut sums = vec![b.op("nothing", Op::Fill { shape: vec![], value: 0.0 }, &[])?];
     for (at, value) in values.iter().enumerate() {
-        let axes = (0..b.fact(*value).shape.len()).collect();
+        let axes: Vec<usize> = (0..b.fact(*value).shape.len()).collect();
         let same = Op::Compare(Comparison::Equal);
         let same = b.op(format!("same.{at}"), same, &[*value, *value])?;
         let float = Op::Cast { dtype: Dtype::F32 };
         let float = b.op(format!("same.{at}.float"), float, &[same])?;
-        let sum = Op::ReduceSum { axes, keep: false };
-        sums.push(b.op(format!("same.{at}.sum"), sum, &[float])?);
+        sums.push(match axes.is_empty() {
+            true => float,
+            false => {
+                let sum = Op::ReduceSum { axes, keep: false };
+                b.op(format!("same.{at}.sum"), sum, &[float])?
+            }
+        });
     }
     let all = b.op("same", Op::AddN, &sums)?;
     b.op("same.zero", Op::Scale { factor: 0.0 }, &[all])

@@ -11,7 +11,7 @@ use wattle_protocol::units::Bytes;
 
 use super::{JOB, gpu, job, load};
 use crate::exec::device::lose_gpu;
-use crate::exec::stage::footprint::loaded;
+use crate::exec::stage::footprint;
 use crate::single::whole_work;
 use crate::{DeviceChoice, Executor, data, zoo};
 
@@ -62,7 +62,7 @@ fn assert_refused<T: std::fmt::Debug>(result: Result<T, TaskError>) {
 fn a_stage_that_does_not_fit_is_refused_and_the_executor_goes_on() {
     let work = nano();
     let mut executor = Executor::new(DeviceChoice::Cpu).unwrap();
-    let state = loaded(&work).count();
+    let state = footprint::of(&work).state.count();
     executor.store().limit(Some(Bytes::new(state - 1)));
     assert_refused(load(&mut executor, &work, None));
     assert!(matches!(forward(&mut executor), Err(TaskError::Missing(_))));
@@ -83,7 +83,7 @@ fn a_stage_that_does_not_fit_is_refused_and_the_executor_goes_on() {
 fn two_stages_share_one_limit_and_what_is_unloaded_is_free_again() {
     let work = nano();
     let mut executor = Executor::new(DeviceChoice::Cpu).unwrap();
-    let state = loaded(&work).count();
+    let state = footprint::of(&work).state.count();
     executor.store().limit(Some(Bytes::new(state + state / 2)));
     load(&mut executor, &work, None).unwrap();
     let mut second = StageWork::clone(&work);

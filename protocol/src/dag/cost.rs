@@ -4,7 +4,9 @@
 //! an exponential or another transcendental [`TRANSCENDENTAL`]; moving data counts none. Costs are additive over a cut:
 //! the stages' arithmetic sums to the network's, because a split sum of cotangents has as many additions as a whole one.
 
+pub mod geometry;
 pub mod rule;
+pub mod workspace;
 
 use std::collections::BTreeSet;
 

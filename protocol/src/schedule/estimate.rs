@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 
 use super::codec::Codec;
 use super::course::{Course, Outcome, Station, Wire, Worker, turns};
+use super::footprint::Footprints;
 use super::ground::{Crowd, Ground};
 use super::load::Load;
-use super::pipeline::in_flight;
 use super::tail::{Ending, commit};
 use super::{Prediction, StagePlan};
 use crate::dag::bundle::{gradient_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
 use crate::ids::PeerId;
-use crate::job::{JobSpec, Optimizer};
+use crate::job::JobSpec;
 use crate::units::{Bytes, Duration, Flops};
 
 /// Everything that the prediction of one placement needs.
@@ -54,31 +54,6 @@ pub fn parameter_bytes(stage: &StageGraph) -> Bytes {
     stage.parameters.iter().filter_map(|p| stage.values.get(p)).map(|v| v.fact.bytes()).sum()
 }
 
-/// Returns the peak memory of a stage: weights, gradients, optimizer state, saved values of the micro-batches in
-/// flight, and room for what arrives.
-///
-/// *Source*: papers.md 1.6, memory of a stage (our proposal there).
-pub fn memory(spec: &JobSpec, stage: &StageGraph, stages: usize) -> Bytes {
-    let slots = match spec.train.optimizer {
-        Optimizer::AdamW { .. } => 2,
-        Optimizer::Sgd { momentum, .. } => u64::from(momentum != 0.0),
-    };
-    let saved: Bytes =
-        stage.saved.iter().filter_map(|v| stage.values.get(v)).map(|v| v.fact.bytes()).sum();
-    let arriving: Bytes =
-        stage.receives.iter().chain(&stage.sends).map(|(_, edge)| edge.fact.bytes()).sum();
-    let kept = in_flight(spec.swarm.order, stage.stage.index(), stages, spec.train.micro_batches);
-    parameter_bytes(stage) * (2 + slots) + (saved + arriving) * u64::from(kept) + again(stage)
-}
-
-/// Returns the bytes of the values that the backward program computes again, of one micro-batch at a time.
-fn again(stage: &StageGraph) -> Bytes {
-    let made: BTreeSet<_> = stage.forward.nodes.iter().flat_map(|node| &node.outputs).collect();
-    let results = stage.backward.nodes.iter().flat_map(|node| &node.outputs);
-    let repeated = results.filter(|v| made.contains(v));
-    repeated.filter_map(|v| stage.values.get(v)).map(|v| v.fact.bytes()).sum()
-}
-
 /// Returns the work of one pass over parameters of so many bytes in so many tensors.
 pub(super) fn sweep(bytes: Bytes, tensors: u64) -> Load {
     let elements = Flops::new(bytes.count() / 4);
@@ -104,6 +79,16 @@ pub fn node_loads(training: &crate::dag::grad::Training) -> (Vec<Load>, Vec<Load
 }
 
 impl Placement<'_> {
+    /// Returns what each owner needs for its stage at most.
+    fn memory(&self) -> Vec<Bytes> {
+        let mut footprints = Footprints::of(self.spec, self.cut);
+        let of = |(stage, plan): (usize, &StagePlan)| {
+            let room = self.ground.room(self.number(plan.owner));
+            footprints.owner(stage, room, !plan.backups.is_empty()).peak
+        };
+        self.stages.iter().enumerate().map(of).collect()
+    }
+
     /// Predicts one step.
     pub(super) fn predict(&self) -> Prediction {
         let crowd = self.crowd();
@@ -121,14 +106,13 @@ impl Placement<'_> {
         let total = step.micros().saturating_mul(workers as u64).max(1);
         let busy = outcome.busy.iter().flatten().copied().fold(0, u64::saturating_add);
         let bubble = 1000 - (u128::from(busy.min(total)) * 1000 / u128::from(total));
-        let stages = self.cut.stages.len();
         Prediction {
             step,
             compute: stage_compute.iter().copied().max().unwrap_or_default(),
             transfer: Duration::from_micros(outcome.link_busy),
             commit,
             bubble_permille: u32::try_from(bubble).unwrap_or(1000),
-            memory: self.cut.stages.iter().map(|s| memory(self.spec, s, stages)).collect(),
+            memory: self.memory(),
             stage_compute,
         }
     }

@@ -20,27 +20,35 @@ mod stretch;
 use super::advert::Advert;
 use super::codec::Codec;
 use super::estimate::Placement;
+use super::footprint::Footprints;
 use super::ground::Ground;
 use super::links::Links;
 use super::roles::{Standby, able_peers, council, ground_of};
+use super::shortage::{Shortage, even};
 use super::{Plan, PlanError, Prediction, StagePlan};
-use crate::dag::cut::{Cut, cut, whole};
+use crate::dag::cut::{Cut, cut};
 use crate::dag::grad::{Training, differentiate};
 use crate::dag::rewrite::recompute;
 use crate::ids::{Epoch, JobId, PeerId, StageId};
-use crate::job::JobSpec;
+use crate::job::{JobSpec, STAGES_MAX};
 pub use baseline::Baseline;
 use grain::Grain;
-use judge::{Judge, Layout, Verdict};
+use judge::{Judge, Layout, Rules, Verdict};
 use refine::{Scene, refine};
 use stretch::Stretch;
 
-/// Passes that the search may run in all: about a tenth of a second.
-const PASSES_MAX: u64 = 600_000;
+/// Effort of a search in all (passes run and units summed): a fraction of a second, and less for few peers, whose few
+/// layouts are soon tried. Every voter searches anew, while messages are handled.
+const EFFORT_MAX: u64 = 600_000;
+const EFFORT_PER_PEER: u64 = 60_000;
 /// Layouts along lines that are improved.
 const IMPROVED: usize = 16;
 /// Layouts that are cut and predicted in earnest.
 const FINALS: usize = 4;
+
+/// Shares of peers' memory, in thousandths, within which the search stays, until a layout fits in full: it counts less
+/// than stages take.
+const SHARES: [u64; 4] = [1000, 800, 600, 400];
 
 /// What the first placement starts from.
 #[derive(Clone, Copy, Debug)]
@@ -74,9 +82,13 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         return Err(PlanError::NotEnoughNodes { wanted, nodes });
     }
     let desk = Desk::of(request, adverts)?;
-    let judge = desk.judge();
-    let layouts = finalists(&judge, desk.able.len());
-    desk.best(&layouts).ok_or_else(|| out_of_memory(spec, &desk.grain.training, &desk.able))
+    for share in SHARES {
+        let judge = desk.judge(share);
+        if let Some(plan) = desk.best(&finalists(&judge, desk.able.len())) {
+            return Ok(plan);
+        }
+    }
+    desk.even()
 }
 
 /// Places a job as a baseline does.
@@ -88,12 +100,13 @@ pub fn place_as(
     adverts: &[&Advert],
 ) -> Result<Plan, PlanError> {
     let desk = Desk::of(request, adverts)?;
-    let judge = desk.judge();
     let parts = (&desk.ground, desk.able.as_slice());
-    let mut layouts = baseline::layouts(baseline, &desk.grain, parts, adverts);
-    layouts.retain(|layout| judge.cost(layout).is_some());
-    let fits = desk.best(&layouts);
-    fits.ok_or_else(|| out_of_memory(request.spec, &desk.grain.training, &desk.able))
+    let layouts = baseline::layouts(baseline, &desk.grain, parts, adverts);
+    let Some(plan) = desk.best(&layouts) else {
+        let able = desk.able.len();
+        return Err(PlanError::Network(format!("a stage does not fit one of the {able} peers")));
+    };
+    Ok(plan)
 }
 
 /// A job and the peers that it may be placed on, measured.
@@ -117,58 +130,94 @@ impl<'a> Desk<'a> {
         Ok(Self { request, able, grain, ground })
     }
 
-    fn judge(&self) -> Judge<'_> {
+    /// Returns a judge that lets layouts take so many thousandths of the peers' memory.
+    fn judge(&self, share: u64) -> Judge<'_> {
         let leader = self.ground.number(self.request.leader);
         let ground = (&self.ground, self.able.len());
-        Judge::new(&self.grain, self.request.spec, ground, leader, self.request.codec)
+        let rules = Rules { leader, codec: self.request.codec, share };
+        Judge::new(&self.grain, self.request.spec, ground, rules)
     }
 
-    /// Cuts and predicts layouts in earnest; returns the plan of the fastest.
-    fn best(&self, layouts: &[Layout]) -> Option<Plan> {
-        let request = &self.request;
-        let (spec, leader, codec) = (request.spec, request.leader, request.codec);
-        let (able, ground) = (&self.able, &self.ground);
-        let standby = Standby { spec, able, ground, barred: &[] };
-        let mut best: Option<(Prediction, Vec<StageId>, Vec<StagePlan>)> = None;
-        for layout in layouts {
-            let assignment = self.grain.spread(&layout.stage_of);
-            // What the cut refuses, such as a buffer in two stages, is no placement.
-            let Ok(cut) = cut_as(&self.grain.training, &assignment, spec.swarm.recompute) else {
-                continue;
-            };
-            let workers = stage_plans(layout, ground);
-            let stages = standby.with_backups(&cut, &workers);
-            let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground, codec };
-            let stages = placement.dealt();
-            let prediction = Placement { stages: &stages, ..placement }.predict();
-            if best.as_ref().is_none_or(|(least, ..)| prediction.step < least.step) {
-                best = Some((prediction, assignment, stages));
+    /// Returns an even cut's plan, or what does not fit.
+    ///
+    /// *Errors*: [`PlanError::OutOfMemory`].
+    fn even(&self) -> Result<Plan, PlanError> {
+        let (spec, training) = (self.request.spec, &self.grain.training);
+        let most = self.able.len().min(training.forward_nodes).min(usize::from(STAGES_MAX));
+        let counts: Vec<usize> = match spec.swarm.stages {
+            Some(count) => vec![usize::from(count)],
+            None => (1..=most).collect(),
+        };
+        let mut short: Option<Shortage> = None;
+        for count in counts {
+            match even(spec, training, &self.able, count)? {
+                Ok((assignment, owners)) => {
+                    let alone = |owner: &PeerId| StagePlan::alone(*owner, Vec::new());
+                    let workers: Vec<StagePlan> = owners.iter().map(alone).collect();
+                    if let Some(found) = self.planned(assignment, &workers) {
+                        return Ok(self.plan(found));
+                    }
+                }
+                Err(more) => {
+                    short = Some(match short {
+                        Some(short) => short.nearer(more),
+                        None => more,
+                    });
+                }
             }
         }
-        let (prediction, assignment, stages) = best?;
-        Some(Plan {
+        let none = PlanError::Network("no cut of it is legal".into());
+        Err(short.map_or(none, |short| PlanError::OutOfMemory(Box::new(short))))
+    }
+
+    /// Cuts and predicts layouts in earnest; returns the plan of the fastest that fits.
+    fn best(&self, layouts: &[Layout]) -> Option<Plan> {
+        let one = |layout: &Layout| {
+            let workers = stage_plans(layout, &self.ground);
+            self.planned(self.grain.spread(&layout.stage_of), &workers)
+        };
+        let found = layouts.iter().filter_map(one);
+        // The first of equals: the search has put them in order.
+        let best = found.reduce(|best, next| if next.0.step < best.0.step { next } else { best });
+        best.map(|found| self.plan(found))
+    }
+
+    /// Cuts the network, chooses backups, and predicts; None where the cut is refused (such as a buffer in two stages)
+    /// or a peer has no room.
+    fn planned(&self, assignment: Vec<StageId>, workers: &[StagePlan]) -> Option<Found> {
+        let (spec, leader, codec) = (self.request.spec, self.request.leader, self.request.codec);
+        let ground = &self.ground;
+        let cut = cut_as(&self.grain.training, &assignment, spec.swarm.recompute).ok()?;
+        let standby = Standby { spec, able: &self.able, ground, barred: &[] };
+        let mut footprints = Footprints::of(spec, &cut);
+        let stages = standby.with_backups(&cut, workers, &mut footprints);
+        if !standby.fits(&stages, &mut footprints) {
+            return None;
+        }
+        let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground, codec };
+        let stages = placement.dealt();
+        let prediction = Placement { stages: &stages, ..placement }.predict();
+        Some((prediction, assignment, stages))
+    }
+
+    fn plan(&self, (prediction, assignment, stages): Found) -> Plan {
+        let (request, swarm) = (&self.request, &self.request.spec.swarm);
+        Plan {
             job: request.job,
             epoch: request.epoch,
             assignment,
-            council: council(&stages, able, request),
+            council: council(&stages, &self.able, request),
             stages,
             submitter: request.submitter,
-            order: spec.swarm.order,
-            recompute: spec.swarm.recompute,
+            order: swarm.order,
+            recompute: swarm.recompute,
             prediction,
-        })
+        }
     }
 }
 
-fn out_of_memory(spec: &JobSpec, training: &Training, able: &[&Advert]) -> PlanError {
-    let mut one = whole(training).stages.swap_remove(0);
-    if spec.swarm.recompute {
-        one = recompute(one);
-    }
-    let needed = super::estimate::memory(spec, &one, 1);
-    let offered = able.iter().filter_map(|a| a.hardware.as_ref()).map(|h| h.memory).sum();
-    PlanError::OutOfMemory { needed, offered }
-}
+/// What is expected of a placement, the stage of each node, and who has a part in each stage.
+type Found = (Prediction, Vec<StageId>, Vec<StagePlan>);
 
 /// How a search compares with the best of all layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +240,7 @@ pub fn quality(
     branches: u64,
 ) -> Result<Option<Quality>, PlanError> {
     let desk = Desk::of(request, adverts)?;
-    let (judge, able) = (desk.judge(), desk.able.len());
+    let (judge, able) = (desk.judge(SHARES[0]), desk.able.len());
     let first = finalists(&judge, able).into_iter().next();
     let step = first.and_then(|layout| judge.cost(&layout)).map(|verdict| verdict.step);
     let known = step.unwrap_or(u64::MAX);
@@ -211,7 +260,7 @@ fn finalists(judge: &Judge<'_>, able: usize) -> Vec<Layout> {
     let kept = varied(found);
     let mut improved: Vec<(Layout, Verdict)> = Vec::new();
     let begun = judge.spent();
-    let share = PASSES_MAX.saturating_sub(begun) / kept.len().max(1) as u64;
+    let share = effort(able).saturating_sub(begun) / kept.len().max(1) as u64;
     for (number, start) in (1..).zip(kept) {
         improved.push(refine(&scene, start, begun + share * number));
     }
@@ -219,6 +268,10 @@ fn finalists(judge: &Judge<'_>, able: usize) -> Vec<Layout> {
     improved.dedup();
     improved.truncate(FINALS);
     improved.into_iter().map(|(layout, _)| layout).collect()
+}
+
+fn effort(able: usize) -> u64 {
+    EFFORT_MAX.min(EFFORT_PER_PEER * able as u64)
 }
 
 /// Lays the network along all lines, in all orders of its units.
@@ -234,7 +287,7 @@ fn starts(scene: &Scene<'_, '_>) -> Vec<(Layout, Verdict)> {
                 {
                     found.push((layout, verdict));
                 }
-                if judge.spent() > PASSES_MAX / 2 && !found.is_empty() {
+                if judge.spent() > effort(scene.able) / 2 && !found.is_empty() {
                     return found;
                 }
             }
@@ -295,7 +348,11 @@ pub fn stage_graphs(
 }
 
 /// Cuts a network; with recomputation its stages keep only what comes from outside.
-fn cut_as(training: &Training, assignment: &[StageId], recomputes: bool) -> Result<Cut, PlanError> {
+pub(super) fn cut_as(
+    training: &Training,
+    assignment: &[StageId],
+    recomputes: bool,
+) -> Result<Cut, PlanError> {
     let mut cut =
         cut(training, assignment).map_err(|error| PlanError::Network(error.to_string()))?;
     if recomputes {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::advert::Hardware;
+use super::footprint::Room;
 use super::links::Links;
 use super::load::Load;
 use crate::ids::PeerId;
@@ -71,6 +72,12 @@ impl<'a> Ground<'a> {
     /// Returns the memory that a peer offers.
     pub(super) fn memory(&self, number: usize) -> Bytes {
         self.hardware[number].map_or(Bytes::ZERO, |h| h.memory)
+    }
+
+    /// Returns the room that a peer has for stages.
+    pub(super) fn room(&self, number: usize) -> Room {
+        let nothing = Room { memory: Bytes::ZERO, threads: 1 };
+        self.hardware[number].map_or(nothing, Room::of)
     }
 
     /// Returns rate and one-way travel from one peer to another.

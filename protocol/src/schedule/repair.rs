@@ -6,6 +6,7 @@
 use super::advert::Advert;
 use super::estimate::Placement;
 use super::fence::{Request, stage_graphs};
+use super::footprint::Footprints;
 use super::links::Links;
 use super::roles::{Standby, able_peers, council, ground_of};
 use super::{Plan, PlanError, StagePlan, Standing};
@@ -40,7 +41,7 @@ pub fn repair(
     let standby = Standby { spec, able: &able, ground: &ground, barred };
     let workers: Vec<StagePlan> =
         owners.iter().map(|owner| StagePlan::alone(*owner, Vec::new())).collect();
-    let mut stages = standby.with_backups(&cut, &workers);
+    let mut stages = standby.with_backups(&cut, &workers, &mut Footprints::of(spec, &cut));
     for ((stage, old), holding) in stages.iter_mut().zip(&previous.stages).zip(holders) {
         // A peer that already follows the stage needs no transfer of state: it stays a backup.
         let owner = stage.owner;

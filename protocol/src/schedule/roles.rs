@@ -1,14 +1,18 @@
 //! Who has which part beside running stages: who may work at all, who stands by, who votes.
 
+use std::collections::BTreeMap;
+
 use super::StagePlan;
 use super::advert::Advert;
 use super::estimate::parameter_bytes;
 use super::fence::Request;
+use super::footprint::{Demand, Footprints, Room};
 use super::ground::Ground;
 use super::links::Links;
 use crate::dag::cut::{Cut, StageGraph};
 use crate::ids::{PeerId, StageId};
 use crate::job::JobSpec;
+use crate::units::{Bytes, Duration};
 
 /// Most peers that a placement considers, the fastest first.
 pub(super) const PEERS_MAX: usize = 160;
@@ -81,29 +85,70 @@ pub(super) struct Standby<'a> {
 }
 
 impl Standby<'_> {
-    /// Chooses backups of each stage: peers without a stage first, then those to whom the gradient travels fastest.
-    pub(super) fn with_backups(&self, cut: &Cut, workers: &[StagePlan]) -> Vec<StagePlan> {
-        let works = |peer: &PeerId| workers.iter().any(|plan| plan.workers().any(|w| w == *peer));
-        let busy: Vec<bool> = self.able.iter().map(|a| works(&a.peer)).collect();
-        let one = |(stage, plan): (&StageGraph, &StagePlan)| {
-            let size = parameter_bytes(stage);
-            let owner = self.ground.number(plan.owner);
-            let mut others: Vec<_> = (0..)
-                .zip(self.able)
-                .filter(|(_, a)| plan.workers().all(|w| w != a.peer))
-                .filter(|(_, a)| !self.barred.contains(&(stage.stage, a.peer)))
-                .map(|(place, a): (usize, _)| {
-                    let near = match (owner, self.ground.number(a.peer)) {
-                        (Some(from), Some(to)) => self.ground.transfer(from, to, size).0,
-                        _ => crate::units::Duration::MAX,
-                    };
-                    (busy[place], near, a.peer)
-                })
-                .collect();
-            others.sort_unstable();
-            others.truncate(usize::from(self.spec.swarm.backups));
-            StagePlan { backups: others.into_iter().map(|(.., p)| p).collect(), ..plan.clone() }
-        };
-        cut.stages.iter().zip(workers).map(one).collect()
+    /// Chooses backups of each stage among those who have room: peers without a stage first, then those to whom the
+    /// gradient travels fastest.
+    pub(super) fn with_backups(
+        &self,
+        cut: &Cut,
+        workers: &[StagePlan],
+        footprints: &mut Footprints<'_>,
+    ) -> Vec<StagePlan> {
+        let wanted = usize::from(self.spec.swarm.backups);
+        let mut plans = workers.to_vec();
+        let mut demands: BTreeMap<PeerId, Demand> = BTreeMap::new();
+        for (at, plan) in plans.iter_mut().enumerate() {
+            plan.backups.clear();
+            for peer in plan.workers() {
+                let own = footprints.owner(at, self.room(peer), wanted > 0);
+                let sum = demands.entry(peer).or_default();
+                *sum = sum.and(own);
+            }
+        }
+        for (at, (stage, plan)) in cut.stages.iter().zip(&mut plans).enumerate() {
+            for peer in self.nearest(stage, plan, workers) {
+                if plan.backups.len() == wanted {
+                    break;
+                }
+                let (room, had) = (self.room(peer), demands.get(&peer).copied());
+                let sum = had.unwrap_or_default().and(footprints.backup(at, room));
+                if room.fits(sum) {
+                    demands.insert(peer, sum);
+                    plan.backups.push(peer);
+                }
+            }
+        }
+        plans
+    }
+
+    /// Lists who could back a stage up, the best first.
+    fn nearest(&self, stage: &StageGraph, plan: &StagePlan, workers: &[StagePlan]) -> Vec<PeerId> {
+        let works = |peer: PeerId| workers.iter().any(|plan| plan.workers().any(|w| w == peer));
+        let size = parameter_bytes(stage);
+        let owner = self.ground.number(plan.owner);
+        let able = self.able.iter().map(|a| a.peer);
+        let able = able.filter(|peer| plan.workers().all(|worker| worker != *peer));
+        let able = able.filter(|peer| !self.barred.contains(&(stage.stage, *peer)));
+        let mut list: Vec<_> = able
+            .map(|peer| {
+                let near = match (owner, self.ground.number(peer)) {
+                    (Some(from), Some(to)) => self.ground.transfer(from, to, size).0,
+                    _ => Duration::MAX,
+                };
+                (works(peer), near, peer)
+            })
+            .collect();
+        list.sort_unstable();
+        list.into_iter().map(|(.., peer)| peer).collect()
+    }
+
+    fn room(&self, peer: PeerId) -> Room {
+        let nothing = Room { memory: Bytes::ZERO, threads: 1 };
+        self.ground.number(peer).map_or(nothing, |number| self.ground.room(number))
+    }
+
+    /// Says whether every peer has room for its parts in a plan.
+    pub(super) fn fits(&self, plans: &[StagePlan], footprints: &mut Footprints<'_>) -> bool {
+        let demands = footprints.of_plan(plans, |peer| Some(self.room(peer)));
+        demands.iter().all(|(peer, demand)| self.room(*peer).fits(*demand))
     }
 }

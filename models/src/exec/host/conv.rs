@@ -11,8 +11,9 @@ pub mod layout;
 pub mod weights;
 
 use pulp::Arch;
+use wattle_protocol::dag::cost::geometry::Geometry;
 
-use self::layout::{Geometry, Laid};
+use self::layout::Laid;
 use super::parallel::pieces;
 use super::tile::{Across, COLUMNS, Columns, Grid, Packed, Product, ROWS, Write, pack};
 

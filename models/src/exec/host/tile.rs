@@ -10,14 +10,15 @@ pub mod rows;
 mod tests;
 
 use pulp::{Simd, WithSimd};
+use wattle_protocol::dag::cost::geometry::TILE;
 
 pub use self::dots::{DOTS, LANES, Segment, dots};
 pub use self::rows::{Across, Down, Packed, Rows, pack};
 
 /// Rows of a tile.
-pub const ROWS: usize = 8;
+pub const ROWS: usize = TILE[0];
 /// Most columns of a tile: three vectors of 16.
-pub const COLUMNS: usize = 48;
+pub const COLUMNS: usize = TILE[1];
 /// Vectors of a tile in a row.
 pub const VECTORS: usize = 3;
 

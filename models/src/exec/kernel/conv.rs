@@ -3,34 +3,14 @@
 use burn_backend::get_or_init_device_settings;
 use burn_backend::ops::ConvOptions;
 use burn_backend::tensor::Device;
+use wattle_protocol::dag::cost::geometry::Geometry;
 use wattle_protocol::dag::op::{Conv2d, Pool2d};
 
-use crate::exec::host::conv::layout::Geometry;
 use crate::exec::host::{conv as host, window};
 use crate::exec::tensor::{Float, HostBackend};
 
 fn options(conv: &Conv2d) -> ConvOptions<2> {
     ConvOptions::new(conv.stride, conv.padding, conv.dilation, conv.groups)
-}
-
-/// Fewest output channels of a group for which register tiles pay: a depthwise convolution would fill one row of each.
-const TILED: usize = 4;
-
-/// Sizes of a convolution of x `[N, C, H, W]` with weights `[O, C / groups, KH, KW]`, where tiles pay and memory allows.
-fn geometry(x: &[usize], w: &[usize], out: [usize; 2], conv: &Conv2d) -> Option<Geometry> {
-    let geometry = Geometry {
-        batch: x[0],
-        inner: x[1],
-        outer: w[0],
-        size: [x[2], x[3]],
-        out,
-        kernel: [w[2], w[3]],
-        stride: conv.stride,
-        padding: conv.padding,
-        dilation: conv.dilation,
-        groups: conv.groups,
-    };
-    (w[0] / conv.groups >= TILED && geometry.is_compact()).then_some(geometry)
 }
 
 /// Height and width of the output.
@@ -51,7 +31,7 @@ pub fn conv2d<B: HostBackend>(
 ) -> Float<B> {
     let (of_x, of_w) = (x.shape(), w.shape());
     let out = output(&of_x, &of_w, conv);
-    if let Some(g) = geometry(&of_x, &of_w, out, conv)
+    if let Some(g) = Geometry::tiled(&of_x, &of_w, out, conv)
         && let (Some(x), Some(w)) = (x.host(), w.host())
     {
         let bias = bias.and_then(|b| b.host());
@@ -70,7 +50,7 @@ pub fn input_grad<B: HostBackend>(
     device: &Device<B>,
 ) -> Float<B> {
     let (of_w, of_g) = (w.shape(), g.shape());
-    if let Some(sizes) = geometry(shape, &of_w, [of_g[2], of_g[3]], conv)
+    if let Some(sizes) = Geometry::tiled(shape, &of_w, [of_g[2], of_g[3]], conv)
         && let (Some(w), Some(g)) = (w.host(), g.host())
     {
         return Float::new(host::back::input_grad(&w, &g, &sizes), shape, device);
@@ -89,7 +69,7 @@ pub fn weight_grad<B: HostBackend>(
     device: &Device<B>,
 ) -> Float<B> {
     let (of_x, of_g) = (x.shape(), g.shape());
-    if let Some(sizes) = geometry(&of_x, shape, [of_g[2], of_g[3]], conv)
+    if let Some(sizes) = Geometry::tiled(&of_x, shape, [of_g[2], of_g[3]], conv)
         && let (Some(x), Some(g)) = (x.host(), g.host())
     {
         return Float::new(host::weights::weight_grad(&x, &g, &sizes), shape, device);

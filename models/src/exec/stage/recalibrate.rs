@@ -41,7 +41,7 @@ impl<B: HostBackend> Stage<B> {
             self.clear();
             self.step = Step::new(first + u64::from(batch / a_step));
             let micro_batch = MicroBatch::new(batch % a_step);
-            store.room_for(self.forward_adds(), "a forward pass")?;
+            store.room_for(self.footprint().forward, "a forward pass")?;
             self.forward(self.step, micro_batch, store)?.land(store)?;
             let statistics = self.statistics.remove(&micro_batch).unwrap_or_default();
             for (update, value) in work.graph.updates.iter().zip(statistics) {

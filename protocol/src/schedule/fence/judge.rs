@@ -17,6 +17,9 @@ use crate::dag::bundle::optimizer_slots;
 use crate::job::JobSpec;
 use crate::units::Bytes;
 
+/// What a verdict costs beside its passes and units, in the same measure.
+const LAYING: u64 = 50;
+
 /// Units in stages, and stages on peers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Layout {
@@ -35,17 +38,26 @@ pub(super) struct Verdict {
     pub(super) busiest: usize,
 }
 
+/// What verdicts rest on beside the job and the peers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Who commits steps, if it is on the ground.
+    pub(super) leader: Option<usize>,
+    pub(super) codec: Codec,
+    /// Thousandths of the peers' memory that layouts may take.
+    pub(super) share: u64,
+}
+
 /// Costs layouts and counts how much work that was.
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
     pub(super) grain: &'a Grain,
     pub(super) spec: &'a JobSpec,
     pub(super) ground: &'a Ground<'a>,
-    pub(super) leader: Option<usize>,
-    pub(super) codec: Codec,
+    pub(super) rules: Rules,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
-    /// Passes run.
+    /// Effort so far.
     spent: Cell<u64>,
 }
 
@@ -69,8 +81,7 @@ impl<'a> Judge<'a> {
         grain: &'a Grain,
         spec: &'a JobSpec,
         (ground, able): (&'a Ground<'a>, usize),
-        leader: Option<usize>,
-        codec: Codec,
+        rules: Rules,
     ) -> Self {
         let near = |from: usize| {
             let mut list: Vec<usize> = (0..able).filter(|to| *to != from).collect();
@@ -81,10 +92,10 @@ impl<'a> Judge<'a> {
             0 => vec![Vec::new(); able],
             _ => (0..able).map(near).collect(),
         };
-        Self { grain, spec, ground, leader, codec, near, spent: Cell::new(0) }
+        Self { grain, spec, ground, rules, near, spent: Cell::new(0) }
     }
 
-    /// Returns how many passes all verdicts so far have run.
+    /// Returns the effort of all verdicts so far: a pass or a unit counts one.
     pub(super) fn spent(&self) -> u64 {
         self.spent.get()
     }
@@ -92,11 +103,13 @@ impl<'a> Judge<'a> {
     /// Costs a layout; None if a stage is empty or does not fit its peers' memory.
     pub(super) fn cost(&self, layout: &Layout) -> Option<Verdict> {
         let count = layout.stages.len();
+        let micro_batches = self.spec.train.micro_batches;
+        let passes = 2 * count as u64 * u64::from(micro_batches);
+        self.spent.set(self.spent.get() + passes + self.grain.units() as u64 + LAYING);
         let (parts, wires) = self.parts(layout);
         if parts.iter().any(|part| part.units == 0) {
             return None;
         }
-        let micro_batches = self.spec.train.micro_batches;
         let crowd = self.ground.crowd(layout.stages.iter().flatten().copied());
         let mut stations = Vec::with_capacity(count);
         for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
@@ -118,8 +131,7 @@ impl<'a> Judge<'a> {
             }
             stations.push(station);
         }
-        self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
-        let wires = self.codec.compress(self.ground, &stations, wires);
+        let wires = self.rules.codec.compress(self.ground, &stations, wires);
         let order = self.spec.swarm.order;
         let course = Course { ground: self.ground, order, micro_batches, record: false };
         let outcome = course.run(&stations, &wires);
@@ -140,7 +152,7 @@ impl<'a> Judge<'a> {
                 shared: part.ties,
             })
             .collect();
-        let end = commit(self.ground, &crowd, &endings, self.leader);
+        let end = commit(self.ground, &crowd, &endings, self.rules.leader);
         let load = |list: &Vec<u64>| list.iter().copied().max().unwrap_or(0);
         let busiest = (0..count).max_by_key(|s| (load(&outcome.busy[*s]), *s)).unwrap_or(0);
         Some(Verdict { step: outcome.drained.saturating_add(end.micros()), busiest })
@@ -224,6 +236,11 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// Returns the memory that layouts may take of a peer's.
+    pub(super) fn room(&self, peer: usize) -> Bytes {
+        Bytes::new(self.ground.memory(peer).count() / 1000 * self.rules.share)
+    }
+
     /// Says whether every worker of a stage has the memory that it takes.
     fn fits(&self, part: &Part, station: &Station, kept: u32) -> bool {
         let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
@@ -234,7 +251,7 @@ impl<'a> Judge<'a> {
                 false => (part.saved + part.inputs) * kept,
                 true => (part.outside + part.inputs) * kept + part.saved,
             };
-            state + values <= self.ground.memory(at.device)
+            state + values <= self.room(at.device)
         })
     }
 

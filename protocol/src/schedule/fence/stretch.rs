@@ -33,6 +33,8 @@ pub(super) struct Stretch<'a> {
     crossing: Vec<Bytes>,
     /// Nanoseconds for the units before each place, by peer.
     times: Vec<Vec<u64>>,
+    /// Memory that layouts may take, by peer.
+    rooms: Vec<u64>,
     parameters: Vec<u64>,
     saved: Vec<u64>,
     inputs: Vec<u64>,
@@ -84,10 +86,15 @@ impl<'a> Stretch<'a> {
         };
         Self {
             times: (0..able).map(times).collect(),
+            rooms: (0..able).map(|peer| judge.room(peer).count()).collect(),
             parameters: sums(order.iter().map(|u| grain.parameters[*u].0.count())),
             saved: sums(order.iter().map(|u| grain.saved[*u].count())),
             inputs: sums(order.iter().map(|u| grain.inputs[*u].count())),
-            crossing: grain.crossing(&order).into_iter().map(|b| judge.codec.least(b)).collect(),
+            crossing: grain
+                .crossing(&order)
+                .into_iter()
+                .map(|b| judge.rules.codec.least(b))
+                .collect(),
             order,
             grain,
             spec,
@@ -151,7 +158,7 @@ impl<'a> Stretch<'a> {
                 }
             }
         };
-        let memory = peers.iter().map(|p| self.ground.memory(*p).count()).min().unwrap_or(0);
+        let memory = peers.iter().map(|p| self.rooms[*p]).min().unwrap_or(0);
         Group { peers, times: sums((0..units).map(of)), memory }
     }
 

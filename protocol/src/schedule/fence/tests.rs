@@ -9,6 +9,10 @@ use crate::job::{DataSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmS
 use crate::schedule::advert::{Hardware, Link};
 use crate::units::{Bytes, Duration, Rate, Speed};
 
+fn rules(leader: Option<usize>) -> Rules {
+    Rules { leader, codec: Codec::Dense, share: SHARES[0] }
+}
+
 /// A chain of layers of uneven width.
 fn chain(widths: &[usize]) -> Dag {
     let mut b = DagBuilder::new("chain");
@@ -283,10 +287,10 @@ fn the_search_is_bounded() {
     let grain = Grain::of(&spec).unwrap();
     let links = Links::of(&refs);
     let ground = ground_of(&able, [], &refs, &links);
-    let judge = Judge::new(&grain, &spec, (&ground, able.len()), None, Codec::Dense);
+    let judge = Judge::new(&grain, &spec, (&ground, able.len()), rules(None));
     assert!(!finalists(&judge, able.len()).is_empty());
-    let one = 2 * u64::from(spec.train.micro_batches) * able.len() as u64;
-    assert!(judge.spent() <= PASSES_MAX + IMPROVED as u64 * one, "{}", judge.spent());
+    let one = 2 * u64::from(spec.train.micro_batches) * able.len() as u64 + 200;
+    assert!(judge.spent() <= EFFORT_MAX + IMPROVED as u64 * one, "{}", judge.spent());
     let plan = place(request(&spec), &refs).unwrap();
     assert!(plan.stages.len() > 1);
 }
@@ -317,13 +321,8 @@ fn the_judge_agrees_with_the_estimator() {
         let able = able_peers(&refs);
         let grain = Grain::of(&problem.spec).unwrap();
         let ground = ground_of(&able, [], &refs, &Links::of(&refs));
-        let judge = Judge::new(
-            &grain,
-            &problem.spec,
-            (&ground, able.len()),
-            ground.number(leader),
-            Codec::Dense,
-        );
+        let rules = rules(ground.number(leader));
+        let judge = Judge::new(&grain, &problem.spec, (&ground, able.len()), rules);
         let mut layout = Layout { stage_of: vec![0; grain.units()], stages: Vec::new() };
         for (node, stage) in plan.assignment.iter().enumerate() {
             layout.stage_of[grain.unit_of[node]] = u16::try_from(stage.index()).unwrap();

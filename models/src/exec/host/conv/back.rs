@@ -4,38 +4,18 @@
 //! against the image, each tap's product of weights and g is added where the tap lies.
 
 use pulp::{Arch, Simd, WithSimd};
+use wattle_protocol::dag::cost::geometry::Geometry;
 
 use super::conv2d;
-use super::layout::Geometry;
 use crate::exec::host::parallel::pieces;
 use crate::exec::host::tile::{COLUMNS, Columns, Down, Grid, Product, ROWS, Write};
 
 /// Gradient of x `[N, C, H, W]` from w `[O, C / groups, KH, KW]` and g `[N, O, H', W']`.
 pub fn input_grad(w: &[f32], gradient: &[f32], g: &Geometry) -> Vec<f32> {
-    match turned(g) {
+    match g.turned() {
         Some(turned) => conv2d(gradient, &turn(w, g), None, &turned),
         None => scattered(w, gradient, g),
     }
-}
-
-/// Returns the convolution that is the gradient, where there is one that pays.
-fn turned(g: &Geometry) -> Option<Geometry> {
-    let reach = [0, 1].map(|a| (g.kernel[a] - 1) * g.dilation[a]);
-    let fits = g.stride == [1, 1] && (0..2).all(|a| reach[a] >= g.padding[a]);
-    let turned = Geometry {
-        inner: g.outer,
-        outer: g.inner,
-        size: g.out,
-        out: g.size,
-        padding: [0, 1].map(|a| reach[a].saturating_sub(g.padding[a])),
-        ..*g
-    };
-    // Turning writes every weight; it must be little against the product.
-    (fits
-        && turned.is_compact()
-        && !turned.is_worth_gathering()
-        && g.batch * g.columns() > 2 * COLUMNS)
-        .then_some(turned)
 }
 
 /// Turns weights `[O, C, KH, KW]` of each group to `[C, O, KH, KW]`, taps in reverse.

@@ -3,78 +3,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use wattle_protocol::dag::cost::geometry::Geometry;
+
 use crate::exec::host::parallel::pieces;
 use crate::exec::host::tile::COLUMNS;
-
-/// Sizes of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Images.
-    pub batch: usize,
-    /// Channels of the input.
-    pub inner: usize,
-    /// Channels of the output.
-    pub outer: usize,
-    /// Height and width of the input.
-    pub size: [usize; 2],
-    /// Height and width of the output.
-    pub out: [usize; 2],
-    /// Height and width of the kernel.
-    pub kernel: [usize; 2],
-    /// Steps between outputs.
-    pub stride: [usize; 2],
-    /// Zeros around the input.
-    pub padding: [usize; 2],
-    /// Steps between taps.
-    pub dilation: [usize; 2],
-    /// Groups of channels.
-    pub groups: usize,
-}
-
-impl Geometry {
-    /// Returns the outputs of a channel of an image.
-    pub fn columns(&self) -> usize {
-        self.out[0] * self.out[1]
-    }
-
-    /// Returns the taps of a channel.
-    pub fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
-    }
-
-    /// Width of a laid row. With a stride of 1, the zeros after a row are those before the next.
-    fn width(&self) -> usize {
-        let padded = self.size[1] + 2 * self.padding[1];
-        match self.stride[1] {
-            1 => self.size[1] + self.padding[1],
-            stride => padded.div_ceil(stride),
-        }
-    }
-
-    /// Rows of a laid plane.
-    fn height(&self) -> usize {
-        (self.size[0] + 2 * self.padding[0]).div_ceil(self.stride[0])
-    }
-
-    /// Says whether a laid channel has not many more elements than its input and output: a stranger's network may name a
-    /// stride, padding or dilation of any size, and what it names must not be allocated.
-    pub fn is_compact(&self) -> bool {
-        /// Times the elements of input and output; a row and column of zeros around one of them is 9.
-        const MOST: usize = 16;
-        let plane = self.height().saturating_mul(self.width()).saturating_add(self.padding[1]);
-        let laid = plane.saturating_mul(self.stride[0]).saturating_mul(self.stride[1]);
-        laid <= MOST * (self.size[0] * self.size[1] + self.columns())
-    }
-
-    /// Says whether the columns between rows cost more than gathering the others: measured, gathering an element takes
-    /// as long as some 60 multiplications.
-    pub(super) fn is_worth_gathering(&self) -> bool {
-        const GATHER: usize = 60;
-        let dropped = self.out[0] * self.width() - self.columns();
-        // dropped / columns > GATHER / outer
-        dropped * (self.outer / self.groups) > GATHER * self.columns()
-    }
-}
 
 /// Images of some channels, laid out: `[image][channel][phase][row][column]`.
 #[derive(Debug)]
@@ -93,14 +25,13 @@ impl<'a> Laid<'a> {
     /// Lays the `channels` of x `[N, C, H, W]` out; where nothing has to move, x itself.
     pub fn new(x: &'a [f32], g: &Geometry, channels: Range<usize>) -> Self {
         let (width, phases) = (g.width(), g.stride);
-        if g.padding == [0, 0] && phases == [1, 1] && channels == (0..g.inner) {
+        if g.lies(channels.len()) {
             let plane = g.size[0] * g.size[1];
             let stride = g.inner * plane;
             return Self { values: Cow::Borrowed(x), width, plane, stride, phases };
         }
-        // The last row's end is the next row's start.
-        let plane = g.height() * width + g.padding[1];
-        let of_channel = phases[0] * phases[1] * plane;
+        let of_channel = g.laid();
+        let plane = of_channel / (phases[0] * phases[1]);
         let stride = channels.len() * of_channel;
         let mut values = vec![0.0; g.batch * stride + COLUMNS];
         let laid = Self { values: Cow::Borrowed(&[]), width, plane, stride, phases };

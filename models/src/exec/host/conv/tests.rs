@@ -1,8 +1,9 @@
 //! Each case against sums written out, in double precision.
 
+use wattle_protocol::dag::cost::geometry::Geometry;
+
 use super::back::input_grad;
 use super::conv2d;
-use super::layout::Geometry;
 use super::weights::weight_grad;
 
 fn numbers(count: usize, salt: usize) -> Vec<f32> {

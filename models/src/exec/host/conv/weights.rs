@@ -1,9 +1,10 @@
 //! Gradient of a convolution's weights: dot products of g with the image under each tap, over all outputs.
 
 use pulp::{Arch, Simd, WithSimd};
+use wattle_protocol::dag::cost::geometry::Geometry;
 
 use super::gather;
-use super::layout::{Geometry, Laid};
+use super::layout::Laid;
 use crate::exec::host::parallel::pieces;
 use crate::exec::host::tile::{DOTS, LANES, Segment, dots};
 
