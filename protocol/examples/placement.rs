@@ -1,6 +1,5 @@
-//! How good and how fast placements are: `quality [N [FIRST]]` against all layouts of small problems, `scale` on large ones.
-
-use std::time::Instant;
+//! How good and how fast placements are: `quality [N [FIRST]]` against all layouts of small problems, `large
+//! [PEERS [OPERATORS [REPLICAS]]]` on a large one, to be timed from outside.
 
 use wattle_protocol::ids::{Epoch, JobId};
 use wattle_protocol::schedule::advert::Advert;
@@ -52,22 +51,12 @@ fn show_quality(count: u64, first: u64) {
 }
 
 #[expect(clippy::print_stdout, reason = "an example prints")]
-fn show_scale() {
-    println!("peers  operators  replicas  stages  seconds");
-    let sizes = [(10, 1000), (100, 1000), (1000, 1000), (1000, 100), (1000, 3000), (1000, 10_000)];
-    for (peers, operators) in sizes {
-        for replicas in [1, 16] {
-            let problem = large(peers, operators, replicas).expect("the sample is a network");
-            let adverts: Vec<&Advert> = problem.adverts.iter().collect();
-            let begun = Instant::now();
-            match place(request(&problem), &adverts) {
-                Ok(plan) => {
-                    let (stages, seconds) = (plan.stages.len(), begun.elapsed().as_secs_f64());
-                    println!("{peers:5}  {operators:9}  {replicas:8}  {stages:6}  {seconds:7.3}");
-                }
-                Err(error) => println!("{peers:5}  {operators:9}  {replicas:8}  {error}"),
-            }
-        }
+fn place_large(peers: usize, operators: usize, replicas: u16) {
+    let problem = large(peers, operators, replicas).expect("the sample is a network");
+    let adverts: Vec<&Advert> = problem.adverts.iter().collect();
+    match place(request(&problem), &adverts) {
+        Ok(plan) => println!("{} stages, {} a step", plan.stages.len(), plan.prediction.step),
+        Err(error) => println!("{error}"),
     }
 }
 
@@ -79,7 +68,13 @@ fn main() {
             let number = |place: usize| arguments.get(place).and_then(|n| n.parse().ok());
             show_quality(number(1).unwrap_or(300), number(2).unwrap_or(0));
         }
-        Some("scale") => show_scale(),
-        _ => eprintln!("usage: placement quality [N [FIRST SEED]] | placement scale"),
+        Some("large") => {
+            let number = |place: usize, other: usize| {
+                arguments.get(place).and_then(|n| n.parse().ok()).unwrap_or(other)
+            };
+            let replicas = u16::try_from(number(3, 1)).unwrap_or(1);
+            place_large(number(1, 1000), number(2, 10_000), replicas);
+        }
+        _ => eprintln!("usage: placement quality [N [FIRST SEED]] | placement large [PEERS [OPERATORS [REPLICAS]]]"),
     }
 }

@@ -3,6 +3,9 @@
 //! A round is half a second; a message takes one and may be lost. Figures for `docs/concepts/links-and-fences.md` are
 //! printed by the tests that are left out of ordinary runs (`--ignored --nocapture`).
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![expect(clippy::print_stdout, reason = "figures are printed for a page")]
+
 use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
@@ -212,7 +215,7 @@ fn follow(seed: u64, quiet: usize, change: impl Fn(&mut Planted)) -> (Option<usi
     change(&mut world.planted);
     let rounds = world.rounds_until(FOLLOW, World::is_exact);
     let exact = world.peers.iter().filter(|p| p.fences() == world.planted.truth()).count();
-    let rate = (world.sent / 48) / u64::try_from(world.now.micros() / 1_000_000).unwrap();
+    let rate = (world.sent / 48) / (world.now.micros() / 1_000_000);
     println!("seed {seed}: {rounds:?} rounds, {changes} changes before, {exact} exact, {rate} B/s");
     (rounds, changes)
 }
