@@ -75,6 +75,8 @@ fn main() {
             let replicas = u16::try_from(number(3, 1)).unwrap_or(1);
             place_large(number(1, 1000), number(2, 10_000), replicas);
         }
-        _ => eprintln!("usage: placement quality [N [FIRST SEED]] | placement large [PEERS [OPERATORS [REPLICAS]]]"),
+        _ => eprintln!(
+            "usage: placement quality [N [FIRST SEED]] | placement large [PEERS [OPERATORS [REPLICAS]]]"
+        ),
     }
 }

@@ -174,11 +174,18 @@ fn jobs_from_given_weights_equal_jobs_from_the_seed() {
         }
     };
     let expected = bits(&sound(&few(""), 0).losses);
+    // Who is lost before step 0 is decided makes the job begin anew, on one peer less: that may be cut elsewhere, and
+    // fingerprints know where.
+    let mut fewer = few("");
+    fewer.peers[0].count -= 1;
+    let anew = bits(&sound(&fewer, 0).losses);
     for who in ["stage 0", "stage 1", "stage 2", "leader", "random"] {
         for at in (0..300).step_by(15) {
             let fault = format!("[[faults]]\nat_ms = {at}\nkill = \"{who}\"\n");
             let outcome = sound(&few(&fault), at);
-            assert_eq!(bits(&outcome.losses), expected, "{who} at {at} ms");
+            let losses = bits(&outcome.losses);
+            let is_anew = outcome.restarts > 0 && losses == anew;
+            assert!(is_anew || losses == expected, "{who} at {at} ms: {losses:?}");
         }
     }
 }

@@ -15,7 +15,8 @@ use wattle_protocol::units::Bytes;
 
 use super::failure::{contain, device_error};
 use super::store::append;
-use super::tensor::{HostBackend, HostInts, HostSlice, Tensor};
+use super::tensor::memory::{HostInts, HostSlice};
+use super::tensor::{HostBackend, Tensor};
 use super::traffic;
 
 type Read = Pin<Box<dyn Future<Output = Result<TensorData, ExecutionError>> + Send>>;

@@ -8,7 +8,7 @@ mod recalibrate;
 mod reduce;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn_backend::tensor::Device;

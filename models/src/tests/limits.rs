@@ -10,6 +10,7 @@ use wattle_protocol::dag::cut::CutEdge;
 use wattle_protocol::ids::{EdgeId, Epoch, PeerId, StageId, Step};
 use wattle_protocol::job::{JobSpec, Optimizer, PipelineOrder};
 use wattle_protocol::schedule::advert::{Advert, Hardware, Link};
+use wattle_protocol::schedule::codec::Codec;
 use wattle_protocol::schedule::fence::{Request, place, stage_graphs};
 use wattle_protocol::schedule::footprint::Demand;
 use wattle_protocol::schedule::pipeline::{Pass, passes};
@@ -229,9 +230,6 @@ fn adverts(memory: &[u64]) -> Vec<Advert> {
     };
     let speed = Speed::from_flops_per_second(1_000_000_000);
     let one = |(at, memory): (&PeerId, &u64)| Advert {
-        peer: *at,
-        sequence: 1,
-        addresses: vec![],
         hardware: Some(Hardware {
             device: "test".into(),
             speed,
@@ -245,6 +243,7 @@ fn adverts(memory: &[u64]) -> Vec<Advert> {
             demand: threads,
         }),
         links: peers.iter().filter(|other| *other != at).map(link).collect(),
+        ..Advert::new(*at)
     };
     peers.iter().zip(memory).map(one).collect()
 }
@@ -252,7 +251,8 @@ fn adverts(memory: &[u64]) -> Vec<Advert> {
 fn placed(spec: &JobSpec, memory: &[u64]) -> Result<Plan, PlanError> {
     let adverts = adverts(memory);
     let (job, epoch) = (JOB, Epoch::new(1));
-    let request = Request { spec, job, epoch, submitter: peer(90), leader: peer(0) };
+    let (submitter, leader, codec) = (peer(90), peer(0), Codec::Dense);
+    let request = Request { spec, job, epoch, submitter, leader, codec };
     place(request, &adverts.iter().collect::<Vec<_>>())
 }
 
