@@ -15,9 +15,9 @@ use super::{AS_FLOAT, Case, FLAT, RESULT};
 /// Rows and columns of the ballast's tensors: 1 MiB each.
 const BALLAST_WIDTH: usize = 512;
 /// Tensors of the ballast.
-const BALLAST_NODES: usize = 120;
-/// What each of two peers has to offer in MiB: three quarters of the ballast, so that neither can hold all of it and
-/// the cases of a group (some 20 MiB) too, and that each has room for its half.
+const BALLAST_NODES: usize = 100;
+/// What each of two peers has to offer in MiB: less than the ballast, so that a search gives neither all of it, and
+/// enough for half of it and the cases of a group (some 20 MiB, and what waits for them).
 pub const MEMORY: u64 = 90;
 /// Most numbers in the literals of a group: four bytes each, of the 4 MiB that a message may have.
 const NUMBERS_MAX: usize = 750_000;
