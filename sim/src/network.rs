@@ -49,11 +49,13 @@ impl Network {
         link.latency + Duration::from_micros(extra)
     }
 
-    /// Books a tensor on a link from `now` on; returns when its last byte arrives.
+    /// Books a tensor whose offer has come `now`; returns when its last byte arrives. It follows its offer at once, so it
+    /// has been on the link since the offer was sent.
     pub fn book(&mut self, from: usize, to: usize, size: Bytes, now: Instant) -> Instant {
         let link = self.link(from, to);
+        let sent = Instant::from_micros(now.micros().saturating_sub(link.latency.micros()));
         let free = self.free.entry((from, to)).or_default();
-        *free = (*free).max(now) + size / link.rate;
+        *free = (*free).max(sent) + size / link.rate;
         *free + link.latency
     }
 }

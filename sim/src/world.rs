@@ -284,10 +284,7 @@ impl<'a> World<'a> {
             self.nodes[from].device.bundle(&key).filter(|_| self.nodes[from].life == sender);
         match (self.nodes[to].peer.admit(peer, &key), bundle) {
             (Admission::Take(size), Some(bundle)) => {
-                // The tensor follows its offer at once: it has been on the link since the offer was sent.
-                let latency = self.network.link(from, to).latency;
-                let sent = Instant::from_micros(self.now.micros().saturating_sub(latency.micros()));
-                let arrives = self.network.book(from, to, size, sent);
+                let arrives = self.network.book(from, to, size, self.now);
                 let happening = Happening::Arrive { from, sender, key, bundle, size };
                 self.later(to, arrives.since(self.now), happening);
             }

@@ -208,13 +208,11 @@ impl World {
                     self.give(me, key, to);
                 }
                 Effect::Notify(event) if me == self.submitter => self.hear(event),
-                Effect::Notify(_) | Effect::Dial { .. } | Effect::Drop(_) | Effect::Announce(_) => {
+                Effect::DropBefore { epoch, .. } if epoch == Epoch::new(u64::MAX) => {
+                    self.dropped.push(me);
                 }
-                Effect::DropBefore { epoch, .. } => {
-                    if epoch == Epoch::new(u64::MAX) {
-                        self.dropped.push(me);
-                    }
-                }
+                Effect::Notify(_) | Effect::Dial { .. } | Effect::Drop(_) => {}
+                Effect::Announce(_) | Effect::DropBefore { .. } => {}
                 Effect::Withdraw(_) => self.withdrawn.push(me),
             }
         }
