@@ -61,6 +61,7 @@ fn place_large(peers: usize, operators: usize, replicas: u16) {
 }
 
 #[expect(clippy::print_stderr, reason = "an example says how it is called")]
+#[expect(clippy::disallowed_methods, reason = "an example is told by its arguments what to do")]
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {

@@ -6,13 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wattle_protocol::ids::{Epoch, JobId, StageId, Step};
+use wattle_protocol::ids::{Epoch, JobId, StageId, Step, ValueId};
 use wattle_protocol::swarm::io::{StateSource, Task};
 
 use crate::device::place;
 
 /// Most violations that are kept; the first is what matters.
 const VIOLATIONS_MAX: usize = 20;
+
+/// Which values a stage touches: a job that begins anew may be cut elsewhere.
+type Cut = Vec<ValueId>;
 
 /// Notes of one world.
 #[derive(Debug, Default)]
@@ -21,7 +24,9 @@ pub struct Check {
     epochs: BTreeMap<(usize, JobId, StageId), Epoch>,
     passes: BTreeSet<(usize, JobId, StageId, Step, u32, bool)>,
     losses: BTreeMap<(JobId, Step), u64>,
-    states: BTreeMap<(JobId, StageId, Step), [u8; 32]>,
+    states: BTreeMap<(JobId, StageId, Step, Cut), [u8; 32]>,
+    /// Where each holder's stage is cut.
+    cuts: BTreeMap<(usize, JobId, StageId), Cut>,
     /// Updates that each holder's state of a stage has seen.
     applied: BTreeMap<(usize, JobId, StageId), Step>,
     violations: Vec<String>,
@@ -47,7 +52,7 @@ impl Check {
             }
             // Only a job that begins anew loads initial state after an update.
             Task::LoadStage { source: StateSource::Initial | StateSource::Given(_), .. } => {
-                let is_late = |(of, at, applied): &(JobId, StageId, Step)| {
+                let is_late = |(of, at, applied, _): &(JobId, StageId, Step, Cut)| {
                     *of == job && *at == stage && *applied > Step::default()
                 };
                 if self.states.keys().any(is_late) {
@@ -75,7 +80,11 @@ impl Check {
     pub fn ended(&mut self, peer: usize, task: &Task, state: Option<[u8; 32]>) {
         let (job, stage) = place(task);
         let applied = match task {
-            Task::LoadStage { step, .. } => *step,
+            Task::LoadStage { step, work, .. } => {
+                let cut = work.graph.values.keys().copied().collect();
+                self.cuts.insert((peer, job, stage), cut);
+                *step
+            }
             Task::OptimizerStep { step, .. } => step.next(),
             _ => return,
         };
@@ -83,7 +92,8 @@ impl Check {
         let Some(state) = state else {
             return;
         };
-        let known = *self.states.entry((job, stage, applied)).or_insert(state);
+        let cut = self.cuts.get(&(peer, job, stage)).cloned().unwrap_or_default();
+        let known = *self.states.entry((job, stage, applied, cut)).or_insert(state);
         if known != state {
             self.violated(format!(
                 "peer {peer} holds another state of stage {stage} after {applied} updates"

@@ -5,8 +5,8 @@
 //! first parts, and the second parts wait for it, so whoever places the network on two peers cuts the ballast, which
 //! every case spans: its values cross forwards and their cotangents come back.
 
-use wattle_protocol::dag::op::Comparison;
-use wattle_protocol::dag::{Dag, DagBuilder, DagError, Dtype, Op, Source};
+use wattle_protocol::dag::op::{Comparison, Unary};
+use wattle_protocol::dag::{Dag, DagBuilder, DagError, Dtype, Init, Op, Source};
 use wattle_protocol::ids::ValueId;
 
 use super::run::SuiteError;
@@ -116,11 +116,12 @@ fn join(parts: &mut [Part]) -> Result<Dag, DagError> {
     let values = parts.iter().zip(&spanning);
     let values = values.flat_map(|(part, ids)| ids.iter().filter_map(|id| part.values[id.index()]));
     let values: Vec<ValueId> = values.collect();
-    let head = nothing(&mut b, &values)?;
+    let head = nothing(&mut b, "first", &values)?;
     let ballast = ballast(&mut b, head)?;
+    let end = nothing(&mut b, "second", &[ballast])?;
     let mut losses = vec![ballast];
     for (part, ids) in parts.iter_mut().zip(&spanning) {
-        part.wait(&mut b, ids, ballast)?;
+        part.wait(&mut b, ids, end)?;
         part.nodes(&mut b, part.cut..part.dag.nodes().len())?;
         losses.extend(part.values[part.dag.outputs()[0].index()]);
     }
@@ -137,16 +138,16 @@ impl Part {
         near.iter().flat_map(|node| &node.outputs).filter(read).copied().collect()
     }
 
-    /// Lets the second half read spanning values with the ballast's sum, a zero, added: not before it is there.
+    /// Lets the second half read spanning values with a zero added that is there when the ballast is.
     fn wait(
         &mut self,
         b: &mut DagBuilder,
         spanning: &[ValueId],
-        ballast: ValueId,
+        end: ValueId,
     ) -> Result<(), DagError> {
         for (at, id) in spanning.iter().enumerate() {
             let Some(value) = self.values[id.index()] else { continue };
-            let mut zero = ballast;
+            let mut zero = end;
             let dtype = b.fact(value).dtype;
             if dtype != Dtype::F32 {
                 zero = b.op(format!("{}zero.{at}", self.prefix), Op::Cast { dtype }, &[zero])?;
@@ -188,33 +189,33 @@ impl Part {
 
 /// Returns a zero that depends on all of these values, whatever they hold (a comparison is a number even of NaN), and
 /// through which no gradient flows.
-fn nothing(b: &mut DagBuilder, values: &[ValueId]) -> Result<ValueId, DagError> {
-    let mut sums = vec![b.op("nothing", Op::Fill { shape: vec![], value: 0.0 }, &[])?];
+fn nothing(b: &mut DagBuilder, name: &str, values: &[ValueId]) -> Result<ValueId, DagError> {
+    let mut sums =
+        vec![b.op(format!("{name}.none"), Op::Fill { shape: vec![], value: 0.0 }, &[])?];
     for (at, value) in values.iter().enumerate() {
         let axes: Vec<usize> = (0..b.fact(*value).shape.len()).collect();
         let same = Op::Compare(Comparison::Equal);
-        let same = b.op(format!("same.{at}"), same, &[*value, *value])?;
+        let same = b.op(format!("{name}.{at}"), same, &[*value, *value])?;
         let float = Op::Cast { dtype: Dtype::F32 };
-        let float = b.op(format!("same.{at}.float"), float, &[same])?;
+        let float = b.op(format!("{name}.{at}.float"), float, &[same])?;
         sums.push(match axes.is_empty() {
             true => float,
             false => {
                 let sum = Op::ReduceSum { axes, keep: false };
-                b.op(format!("same.{at}.sum"), sum, &[float])?
+                b.op(format!("{name}.{at}.sum"), sum, &[float])?
             }
         });
     }
-    let all = b.op("same", Op::AddN, &sums)?;
-    b.op("same.zero", Op::Scale { factor: 0.0 }, &[all])
+    let all = b.op(format!("{name}.all"), Op::AddN, &sums)?;
+    b.op(format!("{name}.zero"), Op::Scale { factor: 0.0 }, &[all])
 }
 
-/// A chain of zeros that begins with a zero; returns their sum.
+/// A chain of zeros, each of which its derivative reads, that begins with a zero; returns their sum.
 fn ballast(b: &mut DagBuilder, zero: ValueId) -> Result<ValueId, DagError> {
-    let shape = vec![BALLAST_WIDTH; 2];
-    let mut last = b.op("ballast", Op::Fill { shape, value: 0.0 }, &[])?;
-    last = b.op("ballast.0", Op::Add, &[last, zero])?;
+    let parameter = b.parameter("ballast", &[BALLAST_WIDTH; 2], Init::Constant(0.0), false);
+    let mut last = b.op("ballast.0", Op::Add, &[parameter, zero])?;
     for at in 1..BALLAST_NODES {
-        last = b.op(format!("ballast.{at}"), Op::Scale { factor: 1.0 }, &[last])?;
+        last = b.op(format!("ballast.{at}"), Op::Unary(Unary::Tanh), &[last])?;
     }
     b.op("ballast.sum", Op::ReduceSum { axes: vec![0, 1], keep: false }, &[last])
 }
@@ -233,7 +234,7 @@ mod tests {
         let cases: Vec<Case> = cases().into_iter().filter(|case| !case.forward_only).collect();
         for place in [Place::Start, Place::Middle, Place::End] {
             let dag = bundle(&cases, place).unwrap();
-            let middle = dag.nodes().iter().position(|n| n.name == "ballast").unwrap();
+            let middle = dag.nodes().iter().position(|n| n.name == "ballast.0").unwrap();
             for (at, case) in cases.iter().enumerate() {
                 let prefix = prefix(at);
                 let late = dag.nodes()[middle..].iter().filter(|n| n.name.starts_with(&prefix));
