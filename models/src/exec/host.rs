@@ -2,8 +2,8 @@
 //!
 //! They exist where burn's CPU kernels are scalar (exponentials), make many passes (normalisation, losses) or take one
 //! thread (sums, products and pools of elements). Every loop is written so that the compiler can vectorise it, runs under
-//! [`vectorised`], and rounds the same on every machine: multiply-adds are fused where they are written so and nowhere
-//! else, and sums have a fixed order whatever the vector width.
+//! [`vectorised`], and rounds the same on every machine: sums have a fixed order whatever the vector width, and no
+//! multiply-add is fused but in softmax, which like [`tile`] rounds otherwise on machines that cannot fuse.
 //! Reading order: [`parallel`], [`fresh`] and [`elements`], which the others stand on; then any.
 
 pub mod activation;
@@ -38,29 +38,51 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// `e^x` within a few units in the last place; 0 below -87, infinity above 88; NaN stays NaN.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+pub fn exp(x: f32) -> f32 {
+    let clamped = if x > 88.0 { 88.0 } else { x };
+    let y = exp_by(
+        clamped,
+        #[inline(always)]
+        |a, b, c| a * b + c,
+    );
+    if x > 88.0 { f32::INFINITY } else { y }
+}
+
+/// The same for x up to 88 with a multiply-add of the caller's.
 ///
 /// *Source*: argument reduction and polynomial of Cephes `expf`.
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
-pub fn exp(x: f32) -> f32 {
+pub fn exp_by(x: f32, add: impl Fn(f32, f32, f32) -> f32) -> f32 {
     /// 1.5 * 2^23: adding it leaves the rounded integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let clamped = if x > 88.0 { 88.0 } else { x };
-    let clamped = if clamped < -87.0 { -87.0 } else { clamped };
-    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let clamped = if x < -87.0 { -87.0 } else { x };
+    let shifted = add(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = n.mul_add(-0.693_359_4, clamped);
-    let r = n.mul_add(2.121_944_4e-4, r);
-    let p = 1.987_569_1e-4f32;
-    let p = p.mul_add(r, 1.398_199_9e-3);
-    let p = p.mul_add(r, 8.333_452e-3);
-    let p = p.mul_add(r, 4.166_579_6e-2);
-    let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 0.5);
-    let p = (p * r).mul_add(r, r) + 1.0;
+    let r = add(n, -0.693_359_4, clamped);
+    let r = add(n, 2.121_944_4e-4, r);
+    let p = add(1.987_569_1e-4, r, 1.398_199_9e-3);
+    let p = add(p, r, 8.333_452e-3);
+    let p = add(p, r, 4.166_579_6e-2);
+    let p = add(p, r, 1.666_666_5e-1);
+    let p = add(p, r, 0.5);
+    let p = add(p * r, r, r) + 1.0;
     let y = p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    let y = if x > 88.0 { f32::INFINITY } else { y };
     if x < -87.0 { 0.0 } else { y }
+}
+
+/// Says whether vectors multiply and add at once, as those of [`tile`] then do.
+pub fn is_fused() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        pulp::x86::V3::try_new().is_some()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        cfg!(target_arch = "aarch64")
+    }
 }
 
 /// Hyperbolic tangent with an absolute error below 2e-7.
@@ -216,6 +238,8 @@ mod tests {
             let want = f64::from(x32).exp();
             let got = f64::from(exp(x32));
             assert!(((got - want) / want).abs() < EXP_TOLERANCE, "exp({x32}) = {got}, not {want}");
+            let fused = f64::from(exp_by(x32, f32::mul_add));
+            assert!(((fused - want) / want).abs() < EXP_TOLERANCE, "{x32}: {fused}, not {want}");
         }
         assert!(exp(f32::NAN).is_nan());
         assert_eq!(exp(f32::NEG_INFINITY).to_bits(), 0.0f32.to_bits());

@@ -84,7 +84,8 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
     let desk = Desk::of(request, adverts)?;
     for share in SHARES {
         let judge = desk.judge(share);
-        if let Some(plan) = desk.best(&finalists(&judge, desk.able.len())) {
+        let plain = desk.plain(adverts);
+        if let Some(plan) = desk.best(&finalists(&judge, desk.able.len(), plain)) {
             return Ok(plan);
         }
     }
@@ -136,6 +137,20 @@ impl<'a> Desk<'a> {
         let ground = (&self.ground, self.able.len());
         let rules = Rules { leader, codec: self.request.codec, share };
         Judge::new(&self.grain, self.request.spec, ground, rules)
+    }
+
+    /// Returns the layouts of baselines: the search begins with them too, and so is never behind them.
+    fn plain(&self, adverts: &[&Advert]) -> Vec<Layout> {
+        let all = [
+            Baseline::EqualNumber,
+            Baseline::EqualCompute,
+            Baseline::EvenLayers,
+            Baseline::BestSingle,
+        ];
+        let parts = (&self.ground, self.able.as_slice());
+        all.into_iter()
+            .flat_map(|one| baseline::layouts(one, &self.grain, parts, adverts))
+            .collect()
     }
 
     /// Returns an even cut's plan, or what does not fit.
@@ -241,7 +256,8 @@ pub fn quality(
 ) -> Result<Option<Quality>, PlanError> {
     let desk = Desk::of(request, adverts)?;
     let (judge, able) = (desk.judge(SHARES[0]), desk.able.len());
-    let first = finalists(&judge, able).into_iter().next();
+    let plain = desk.plain(adverts);
+    let first = finalists(&judge, able, plain).into_iter().next();
     let step = first.and_then(|layout| judge.cost(&layout)).map(|verdict| verdict.step);
     let known = step.unwrap_or(u64::MAX);
     let optimum = optimum::optimum(&judge, able, known, branches);
@@ -250,11 +266,14 @@ pub fn quality(
 }
 
 /// Returns layouts that may be the best plan, the best first.
-fn finalists(judge: &Judge<'_>, able: usize) -> Vec<Layout> {
+fn finalists(judge: &Judge<'_>, able: usize, plain: Vec<Layout>) -> Vec<Layout> {
     let orders = judge.grain.orders().into_iter();
     let stretches = orders.map(|order| Stretch::new(judge, able, order)).collect();
     let scene = Scene { judge, stretches, able };
     let mut found = starts(&scene);
+    let wanted = judge.spec.swarm.stages.map(usize::from);
+    let plain = plain.into_iter().filter(|l| wanted.is_none_or(|count| count == l.stages.len()));
+    found.extend(plain.filter_map(|layout| Some((layout.clone(), judge.cost(&layout)?))));
     found.sort_by_key(|(layout, verdict)| (verdict.step, layout.clone()));
     found.dedup();
     let kept = varied(found);

@@ -212,7 +212,8 @@ impl WithSimd for Backward<'_> {
                 let mut dp = vec![0.0; seen];
                 for (p, ds) in p.chunks_exact(stride).zip(ds.chunks_exact_mut(stride)) {
                     dp.copy_from_slice(&ds[..seen]);
-                    softmax_grad_row(&p[..seen], &dp, &mut ds[..seen], h.scale);
+                    let row = softmax_grad_row(&p[..seen], &dp, h.scale);
+                    ds[..seen].iter_mut().zip(row).for_each(|(ds, x)| *ds = x);
                 }
                 let count = ds.len() / stride;
                 let dq = &mut self.dq[first * h.width..(first + count) * h.width];

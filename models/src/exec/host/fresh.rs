@@ -1,7 +1,10 @@
 //! Memory for results, and results that are made piece by piece on all threads.
 //!
-//! Without `unsafe`, memory has to hold something before a piece of it can be handed out. Zeros cost a tenth to a fifth of
-//! a pass over memory, all threads write them, and what can be made in one go by one thread does without them.
+//! Without `unsafe`, memory has to hold something before a piece of it can be handed out, and zeros cost a tenth to a
+//! fourth of a pass over memory. All threads write them. One thread by itself does without: it extends a vector, and rows
+//! go to a [`Place`], which is the end of one or a piece of the other.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -56,6 +59,63 @@ pub fn fill_rows<T: Send>(
         )
     };
     fill_pieces(len, rows * width, work, vectors)
+}
+
+/// Where the next row of a result goes.
+#[derive(Debug)]
+pub enum Place<'a> {
+    /// To the end of what there is.
+    End(&'a mut Vec<f32>),
+    /// Over what is there.
+    Over(&'a mut [f32]),
+}
+
+impl Place<'_> {
+    /// Writes a row of `width`.
+    #[inline(always)]
+    // Always: it must vectorise within the caller's loop.
+    pub fn write(&mut self, width: usize, row: impl Iterator<Item = f32>) {
+        match self {
+            Self::End(values) => values.extend(row),
+            Self::Over(values) => {
+                let (to, rest) = std::mem::take(values).split_at_mut(width);
+                for (to, x) in to.iter_mut().zip(row) {
+                    *to = x;
+                }
+                *values = rest;
+            }
+        }
+    }
+}
+
+/// Makes a tensor's elements row by row: `f` gets the numbers of some rows, and the place where it has to write each of
+/// them in turn. What it returns for each of these pieces comes in their order.
+///
+/// `work` is that of an element.
+pub fn write_rows<T: Send>(
+    [len, width]: [usize; 2],
+    work: usize,
+    f: impl Fn(Range<usize>, Place<'_>) -> T + Sync + Send,
+) -> (Vec<f32>, Vec<T>) {
+    let rows = rows_of_piece(width);
+    if is_worth(work.saturating_mul(len)) {
+        return fill_rows(
+            len,
+            width,
+            work,
+            #[inline(always)]
+            |first, out| f(first..first + out.len() / width, Place::Over(out)),
+        );
+    }
+    let (mut out, all) = (Vec::with_capacity(len), len / width.max(1));
+    let ends = (0..all).step_by(rows).map(|first| {
+        vectorised(
+            #[inline(always)]
+            || f(first..all.min(first + rows), Place::End(&mut out)),
+        )
+    });
+    let ends = ends.collect();
+    (out, ends)
 }
 
 /// The same with pieces of `size` elements: `f` gets a piece's number.

@@ -1,7 +1,7 @@
 //! Layer and batch normalisation with their gradients: a few passes over a row while it is in the cache.
 
 use super::elements::rewrite;
-use super::fresh::{fill, fill_rows};
+use super::fresh::{fill, fill_rows, write_rows};
 use super::parallel::{map, pieces};
 use super::{sum_of, sum_of_pairs, sum_of_three, vectorised};
 use crate::exec::tensor::memory::HostFloats;
@@ -20,21 +20,18 @@ fn share(count: usize) -> f32 {
 pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32) -> LayerNormed {
     let width = gain.len();
     let inverse = share(width);
-    let (y, ends) = fill_rows(
-        x.len(),
-        width,
+    let (y, ends) = write_rows(
+        [x.len(), width],
         4,
         #[inline(always)]
-        |first, y| {
-            let x = x[first * width..].chunks_exact(width);
-            let mut ends = Vec::with_capacity(y.len() / width);
-            for (x, y) in x.zip(y.chunks_exact_mut(width)) {
+        |rows, mut y| {
+            let mut ends = Vec::with_capacity(rows.len());
+            for x in x[rows.start * width..rows.end * width].chunks_exact(width) {
                 let mean = sum_of(x, |x| x) * inverse;
                 let variance = sum_of(x, |x| (x - mean) * (x - mean)) * inverse;
                 let rstd = 1.0 / (variance + eps).sqrt();
-                for (((y, x), gain), bias) in y.iter_mut().zip(x).zip(gain).zip(bias) {
-                    *y = (x - mean) * rstd * gain + bias;
-                }
+                let row = x.iter().zip(gain).zip(bias);
+                y.write(width, row.map(|((x, gain), bias)| (x - mean) * rstd * gain + bias));
                 ends.push((mean, rstd));
             }
             ends
@@ -53,27 +50,24 @@ pub fn layer_norm_grad(
     g: &[f32],
 ) -> NormGrad {
     let width = gain.len();
-    let inverse = share(width);
     // Beside dx, sums of pieces: of gain, then of bias.
-    let (dx, sums) = fill_rows(
-        x.len(),
-        width,
+    let (dx, sums) = write_rows(
+        [x.len(), width],
         8,
         #[inline(always)]
-        |first, dx| {
+        |rows, mut dx| {
             let mut sums = vec![0.0; 2 * width];
-            let (dgain, dbias) = sums.split_at_mut(width);
-            let (x, g) = (&x[first * width..][..dx.len()], &g[first * width..][..dx.len()]);
-            let ends = means[first..].iter().copied().zip(rstds[first..].iter().copied());
-            let ends: Vec<(f32, f32)> = ends.take(dx.len() / width).collect();
-            let rows = x.chunks_exact(width).zip(g.chunks_exact(width));
-            for (((x, g), dx), end) in rows.zip(dx.chunks_exact_mut(width)).zip(&ends) {
-                layer_norm_row(x, gain, *end, g, dx, inverse);
+            let range = rows.start * width..rows.end * width;
+            let (x, g) = (&x[range.clone()], &g[range]);
+            let ends = Ends { means: &means[rows.clone()], rstds: &rstds[rows] };
+            for (at, (x, g)) in x.chunks_exact(width).zip(g.chunks_exact(width)).enumerate() {
+                dx.write(width, layer_norm_row([x, g, gain], ends.means[at], ends.rstds[at]));
             }
-            // The piece is in the cache. Some rows at a time, so that sums are read and written less often.
-            let rows = x.chunks(FEW * width).zip(g.chunks(FEW * width));
-            for ((x, g), ends) in rows.zip(ends.chunks(FEW)) {
-                add_rows(x, g, ends, dgain, dbias);
+            // Some rows at a time, so that sums are read and written less often; after all rows of the piece, which is in
+            // the cache, since more rows of 4 KiB at once than the first cache has ways displace one another.
+            let (dgain, dbias) = sums.split_at_mut(width);
+            for (at, (x, g)) in x.chunks(FEW * width).zip(g.chunks(FEW * width)).enumerate() {
+                add_rows(x, g, ends.from(at * FEW), dgain, dbias);
             }
             sums
         },
@@ -83,22 +77,28 @@ pub fn layer_norm_grad(
     (dx, ends, dbias)
 }
 
-/// Gradient of one row.
+/// Gradient of one row `[x, g, gain]`.
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
-fn layer_norm_row(
-    x: &[f32],
-    gain: &[f32],
-    (mean, rstd): (f32, f32),
-    g: &[f32],
-    dx: &mut [f32],
-    inverse: f32,
-) {
+fn layer_norm_row([x, g, gain]: [&[f32]; 3], mean: f32, rstd: f32) -> impl Iterator<Item = f32> {
+    let inverse = share(gain.len());
     let sum = sum_of_pairs(g, gain, |g, gain| g * gain) * inverse;
     let dot = sum_of_three([x, g, gain], |x, g, gain| g * gain * (x - mean));
     let slope = dot * rstd * inverse;
-    for (((dx, x), g), gain) in dx.iter_mut().zip(x).zip(g).zip(gain) {
-        *dx = (g * gain - sum - (x - mean) * rstd * slope) * rstd;
+    let row = x.iter().zip(g).zip(gain);
+    row.map(move |((x, g), gain)| (g * gain - sum - (x - mean) * rstd * slope) * rstd)
+}
+
+/// Means and reciprocal standard deviations of rows.
+#[derive(Clone, Copy)]
+struct Ends<'a> {
+    means: &'a [f32],
+    rstds: &'a [f32],
+}
+
+impl Ends<'_> {
+    fn from(self, row: usize) -> Self {
+        Self { means: &self.means[row..], rstds: &self.rstds[row..] }
     }
 }
 
@@ -108,12 +108,13 @@ const FEW: usize = 4;
 /// Adds what up to [`FEW`] rows give to the gradients of gain and bias, in their order.
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
-fn add_rows(x: &[f32], g: &[f32], ends: &[(f32, f32)], dgain: &mut [f32], dbias: &mut [f32]) {
+fn add_rows(x: &[f32], g: &[f32], ends: Ends<'_>, dgain: &mut [f32], dbias: &mut [f32]) {
     let width = dgain.len();
     let dbias = &mut dbias[..width];
-    if ends.len() < FEW {
-        for ((x, g), (mean, rstd)) in x.chunks_exact(width).zip(g.chunks_exact(width)).zip(ends) {
-            let (x, g) = (&x[..width], &g[..width]);
+    // By index over slices of one length: chains of iterators are not vectorised.
+    if x.len() < FEW * width {
+        for (at, (x, g)) in x.chunks_exact(width).zip(g.chunks_exact(width)).enumerate() {
+            let (x, g, mean, rstd) = (&x[..width], &g[..width], ends.means[at], ends.rstds[at]);
             for i in 0..width {
                 dgain[i] += g[i] * ((x[i] - mean) * rstd);
                 dbias[i] += g[i];
@@ -121,10 +122,13 @@ fn add_rows(x: &[f32], g: &[f32], ends: &[(f32, f32)], dgain: &mut [f32], dbias:
         }
         return;
     }
-    // By index over slices of one length: chains of iterators are not vectorised.
-    let [x0, x1, x2, x3] = [0, 1, 2, 3].map(|at| &x[at * width..][..width]);
-    let [g0, g1, g2, g3] = [0, 1, 2, 3].map(|at| &g[at * width..][..width]);
-    let [(m0, r0), (m1, r1), (m2, r2), (m3, r3)] = [ends[0], ends[1], ends[2], ends[3]];
+    let ((x0, x), (g0, g)) = (x.split_at(width), g.split_at(width));
+    let ((x1, x), (g1, g)) = (x.split_at(width), g.split_at(width));
+    let ((x2, x), (g2, g)) = (x.split_at(width), g.split_at(width));
+    let (x3, g3) = (&x[..width], &g[..width]);
+    let (means, rstds) = (&ends.means[..FEW], &ends.rstds[..FEW]);
+    let (m0, m1, m2, m3) = (means[0], means[1], means[2], means[3]);
+    let (r0, r1, r2, r3) = (rstds[0], rstds[1], rstds[2], rstds[3]);
     for i in 0..width {
         let sum = dgain[i] + g0[i] * ((x0[i] - m0) * r0) + g1[i] * ((x1[i] - m1) * r1);
         dgain[i] = sum + g2[i] * ((x2[i] - m2) * r2) + g3[i] * ((x3[i] - m3) * r3);

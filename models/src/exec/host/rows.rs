@@ -2,36 +2,35 @@
 
 use wattle_protocol::dag::op::Targets;
 
-use super::fresh::fill_rows;
+use super::fresh::{fill_rows, write_rows};
 use super::parallel::map;
-use super::{exp, max_of, rows_of_piece, sum_of, sum_of_pairs, vectorised};
+use super::{exp, exp_by, is_fused, max_of, rows_of_piece, sum_of, sum_of_pairs, vectorised};
 
 /// Work of an element of a softmax, in operations.
 const SOFTMAX: usize = 16;
 
 /// Softmax of rows of `width`, each times `scale` first.
 pub fn softmax(x: &[f32], width: usize, scale: f32) -> Vec<f32> {
-    fill_rows(
-        x.len(),
-        width,
+    let (y, _) = write_rows(
+        [x.len(), width],
         SOFTMAX,
         #[inline(always)]
-        |first, y| {
-            let x = &x[first * width..][..y.len()];
-            for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-                softmax_row(x, y, scale);
+        |rows, mut y| {
+            let mut powers = vec![0.0; width];
+            for x in x[rows.start * width..rows.end * width].chunks_exact(width) {
+                let inverse = 1.0 / exps(x, &mut powers, max_of_scaled(x, scale), scale);
+                y.write(width, powers.iter().map(|power| power * inverse));
             }
         },
-    )
-    .0
+    );
+    y
 }
 
 /// Softmax of one row times `scale`.
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
 pub fn softmax_row(x: &[f32], y: &mut [f32], scale: f32) {
-    let max = if scale < 0.0 { -max_of_negated(x) } else { max_of(x) };
-    let inverse = 1.0 / exps(x, y, max, scale);
+    let inverse = 1.0 / exps(x, y, max_of_scaled(x, scale), scale);
     for y in y.iter_mut() {
         *y *= inverse;
     }
@@ -41,42 +40,52 @@ pub fn softmax_row(x: &[f32], y: &mut [f32], scale: f32) {
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
 fn exps(x: &[f32], y: &mut [f32], max: f32, scale: f32) -> f32 {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = exp((x - max) * scale);
+    if is_fused() {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = exp_by((x - max) * scale, f32::mul_add);
+        }
+    } else {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = exp((x - max) * scale);
+        }
     }
     sum_of(y, |y| y)
 }
 
-fn max_of_negated(row: &[f32]) -> f32 {
-    row.iter().fold(f32::NEG_INFINITY, |a, b| if -*b > a { -*b } else { a })
+/// Returns the element whose product with `scale` is the largest.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+fn max_of_scaled(row: &[f32], scale: f32) -> f32 {
+    if scale < 0.0 {
+        row.iter().fold(f32::INFINITY, |a, b| if *b < a { *b } else { a })
+    } else {
+        max_of(row)
+    }
 }
 
 /// Gradient of [`softmax`] from its output y: `scale * y * (g - sum(y g))` a row.
 pub fn softmax_grad(y: &[f32], g: &[f32], width: usize, scale: f32) -> Vec<f32> {
-    fill_rows(
-        y.len(),
-        width,
+    let (dx, _) = write_rows(
+        [y.len(), width],
         4,
         #[inline(always)]
-        |first, dx| {
-            let (y, g) = (&y[first * width..][..dx.len()], &g[first * width..][..dx.len()]);
-            let rows = y.chunks_exact(width).zip(g.chunks_exact(width));
-            for ((y, g), dx) in rows.zip(dx.chunks_exact_mut(width)) {
-                softmax_grad_row(y, g, dx, scale);
+        |rows, mut dx| {
+            let range = rows.start * width..rows.end * width;
+            let rows = y[range.clone()].chunks_exact(width).zip(g[range].chunks_exact(width));
+            for (y, g) in rows {
+                dx.write(width, softmax_grad_row(y, g, scale));
             }
         },
-    )
-    .0
+    );
+    dx
 }
 
 /// Gradient of one row.
 #[inline(always)]
 // Always: it must vectorise within the caller's loop.
-pub fn softmax_grad_row(y: &[f32], g: &[f32], dx: &mut [f32], scale: f32) {
+pub fn softmax_grad_row(y: &[f32], g: &[f32], scale: f32) -> impl Iterator<Item = f32> {
     let dot = sum_of_pairs(y, g, |y, g| y * g);
-    for ((dx, y), g) in dx.iter_mut().zip(y).zip(g) {
-        *dx = y * (g - dot) * scale;
-    }
+    y.iter().zip(g).map(move |(y, g)| y * (g - dot) * scale)
 }
 
 /// Logarithm of softmax of rows of `width`.
