@@ -49,7 +49,7 @@ const OVERHEAD: Duration = Duration::from_micros(10);
 #[derive(Debug, thiserror::Error)]
 pub enum TestbedError {
     /// It is not in the form of one.
-    #[error("the testbed cannot be read: {0}")]
+    #[error("it is not in the form of a testbed")]
     Toml(#[from] toml::de::Error),
     /// Values are impossible; all of them are listed.
     #[error("the testbed has mistakes:\n  {}", .0.join("\n  "))]

@@ -170,6 +170,7 @@ pub struct SwarmSpec {
     pub recompute: bool,
     /// Copies of each stage's state that other peers keep, as far as there are peers.
     pub backups: u8,
-    /// Most peers that run a stage at once, each for some of the micro-batches; 1: no replicas.
+    /// Most peers that run a stage at once, each for some of the micro-batches; 1: no replicas. The planner knows more,
+    /// for predictions; a swarm refuses them.
     pub replicas: u16,
 }

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use wattle_sim::{Outcome, Scenario};
 
-/// Steps of each job; the first ones fill caches of the mind only, but begin at odd moments.
+/// Steps of each job; what is measured begins with the decision on the first.
 const STEPS: u64 = 6;
 const MODELS: [&str; 5] = ["gpt2-nano", "gpt2-mini", "llama-nano", "resnet-tiny", "lstm-nano"];
 

@@ -2,7 +2,8 @@
 //!
 //! Each pass that a stage reports is a sample: how long it took over how long the advert had predicted. A gauge a peer
 //! makes one factor of them, without outliers; after a few passes the advert's speeds are divided by it. Whether a
-//! peer claims a hundred times its speed or a hundredth, it is placed by what it did.
+//! peer claims a hundred times its speed or a hundredth, it can be placed by what it did.
+//! Leaders do not place by it yet: a plan is made again by all who vote, and the evidence of one leader is not theirs.
 //! Not here: who may speak for a peer's passes. Concept: `docs/concepts/links-and-fences.md`.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! OP-Fence: where the operators of a job run, from what peers and links were measured to do.
 //!
-//! Reading order: [`grain`](self) (the network in units), `lines` (orders of peers along fast links, in groups that run
+//! Reading order: `grain` (the network in units), `lines` (orders of peers along fast links, in groups that run
 //! a stage together), `stretch` (lays the network along a line so that no station is slower than another needs to be),
 //! `judge` (what a layout costs), `refine` (small changes that help). The best layouts are cut in earnest and predicted
 //! by the estimator. See docs/concepts/op-fence.md.
@@ -16,6 +16,8 @@ mod lines;
 mod optimum;
 mod refine;
 mod stretch;
+
+use std::collections::BTreeSet;
 
 use super::advert::Advert;
 use super::codec::Codec;
@@ -82,10 +84,10 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
         return Err(PlanError::NotEnoughNodes { wanted, nodes });
     }
     let desk = Desk::of(request, adverts)?;
+    let plain = desk.plain(adverts);
     for share in SHARES {
         let judge = desk.judge(share);
-        let plain = desk.plain(adverts);
-        if let Some(plan) = desk.best(&finalists(&judge, desk.able.len(), plain)) {
+        if let Some(plan) = desk.best(&finalists(&judge, desk.able.len(), &plain)) {
             return Ok(plan);
         }
     }
@@ -94,20 +96,16 @@ pub fn place(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanErro
 
 /// Places a job as a baseline does.
 ///
-/// *Errors*: [`PlanError`]; out of memory where a stage does not fit its peer.
+/// None where a stage does not fit its peer. *Errors*: [`PlanError`], but never out of memory.
 pub fn place_as(
     baseline: Baseline,
     request: Request<'_>,
     adverts: &[&Advert],
-) -> Result<Plan, PlanError> {
+) -> Result<Option<Plan>, PlanError> {
     let desk = Desk::of(request, adverts)?;
     let parts = (&desk.ground, desk.able.as_slice());
     let layouts = baseline::layouts(baseline, &desk.grain, parts, adverts);
-    let Some(plan) = desk.best(&layouts) else {
-        let able = desk.able.len();
-        return Err(PlanError::Network(format!("a stage does not fit one of the {able} peers")));
-    };
-    Ok(plan)
+    Ok(desk.best(&layouts))
 }
 
 /// A job and the peers that it may be placed on, measured.
@@ -139,7 +137,7 @@ impl<'a> Desk<'a> {
         Judge::new(&self.grain, self.request.spec, ground, rules)
     }
 
-    /// Returns the layouts of baselines: the search begins with them too, and so is never behind them.
+    /// Returns the layouts of baselines: the search begins with them too, so that it is behind none that it sees to fit.
     fn plain(&self, adverts: &[&Advert]) -> Vec<Layout> {
         let all = [
             Baseline::EqualNumber,
@@ -257,7 +255,7 @@ pub fn quality(
     let desk = Desk::of(request, adverts)?;
     let (judge, able) = (desk.judge(SHARES[0]), desk.able.len());
     let plain = desk.plain(adverts);
-    let first = finalists(&judge, able, plain).into_iter().next();
+    let first = finalists(&judge, able, &plain).into_iter().next();
     let step = first.and_then(|layout| judge.cost(&layout)).map(|verdict| verdict.step);
     let known = step.unwrap_or(u64::MAX);
     let optimum = optimum::optimum(&judge, able, known, branches);
@@ -266,14 +264,14 @@ pub fn quality(
 }
 
 /// Returns layouts that may be the best plan, the best first.
-fn finalists(judge: &Judge<'_>, able: usize, plain: Vec<Layout>) -> Vec<Layout> {
+fn finalists(judge: &Judge<'_>, able: usize, plain: &[Layout]) -> Vec<Layout> {
     let orders = judge.grain.orders().into_iter();
     let stretches = orders.map(|order| Stretch::new(judge, able, order)).collect();
     let scene = Scene { judge, stretches, able };
     let mut found = starts(&scene);
     let wanted = judge.spec.swarm.stages.map(usize::from);
-    let plain = plain.into_iter().filter(|l| wanted.is_none_or(|count| count == l.stages.len()));
-    found.extend(plain.filter_map(|layout| Some((layout.clone(), judge.cost(&layout)?))));
+    let plain = plain.iter().filter(|l| wanted.is_none_or(|count| count == l.stages.len()));
+    found.extend(plain.filter_map(|layout| Some((layout.clone(), judge.cost(layout)?))));
     found.sort_by_key(|(layout, verdict)| (verdict.step, layout.clone()));
     found.dedup();
     let kept = varied(found);
@@ -297,35 +295,51 @@ fn effort(able: usize) -> u64 {
 fn starts(scene: &Scene<'_, '_>) -> Vec<(Layout, Verdict)> {
     let judge = scene.judge;
     let lines = lines::lines(judge.ground, scene.able, usize::from(judge.spec.swarm.replicas));
-    let mut found = Vec::new();
-    for stretch in &scene.stretches {
+    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+    'lines: for stretch in &scene.stretches {
         for line in &lines {
             for layout in stretch.layouts(line) {
-                if let Some(layout) = with_all_stages(scene, layout)
+                if seen.insert(layout.clone())
                     && let Some(verdict) = judge.cost(&layout)
                 {
                     found.push((layout, verdict));
                 }
                 if judge.spent() > effort(scene.able) / 2 && !found.is_empty() {
-                    return found;
+                    break 'lines;
                 }
             }
         }
     }
-    found
+    match judge.spec.swarm.stages.map(usize::from) {
+        Some(wanted) => with_all_stages(scene, found, wanted),
+        None => found,
+    }
 }
 
-/// Splits stages, at the best place each time, until there are as many as the job fixes. None where that cannot be.
-fn with_all_stages(scene: &Scene<'_, '_>, mut layout: Layout) -> Option<Layout> {
-    let Some(wanted) = scene.judge.spec.swarm.stages.map(usize::from) else {
-        return Some(layout);
-    };
-    while layout.stages.len() < wanted {
-        let choices = refine::splits(scene, &layout).into_iter();
-        let costed = choices.filter_map(|split| Some((scene.judge.cost(&split)?.step, split)));
-        layout = costed.min()?.1;
+/// Splits stages, at the best place each time, until there are as many as the job fixes. Of layouts that have fewer, those
+/// that lack least are split, the fastest of them first.
+fn with_all_stages(
+    scene: &Scene<'_, '_>,
+    found: Vec<(Layout, Verdict)>,
+    wanted: usize,
+) -> Vec<(Layout, Verdict)> {
+    let (mut whole, mut short): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|(layout, _)| layout.stages.len() == wanted);
+    short.sort_by_key(|(layout, verdict)| {
+        (wanted.abs_diff(layout.stages.len()), verdict.step, layout.clone())
+    });
+    for (mut layout, mut verdict) in short.into_iter().take(IMPROVED / 4) {
+        while layout.stages.len() < wanted {
+            let choices = refine::splits(scene, &layout).into_iter();
+            let costed = choices.filter_map(|split| Some((scene.judge.cost(&split)?, split)));
+            let Some(best) = costed.min_by_key(|(v, split)| (v.step, split.clone())) else { break };
+            (verdict, layout) = best;
+        }
+        if layout.stages.len() == wanted {
+            whole.push((layout, verdict));
+        }
     }
-    (layout.stages.len() == wanted).then_some(layout)
+    whole
 }
 
 /// Keeps the best layouts, of each number of stages and workers at most a quarter.

@@ -47,6 +47,10 @@ pub(super) fn check_spec(spec: &JobSpec) -> Result<(), String> {
     if spec.swarm.stages.is_some_and(|n| n == 0 || n > STAGES_MAX) {
         return Err(format!("stages is {:?}; 1 to {STAGES_MAX} are possible", spec.swarm.stages));
     }
+    if spec.swarm.replicas != 1 {
+        let got = spec.swarm.replicas;
+        return Err(format!("replicas is {got}; stages are run by 1 peer so far"));
+    }
     let rate = train.learning_rate;
     if !(rate.peak.is_finite() && rate.floor.is_finite()) {
         return Err("the learning rate is not finite".into());

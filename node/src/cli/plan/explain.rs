@@ -25,10 +25,10 @@ pub(super) type Other = (&'static str, Result<Duration, String>);
 
 /// Predicts placements that look at no link.
 pub(super) fn others(request: Request<'_>, adverts: &[&Advert]) -> Vec<Other> {
-    let step = |baseline: Baseline| {
-        place_as(baseline, request, adverts)
-            .map(|plan| plan.prediction.step)
-            .map_err(|error| error.to_string())
+    let step = |baseline: Baseline| match place_as(baseline, request, adverts) {
+        Ok(Some(plan)) => Ok(plan.prediction.step),
+        Ok(None) => Err("a stage does not fit its peer's memory".to_owned()),
+        Err(error) => Err(error.to_string()),
     };
     let steps: Vec<Duration> =
         (0..ORDERS).filter_map(|seed| step(Baseline::RandomOrder(seed)).ok()).collect();

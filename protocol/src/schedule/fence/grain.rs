@@ -58,7 +58,7 @@ pub(super) struct Grain {
     pub(super) parameters: Vec<(Bytes, u64)>,
     /// Parameters that several units read.
     pub(super) ties: Vec<(Bytes, Vec<usize>)>,
-    /// Results of each unit's nodes, and inputs of the network that it reads first.
+    /// Results of each unit's nodes that backward passes read, and inputs of the network that it reads first.
     pub(super) saved: Vec<Bytes>,
     pub(super) inputs: Vec<Bytes>,
     pub(super) flows: Vec<Flow>,
@@ -122,14 +122,15 @@ impl Grain {
 
     /// Sums up what units hold and what flows between them.
     fn gather(&mut self) {
-        let dag = &self.training.dag;
+        let (dag, saved) = (&self.training.dag, self.training.saved());
         let mut readers: BTreeMap<ValueId, BTreeSet<usize>> = BTreeMap::new();
         for (node, unit) in self.unit_of.iter().enumerate() {
             let node = dag.node(NodeId::new(u32::try_from(node).unwrap_or(u32::MAX)));
             for input in &node.inputs {
                 readers.entry(*input).or_default().insert(*unit);
             }
-            let results: Bytes = node.outputs.iter().map(|v| dag.fact(*v).bytes()).sum();
+            let kept = node.outputs.iter().filter(|value| saved.contains(value));
+            let results: Bytes = kept.map(|v| dag.fact(*v).bytes()).sum();
             self.saved[*unit] += results;
         }
         let mut flows: BTreeMap<(usize, Vec<usize>), (Bytes, Bytes)> = BTreeMap::new();

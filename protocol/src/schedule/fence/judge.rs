@@ -3,7 +3,8 @@
 //! The same model as the estimator's, without making the cut: sums of partial cotangents and the parts of parameters
 //! that several operators read are left out. A test holds the two together.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 use super::super::codec::Codec;
 use super::super::course::{Course, Station, Wire, Worker, turns};
@@ -57,6 +58,8 @@ pub(super) struct Judge<'a> {
     pub(super) rules: Rules,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
+    /// Verdicts so far: changes of near layouts are often the same.
+    known: RefCell<BTreeMap<Layout, Option<Verdict>>>,
     /// Effort so far.
     spent: Cell<u64>,
 }
@@ -92,7 +95,7 @@ impl<'a> Judge<'a> {
             0 => vec![Vec::new(); able],
             _ => (0..able).map(near).collect(),
         };
-        Self { grain, spec, ground, rules, near, spent: Cell::new(0) }
+        Self { grain, spec, ground, rules, near, known: RefCell::default(), spent: Cell::new(0) }
     }
 
     /// Returns the effort of all verdicts so far: a pass or a unit counts one.
@@ -102,6 +105,17 @@ impl<'a> Judge<'a> {
 
     /// Costs a layout; None if a stage is empty or does not fit its peers' memory.
     pub(super) fn cost(&self, layout: &Layout) -> Option<Verdict> {
+        if let Some(known) = self.known.borrow().get(layout) {
+            self.spent.set(self.spent.get() + 1);
+            return *known;
+        }
+        let verdict = self.run(layout);
+        self.known.borrow_mut().insert(layout.clone(), verdict);
+        verdict
+    }
+
+    /// The same, without a look at what is known and without remembering it.
+    pub(super) fn run(&self, layout: &Layout) -> Option<Verdict> {
         let count = layout.stages.len();
         let micro_batches = self.spec.train.micro_batches;
         let passes = 2 * count as u64 * u64::from(micro_batches);

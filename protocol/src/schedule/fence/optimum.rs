@@ -109,7 +109,7 @@ impl Search<'_, '_> {
         if held == (1u32 << units) - 1 {
             let wanted = self.judge.spec.swarm.stages;
             if wanted.is_none_or(|wanted| usize::from(wanted) == count)
-                && let Some(verdict) = self.judge.cost(&self.layout())
+                && let Some(verdict) = self.judge.run(&self.layout())
             {
                 self.best = self.best.min(verdict.step);
             }

@@ -288,7 +288,7 @@ fn the_search_is_bounded() {
     let links = Links::of(&refs);
     let ground = ground_of(&able, [], &refs, &links);
     let judge = Judge::new(&grain, &spec, (&ground, able.len()), rules(None));
-    assert!(!finalists(&judge, able.len(), Vec::new()).is_empty());
+    assert!(!finalists(&judge, able.len(), &[]).is_empty());
     let one = 2 * u64::from(spec.train.micro_batches) * able.len() as u64 + 200;
     assert!(judge.spent() <= EFFORT_MAX + IMPROVED as u64 * one, "{}", judge.spent());
     let plan = place(request(&spec), &refs).unwrap();
