@@ -60,8 +60,14 @@ fn spec(dag: Dag, source: &str, recompute: bool) -> JobSpec {
     let micro_batches = MICRO_BATCHES;
     let (clip_norm, seed) = (Some(1.0), 1);
     let train = TrainSpec { steps: 9, micro_batches, optimizer, learning_rate, clip_norm, seed };
-    let swarm =
-        SwarmSpec { stages: None, order: PipelineOrder::GPipe, recompute, backups: 0, replicas: 1 };
+    let swarm = SwarmSpec {
+        stages: None,
+        order: Some(PipelineOrder::GPipe),
+        recompute: Some(recompute),
+        backups: 0,
+        replicas: 1,
+        stages_per_peer: 1,
+    };
     let data = DataSpec { source: source.into(), seed: 1 };
     JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed }
 }
@@ -134,7 +140,7 @@ fn row(spec: &JobSpec) -> anyhow::Result<()> {
         let ratio = p.predicted / p.measured;
         format!("{:7.2} {:7.2} {ratio:4.2}", mib(p.predicted), mib(p.measured))
     };
-    let how = if spec.swarm.recompute { "again" } else { "" };
+    let how = if spec.swarm.recompute == Some(true) { "again" } else { "" };
     say(&format!(
         "{:<12}{how:<6} {} {} {} {}",
         spec.name,

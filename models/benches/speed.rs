@@ -235,8 +235,15 @@ fn steps(dag: Dag, source: &str, micro_batches: u32) -> anyhow::Result<f64> {
         clip_norm: Some(1.0),
         seed: 1,
     };
-    let order = PipelineOrder::OneFOneB;
-    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0, replicas: 1 };
+    let order = Some(PipelineOrder::OneFOneB);
+    let swarm = SwarmSpec {
+        stages: None,
+        order,
+        recompute: Some(false),
+        backups: 0,
+        replicas: 1,
+        stages_per_peer: 1,
+    };
     let data = DataSpec { source: source.into(), seed: 1 };
     let spec = JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed };
     let mut steps = Steps::begin(&spec, DeviceChoice::Cpu)?;

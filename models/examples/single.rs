@@ -28,8 +28,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         clip_norm: Some(1.0),
         seed: 1,
     };
-    let order = PipelineOrder::OneFOneB;
-    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 0, replicas: 1 };
+    let order = Some(PipelineOrder::OneFOneB);
+    let swarm = SwarmSpec {
+        stages: None,
+        order,
+        recompute: Some(false),
+        backups: 0,
+        replicas: 1,
+        stages_per_peer: 1,
+    };
     let data = DataSpec { source: entry.data.into(), seed: 1 };
     let spec = JobSpec { name, dag, start: Start::Seed, data, train, swarm };
     let mut last = Instant::now();

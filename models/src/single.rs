@@ -199,7 +199,7 @@ pub fn on_one_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, Devic
 pub fn whole_work(spec: &JobSpec) -> Result<Arc<StageWork>, GradError> {
     let training = differentiate(spec.dag.clone(), spec.train.micro_batches)?;
     let mut graph = whole(&training).stages.swap_remove(0);
-    if spec.swarm.recompute {
+    if spec.swarm.recompute == Some(true) {
         graph = recompute(graph);
     }
     Ok(Arc::new(StageWork::of(spec, graph)))

@@ -17,7 +17,7 @@ use wattle_models::weights::given::Given;
 use wattle_protocol::dag::{Dag, Fact};
 use wattle_protocol::job::{
     DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, STAGES_MAX,
-    Start, SwarmSpec, TrainSpec,
+    STAGES_PER_PEER_MAX, Start, SwarmSpec, TrainSpec,
 };
 
 use table::Keys;
@@ -241,19 +241,37 @@ fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
         let remedy = format!("the network has only {} operators to share out", dag.nodes().len());
         keys.wrong("swarm.stages", &stages.to_string(), &remedy);
     }
-    let order = keys.choice(&at, "order", &["1f1b", "gpipe"], "1f1b");
-    let recompute = keys.flag(&at, "recompute", false);
+    let order = order(keys, &at);
+    let recompute = keys.flag_or(&at, "recompute", "auto");
     let backups = keys.whole(&at, "backups", (0, BACKUPS_MAX), Some(1));
+    let most = u64::from(STAGES_PER_PEER_MAX);
+    let stages_per_peer = keys.whole(&at, "stages_per_peer", (1, most), Some(1));
     Some(SwarmSpec {
         stages: match stages? {
             Some(stages) => Some(u16::try_from(stages).ok()?),
             None => None,
         },
-        order: if order? == "gpipe" { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB },
+        order: order?,
         recompute: recompute?,
         backups: u8::try_from(backups?).ok()?,
         replicas: 1,
+        stages_per_peer: u16::try_from(stages_per_peer?).ok()?,
     })
+}
+
+/// Reads the order of passes; inside, None where the planner chooses it.
+fn order(keys: &mut Keys, at: &str) -> Option<Option<PipelineOrder>> {
+    let text = keys.text(at, "order", Some("auto"))?;
+    if text == "auto" {
+        return Some(None);
+    }
+    let found = text.parse::<PipelineOrder>();
+    found
+        .map_err(|remedy| {
+            keys.wrong("swarm.order", &format!("\"{text}\""), &format!("\"auto\", {remedy}"));
+        })
+        .ok()
+        .map(Some)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "settings are stored in single precision")]

@@ -199,10 +199,11 @@ fn probe_job(dag: Dag, data: DataSpec) -> JobSpec {
         },
         swarm: SwarmSpec {
             stages: Some(1),
-            order: PipelineOrder::OneFOneB,
-            recompute: false,
+            order: Some(PipelineOrder::OneFOneB),
+            recompute: Some(false),
             backups: 0,
             replicas: 1,
+            stages_per_peer: 1,
         },
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Not here: reading job files (`node/src/cli`), nor what a data source holds (`models/src/data`).
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::dag::Dag;
@@ -12,6 +15,10 @@ use crate::ids::{TensorHash, ValueId};
 pub const MICRO_BATCHES_MAX: u32 = 256;
 /// Most stages in one pipeline.
 pub const STAGES_MAX: u16 = 64;
+/// Most stages that a planner gives to one peer.
+pub const STAGES_PER_PEER_MAX: u16 = 8;
+/// Most micro-batches that [`PipelineOrder::Deep`] keeps for each stage behind; beyond, a pipeline of two keeps them all.
+pub const DEPTH_MAX: u8 = 64;
 
 /// A training job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -150,13 +157,41 @@ pub struct TrainSpec {
     pub seed: u64,
 }
 
-/// Order of forward and backward passes in a pipeline.
+/// Order of forward and backward passes in a pipeline. None changes what is learnt: each direction runs micro-batches in
+/// increasing order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PipelineOrder {
     /// All forwards, then all backwards (Huang et al. 2019).
     GPipe,
     /// One forward, one backward in the steady state; keeps at most `stages - index` micro-batches (Narayanan et al. 2019).
     OneFOneB,
+    /// The same with so many micro-batches kept for each stage behind instead of one: links that take as long as a stage
+    /// are filled as stages are (our generalisation). At most [`DEPTH_MAX`].
+    Deep(u8),
+}
+
+impl fmt::Display for PipelineOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GPipe => f.write_str("gpipe"),
+            Self::OneFOneB => f.write_str("1f1b"),
+            Self::Deep(depth) => write!(f, "1f1b:{depth}"),
+        }
+    }
+}
+
+impl FromStr for PipelineOrder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let depth = |text: &str| text.parse::<u8>().ok().filter(|d| (2..=DEPTH_MAX).contains(d));
+        match (text, text.strip_prefix("1f1b:").and_then(depth)) {
+            ("gpipe", _) => Ok(Self::GPipe),
+            ("1f1b", _) => Ok(Self::OneFOneB),
+            (_, Some(depth)) => Ok(Self::Deep(depth)),
+            (_, None) => Err(format!("1f1b, 1f1b:2 to 1f1b:{DEPTH_MAX}, or gpipe is wanted here")),
+        }
+    }
 }
 
 /// How a job may be spread over peers.
@@ -164,13 +199,16 @@ pub enum PipelineOrder {
 pub struct SwarmSpec {
     /// Number of stages; None: as many as the predicted step time is best with.
     pub stages: Option<u16>,
-    /// Pipeline order.
-    pub order: PipelineOrder,
-    /// Recompute activations from stage inputs instead of keeping them.
-    pub recompute: bool,
+    /// Pipeline order; None: the one that the predicted step time is best with.
+    pub order: Option<PipelineOrder>,
+    /// Whether to recompute activations from stage inputs instead of keeping them; None: where that makes a faster
+    /// placement fit.
+    pub recompute: Option<bool>,
     /// Copies of each stage's state that other peers keep, as far as there are peers.
     pub backups: u8,
     /// Most peers that run a stage at once, each for some of the micro-batches; 1: no replicas. The planner knows more,
     /// for predictions; a swarm refuses them.
     pub replicas: u16,
+    /// Most stages that one peer runs; with several, a pipeline of few micro-batches fills and drains sooner.
+    pub stages_per_peer: u16,
 }

@@ -69,7 +69,7 @@ impl StagePlan {
 pub struct Prediction {
     /// One optimizer step.
     pub step: Duration,
-    /// Arithmetic of the busiest stage in one step.
+    /// Arithmetic of the busiest peer in one step.
     pub compute: Duration,
     /// Time that the slowest link is busy in one step.
     pub transfer: Duration,

@@ -46,11 +46,14 @@ fn scenario(seed: u64) -> String {
         }
     }
     let model = MODELS[usize::try_from(draw.below(MODELS.len() as u64)).unwrap_or(0)];
-    let (micro_batches, stages) = (1 + draw.below(16), 1 + draw.below(count));
-    let (backups, gpipe, recompute) = (draw.below(2), draw.below(3) == 0, draw.below(4) == 0);
+    let (micro_batches, each) = (1 + draw.below(16), 1 + u64::from(draw.below(4) == 0));
+    let stages = 1 + draw.below(count * each);
+    let (backups, order, recompute) = (draw.below(2), draw.below(6), draw.below(4) == 0);
+    let order =
+        ["gpipe", "1f1b", "1f1b", "1f1b:2", "auto", "auto"][usize::try_from(order).unwrap_or(0)];
     text.push_str(&format!(
         "[job]\nmodel = \"{model}\"\nsteps = {STEPS}\nmicro_batches = {micro_batches}\nstages = {stages}\n\
-         backups = {backups}\ngpipe = {gpipe}\nrecompute = {recompute}\n"
+         backups = {backups}\norder = \"{order}\"\nrecompute = {recompute}\nstages_per_peer = {each}\n"
     ));
     text
 }
@@ -77,7 +80,11 @@ fn main() {
             Some((predicted, measured)) => {
                 let error = predicted / measured - 1.0;
                 if error.abs() > 0.15 {
-                    println!("seed {seed}: predicted {predicted:.4} s, measured {measured:.4} s");
+                    let job = text.lines().skip_while(|line| *line != "[job]").skip(1);
+                    let job = job.collect::<Vec<_>>().join(", ");
+                    println!(
+                        "seed {seed}: predicted {predicted:.4} s, measured {measured:.4} s: {job}"
+                    );
                     if count == 1 {
                         println!("{text}");
                     }

@@ -27,7 +27,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use wattle_models::weights::given::Given;
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, Start, SwarmSpec, TrainSpec,
 };
 use wattle_protocol::schedule::advert::Hardware;
 use wattle_protocol::units::{Bytes, Duration, Rate, Speed};
@@ -115,12 +115,15 @@ pub struct JobPart {
     /// Copies of each stage's state.
     #[serde(default = "single")]
     pub backups: u8,
-    /// Whether to run GPipe's order instead of 1F1B.
-    #[serde(default)]
-    pub gpipe: bool,
+    /// Order of passes, as in job files.
+    #[serde(default = "one_f_one_b")]
+    pub order: String,
     /// Whether to recompute activations.
     #[serde(default)]
     pub recompute: bool,
+    /// Most stages that one peer runs.
+    #[serde(default = "one_stage")]
+    pub stages_per_peer: u16,
     /// Whether the submitter gives the weights that it starts from.
     #[serde(default)]
     pub given: bool,
@@ -204,6 +207,12 @@ pub struct Scenario {
 }
 
 fn one() -> usize {
+    1
+}
+fn one_f_one_b() -> String {
+    "1f1b".into()
+}
+fn one_stage() -> u16 {
     1
 }
 fn single() -> u8 {
@@ -320,8 +329,11 @@ impl Scenario {
         let dag = wattle_models::zoo::by_name(&job.model, None)
             .ok_or_else(|| format!("job: there is no network \"{}\"", job.model))?
             .map_err(|error| format!("job: {error}"))?;
-        let order = if job.gpipe { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB };
-        let (stages, recompute, backups) = (job.stages, job.recompute, job.backups);
+        let order = match job.order.as_str() {
+            "auto" => None,
+            named => Some(named.parse().map_err(|error| format!("job.order: {error}"))?),
+        };
+        let (stages, recompute, backups) = (job.stages, Some(job.recompute), job.backups);
         let seed = 1;
         let start = match job.given {
             true => {
@@ -347,7 +359,14 @@ impl Scenario {
                 clip_norm: Some(1.0),
                 seed,
             },
-            swarm: SwarmSpec { stages, order, recompute, backups, replicas: 1 },
+            swarm: SwarmSpec {
+                stages,
+                order,
+                recompute,
+                backups,
+                replicas: 1,
+                stages_per_peer: job.stages_per_peer,
+            },
         })
     }
 }

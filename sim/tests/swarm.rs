@@ -120,6 +120,23 @@ fn real_numbers_in_the_simulator_equal_one_process() {
     assert_eq!((bits(&killed.losses), killed.plans), (alone, 2));
 }
 
+/// Goal: what a planner may choose changes nothing that is learnt. Method: real numbers in every order of passes, with and
+/// without recomputation, with one and with two stages a peer; equal to the bit.
+#[test]
+fn neither_order_nor_recomputation_nor_several_stages_a_peer_change_what_is_learnt() {
+    let calm = Scenario::parse(include_str!("../scenarios/calm.toml")).unwrap();
+    let plain = bits(&sound(&calm, 1).losses);
+    for (order, recompute) in
+        [("gpipe", false), ("1f1b:2", true), ("1f1b:8", false), ("auto", true)]
+    {
+        let mut other = calm.clone();
+        (other.job.order, other.job.recompute) = (order.into(), recompute);
+        assert_eq!(bits(&sound(&other, 1).losses), plain, "{order}");
+        (other.job.stages, other.job.stages_per_peer) = (Some(8), 2);
+        assert_eq!(bits(&sound(&other, 1).losses), plain, "{order}, two stages a peer");
+    }
+}
+
 #[test]
 fn the_shipped_scenarios_run() {
     for text in [include_str!("../scenarios/calm.toml"), include_str!("../scenarios/churn.toml")] {

@@ -50,8 +50,15 @@ pub fn job(dag: Dag) -> JobSpec {
         clip_norm: None,
         seed: 0,
     };
-    let (stages, order) = (None, PipelineOrder::GPipe);
-    let swarm = SwarmSpec { stages, order, recompute: false, backups: 0, replicas: 1 };
+    let (stages, order) = (None, Some(PipelineOrder::GPipe));
+    let swarm = SwarmSpec {
+        stages,
+        order,
+        recompute: Some(false),
+        backups: 0,
+        replicas: 1,
+        stages_per_peer: 1,
+    };
     let data = DataSpec { source: data::NOISE.into(), seed: 0 };
     JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed }
 }

@@ -52,7 +52,7 @@ fn spec((dag, source): (Dag, &str), order: PipelineOrder, micro_batches: u32) ->
     spec.train.optimizer =
         Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
     spec.train.micro_batches = micro_batches;
-    spec.swarm.order = order;
+    spec.swarm.order = Some(order);
     spec
 }
 
@@ -263,9 +263,9 @@ fn a_stage_runs_under_the_limit_that_it_is_said_to_need_and_not_a_byte_below() {
     let dag = zoo::by_name("gpt2-nano", Some(4)).unwrap().unwrap();
     for recompute in [false, true] {
         let mut spec = spec((dag.clone(), text::KJV), PipelineOrder::OneFOneB, 2);
-        (spec.swarm.recompute, spec.swarm.stages) = (recompute, Some(1));
+        (spec.swarm.recompute, spec.swarm.stages) = (Some(recompute), Some(1));
         let most = footprint::of(&whole_work(&spec).unwrap());
-        let needed = Demand::of_owner(&most, 1, false).peak.count();
+        let needed = Demand::of_owner(&most, (1, 2), false).peak.count();
         let plan = placed(&spec, &[needed]).unwrap();
         assert_eq!(plan.prediction.memory, [Bytes::new(needed)]);
         World::new(&spec, &plan, |_| Bytes::new(needed)).two_steps().unwrap();
@@ -292,7 +292,7 @@ proptest! {
     ) {
         let order = if is_gpipe { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB };
         let mut spec = spec(if is_tied { tied() } else { buffered() }, order, micro_batches);
-        (spec.swarm.recompute, spec.swarm.backups) = (recompute, backups);
+        (spec.swarm.recompute, spec.swarm.backups) = (Some(recompute), backups);
         let mut alone = spec.clone();
         alone.swarm.stages = Some(1);
         let whole = placed(&alone, &[1 << 40; 3]).unwrap().prediction.memory[0].count();

@@ -35,10 +35,11 @@ pub fn spec(model: &str, steps: Option<u64>, stages: u16) -> anyhow::Result<JobS
         },
         swarm: SwarmSpec {
             stages: Some(stages),
-            order: PipelineOrder::OneFOneB,
-            recompute: false,
+            order: Some(PipelineOrder::OneFOneB),
+            recompute: Some(false),
             backups: 1,
             replicas: 1,
+            stages_per_peer: 1,
         },
     })
 }

@@ -250,13 +250,15 @@ impl Keys {
         None
     }
 
-    /// Reads true or false.
-    pub(super) fn flag(&mut self, section: &str, key: &str, default: bool) -> Option<bool> {
+    /// Reads true or false, or a word that stands for neither, which is the default.
+    pub(super) fn flag_or(&mut self, section: &str, key: &str, word: &str) -> Option<Option<bool>> {
         match self.ask(section, key) {
-            None => Some(default),
-            Some(Value::Boolean(flag)) => Some(flag),
+            None => Some(None),
+            Some(Value::Boolean(flag)) => Some(Some(flag)),
+            Some(Value::String(text)) if text == word => Some(None),
             Some(other) => {
-                self.wrong(&join(section, key), &shown(&other), "true or false is wanted here");
+                let remedy = format!("true, false, or \"{word}\" is wanted here");
+                self.wrong(&join(section, key), &shown(&other), &remedy);
                 None
             }
         }

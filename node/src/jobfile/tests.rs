@@ -43,13 +43,14 @@ fn every_mistake_is_reported_at_once() {
         wramup = 3
         [swarm]
         stages = "all"
+        order = "1f2b"
         recompute = 1
         [sworm]
         stages = 2
     "#;
     let problems = parse(text).unwrap_err();
     insta::assert_snapshot!(problems, @r#"
-    13 mistakes in the job file; nothing was started:
+    14 mistakes in the job file; nothing was started:
       model.micro_batch = 0: a whole number from 1 to 65536 is wanted here
       model.name = "gpt2-nan": there is no such network; did you mean "gpt2-nano"? There are gpt2-nano, gpt2-mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-nano, tinyllama-1.1b, llama-3.2-1b, lstm-nano, lstm-ptb, resnet-tiny, resnet20, resnet32, resnet56, resnet110, resnet18, resnet34, resnet50, resnet101
       data.source = "text:bible": there is no such source; there are text:kjv, images:digits, noise:normal
@@ -59,7 +60,8 @@ fn every_mistake_is_reported_at_once() {
       train.optimizer.kind = "adam": one of "adamw", "sgd" is wanted here
       train.learning_rate.floor = 1: the floor lies above the peak (0.001); write at most 0.001
       swarm.stages = "all": a whole number from 1 to 64, or "auto" is wanted here
-      swarm.recompute = 1: true or false is wanted here
+      swarm.order = "1f2b": "auto", 1f1b, 1f1b:2 to 1f1b:64, or gpipe is wanted here
+      swarm.recompute = 1: true, false, or "auto" is wanted here
       nmae = "x": there is no such key; did you mean "name"?
       sworm = a section: there is no such key; did you mean "swarm"?
       train.learning_rate.wramup = 3: there is no such key; did you mean "warmup"?

@@ -99,8 +99,8 @@ pub fn account(
     let parts = plan.stages.iter().flat_map(StagePlan::workers).chain(backups);
     let ground = ground_of(&able, parts.chain([request.leader]), adverts, &links);
     let (leader, codec) = (request.leader, request.codec);
-    let placement =
-        Placement { spec, cut: &cut, stages: &plan.stages, leader, ground: &ground, codec };
+    let (order, stages, ground) = (plan.order, plan.stages.as_slice(), &ground);
+    let placement = Placement { spec, cut: &cut, order, stages, leader, ground, codec };
     let (wires, outcome) = placement.recorded();
 
     let mut crossings: BTreeMap<(StageId, StageId), Crossing> = BTreeMap::new();

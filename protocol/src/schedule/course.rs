@@ -1,5 +1,5 @@
-//! Runs the passes of a pipeline in integers: each device takes one pass after another, each directed link carries one
-//! tensor after another.
+//! Runs the passes of a pipeline in integers: each device takes one pass after another, of several stages the one that
+//! was ready first; each directed link carries one tensor after another.
 //!
 //! The same model as papers.md 1.7 for identical jobs on a line, but for any edges between stages, for several stages
 //! on a device, and for stages whose micro-batches are dealt out to several workers. Pure; ties break on numbers.
@@ -87,10 +87,10 @@ impl Course<'_> {
         for line in 0..run.lines.len() {
             run.queue(line);
         }
-        while let Some(Reverse((start, line))) = run.ready.pop() {
-            let begin = run.start(line);
+        while let Some(Reverse((start, since, line))) = run.ready.pop() {
+            let begin = run.start(line).0;
             if begin > start {
-                run.ready.push(Reverse((begin, line)));
+                run.ready.push(Reverse((begin, since, line)));
                 continue;
             }
             run.pass(line, begin);
@@ -132,7 +132,8 @@ struct Run<'a> {
     receives: Vec<Vec<Wire>>,
     /// By direction, station and micro-batch: tensors that have not come, and when the last one did.
     inputs: Vec<(u16, u64)>,
-    ready: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Lines whose next pass has its inputs: when it may begin as far as is known, since when it is ready, which line.
+    ready: BinaryHeap<Reverse<(u64, u64, usize)>>,
     outcome: Outcome,
 }
 
@@ -203,20 +204,25 @@ impl<'a> Run<'a> {
         row * self.course.micro_batches as usize + micro_batch
     }
 
-    /// Returns when a line's next pass can begin as far as is known.
-    fn start(&self, line: usize) -> u64 {
+    /// Returns when a line's next pass can begin as far as is known, and since when it is ready.
+    fn start(&self, line: usize) -> (u64, u64) {
         let line = &self.lines[line];
         let arrived = self.inputs[self.input(line.station, line.passes[line.next])].1;
-        arrived.max(self.free[self.places[line.device]])
+        let since = arrived.max(self.outcome.ended[line.station][line.worker]);
+        (since.max(self.free[self.places[line.device]]), since)
+    }
+
+    fn push(&mut self, line: usize) {
+        let (begin, since) = self.start(line);
+        self.ready.push(Reverse((begin, since, line)));
     }
 
     /// Queues a line whose next pass has all its inputs.
     fn queue(&mut self, line: usize) {
         let at = &self.lines[line];
-        if let Some(pass) = at.passes.get(at.next)
-            && self.inputs[self.input(at.station, *pass)].0 == 0
-        {
-            self.ready.push(Reverse((self.start(line), line)));
+        let next = at.passes.get(at.next);
+        if next.is_some_and(|pass| self.inputs[self.input(at.station, *pass)].0 == 0) {
+            self.push(line);
         }
     }
 
@@ -280,7 +286,7 @@ impl<'a> Run<'a> {
         let awaited =
             waits.passes.get(waits.next).is_some_and(|p| parts(*p) == (micro_batch, back));
         if input.0 == 0 && awaited {
-            self.ready.push(Reverse((self.start(line), line)));
+            self.push(line);
         }
     }
 }

@@ -112,7 +112,8 @@ mod tests {
         claimed
     }
 
-    fn owners(problem: &Problem, adverts: &[Advert]) -> Option<(Vec<PeerId>, Vec<usize>)> {
+    /// Owners, cut, and predicted step.
+    fn placed(problem: &Problem, adverts: &[Advert]) -> Option<(Vec<PeerId>, Vec<usize>, f64)> {
         let peer = adverts[0].peer;
         let request = Request {
             spec: &problem.spec,
@@ -124,7 +125,21 @@ mod tests {
         };
         let plan = place(request, &adverts.iter().collect::<Vec<_>>()).ok()?;
         let cut = plan.assignment.iter().map(|stage| stage.index()).collect();
-        Some((plan.stages.iter().map(|stage| stage.owner).collect(), cut))
+        let owners = plan.stages.iter().map(|stage| stage.owner).collect();
+        Some((owners, cut, plan.prediction.step.seconds()))
+    }
+
+    /// The same placement, or one that takes as long: of several such, a last digit decides.
+    fn alike(
+        one: &Option<(Vec<PeerId>, Vec<usize>, f64)>,
+        other: &Option<(Vec<PeerId>, Vec<usize>, f64)>,
+    ) -> bool {
+        match (one, other) {
+            (Some(one), Some(other)) => {
+                (&one.0, &one.1) == (&other.0, &other.1) || (one.2 / other.2 - 1.0).abs() < 0.005
+            }
+            (one, other) => one.is_none() && other.is_none(),
+        }
     }
 
     /// Goal: a claim of a hundred times the speed, or a hundredth, changes nothing for long. Method: every other peer
@@ -132,7 +147,7 @@ mod tests {
     #[test]
     fn liars_are_placed_by_what_they_did_within_twenty_micro_batches() {
         let now = Instant::from_micros(1 + 2 * MICRO_BATCHES * 100_000);
-        let (mut fooled, mut placed) = (0, 0);
+        let (mut fooled, mut right) = (0, 0);
         for seed in 0..30 {
             let problem = problem(seed, 6, 16);
             let mut deeds = Deeds::default();
@@ -141,13 +156,13 @@ mod tests {
                 let claim = [ONE / 100, ONE, ONE * 100, ONE][(n + 3) % 4];
                 claimed.push(after_work(&mut deeds, honest, claim, 0));
             }
-            let truth = owners(&problem, &problem.adverts);
-            fooled += u32::from(owners(&problem, &claimed) != truth);
+            let truth = placed(&problem, &problem.adverts);
+            fooled += u32::from(!alike(&placed(&problem, &claimed), &truth));
             let corrected: Vec<Advert> = claimed.iter().map(|a| deeds.corrected(a, now)).collect();
-            placed += u32::from(owners(&problem, &corrected) == truth);
+            right += u32::from(alike(&placed(&problem, &corrected), &truth));
         }
-        println!("30 placements: {fooled} fooled by claims, {placed} right after the work");
-        assert!(fooled >= 10 && placed >= 28, "{fooled} fooled, {placed} right");
+        println!("30 placements: {fooled} fooled by claims, {right} right after the work");
+        assert!(fooled >= 10 && right >= 28, "{fooled} fooled, {right} right");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Pure; ties break on places. Not here: which placements there are (`fence`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::codec::Codec;
 use super::course::{Course, Outcome, Station, Wire, Worker, turns};
@@ -15,7 +15,7 @@ use crate::dag::bundle::{gradient_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
 use crate::ids::PeerId;
-use crate::job::JobSpec;
+use crate::job::{JobSpec, PipelineOrder};
 use crate::units::{Bytes, Duration, Flops};
 
 /// Everything that the prediction of one placement needs.
@@ -25,6 +25,8 @@ pub(super) struct Placement<'a> {
     pub(super) spec: &'a JobSpec,
     /// The network in stages.
     pub(super) cut: &'a Cut,
+    /// Order of passes.
+    pub(super) order: PipelineOrder,
     /// Owner, replicas and backups of each stage.
     pub(super) stages: &'a [StagePlan],
     /// Who commits the steps.
@@ -54,6 +56,18 @@ pub fn parameter_bytes(stage: &StageGraph) -> Bytes {
     stage.parameters.iter().filter_map(|p| stage.values.get(p)).map(|v| v.fact.bytes()).sum()
 }
 
+/// Returns how long the busiest device computes.
+fn busiest(stations: &[Station], outcome: &Outcome) -> Duration {
+    let mut devices: BTreeMap<usize, u64> = BTreeMap::new();
+    for (station, list) in stations.iter().zip(&outcome.busy) {
+        for (worker, busy) in station.workers.iter().zip(list) {
+            let sum = devices.entry(worker.device).or_default();
+            *sum = sum.saturating_add(*busy);
+        }
+    }
+    Duration::from_micros(devices.into_values().max().unwrap_or(0))
+}
+
 /// Returns the work of one pass over parameters of so many bytes in so many tensors.
 pub(super) fn sweep(bytes: Bytes, tensors: u64) -> Load {
     let elements = Flops::new(bytes.count() / 4);
@@ -81,7 +95,7 @@ pub fn node_loads(training: &crate::dag::grad::Training) -> (Vec<Load>, Vec<Load
 impl Placement<'_> {
     /// Returns what each owner needs for its stage at most.
     fn memory(&self) -> Vec<Bytes> {
-        let mut footprints = Footprints::of(self.spec, self.cut);
+        let mut footprints = Footprints::of(self.spec, self.cut, self.order);
         let of = |(stage, plan): (usize, &StagePlan)| {
             let room = self.ground.room(self.number(plan.owner));
             footprints.owner(stage, room, !plan.backups.is_empty()).peak
@@ -102,13 +116,14 @@ impl Placement<'_> {
         let longest = |list: &Vec<u64>| list.iter().copied().max().unwrap_or(0);
         let stage_compute: Vec<Duration> =
             outcome.busy.iter().map(|list| Duration::from_micros(longest(list))).collect();
-        let workers: usize = stations.iter().map(|s| s.workers.len()).sum();
-        let total = step.micros().saturating_mul(workers as u64).max(1);
+        let workers: BTreeSet<usize> =
+            stations.iter().flat_map(|s| s.workers.iter().map(|w| w.device)).collect();
+        let total = step.micros().saturating_mul(workers.len() as u64).max(1);
         let busy = outcome.busy.iter().flatten().copied().fold(0, u64::saturating_add);
         let bubble = 1000 - (u128::from(busy.min(total)) * 1000 / u128::from(total));
         Prediction {
             step,
-            compute: stage_compute.iter().copied().max().unwrap_or_default(),
+            compute: busiest(&stations, &outcome),
             transfer: Duration::from_micros(outcome.link_busy),
             commit,
             bubble_permille: u32::try_from(bubble).unwrap_or(1000),
@@ -128,7 +143,7 @@ impl Placement<'_> {
     fn course(&self, record: bool) -> Course<'_> {
         Course {
             ground: self.ground,
-            order: self.spec.swarm.order,
+            order: self.order,
             micro_batches: self.spec.train.micro_batches,
             record,
         }

@@ -16,7 +16,7 @@ use crate::dag::bundle::{gradient_bytes, optimizer_slots, shared_bytes, start_by
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::lifetimes::{HEADER, Lifetimes, tensor_bytes};
 use crate::ids::{PeerId, StageId, ValueId};
-use crate::job::{JobSpec, TrainSpec};
+use crate::job::{JobSpec, PipelineOrder, TrainSpec};
 use crate::units::Bytes;
 
 /// What a node of a stage takes as long as the stage is loaded: when its operands and results can be freed.
@@ -169,12 +169,12 @@ impl Demand {
     /// Returns the demand of an owned stage with so many micro-batches in flight.
     ///
     /// A stage is loaded; runs passes, while bundles come and go; sums gradients up and hands them to backups; and at the
-    /// end, or when a backup is new, its state is pulled. One bundle more may have come than micro-batches are in flight,
-    /// as the stage before may be one ahead.
-    pub fn of_owner(footprint: &Footprint, kept: u64, has_backups: bool) -> Self {
+    /// end, or when a backup is new, its state is pulled. `coming` micro-batches may have bundles here, more than are
+    /// kept, as the stage before may be ahead.
+    pub fn of_owner(footprint: &Footprint, (kept, coming): (u64, u64), has_backups: bool) -> Self {
         let f = footprint;
         let published = if has_backups { f.gradient } else { Bytes::ZERO };
-        let others = f.state + f.saved * kept.saturating_sub(1) + f.arriving * (kept + 1) + f.sums;
+        let others = f.state + f.saved * kept.saturating_sub(1) + f.arriving * coming + f.sums;
         let running = others + f.saved;
         let reducing = f.state + f.sums + f.shared + f.reducing(false) + published;
         let pulled =
@@ -229,15 +229,16 @@ impl Room {
 pub struct Footprints<'a> {
     spec: &'a JobSpec,
     cut: &'a Cut,
+    order: PipelineOrder,
     passes: Vec<Passes>,
     known: BTreeMap<(usize, u64), Footprint>,
 }
 
 impl<'a> Footprints<'a> {
-    /// Takes the stages of a cut.
-    pub fn of(spec: &'a JobSpec, cut: &'a Cut) -> Self {
+    /// Takes the stages of a cut, and the order in which they run passes.
+    pub fn of(spec: &'a JobSpec, cut: &'a Cut, order: PipelineOrder) -> Self {
         let passes = cut.stages.iter().map(Passes::of).collect();
-        Self { spec, cut, passes, known: BTreeMap::new() }
+        Self { spec, cut, order, passes, known: BTreeMap::new() }
     }
 
     fn footprint(&mut self, stage: usize, threads: u64) -> Footprint {
@@ -251,9 +252,14 @@ impl<'a> Footprints<'a> {
 
     /// Returns what the owner of a stage needs for it.
     pub fn owner(&mut self, stage: usize, room: Room, has_backups: bool) -> Demand {
-        let (order, micro_batches) = (self.spec.swarm.order, self.spec.train.micro_batches);
-        let kept = u64::from(in_flight(order, stage, self.cut.stages.len(), micro_batches));
-        Demand::of_owner(&self.footprint(stage, room.threads), kept, has_backups)
+        let kept = |stage| {
+            let (stages, micro_batches) = (self.cut.stages.len(), self.spec.train.micro_batches);
+            u64::from(in_flight(self.order, stage, stages, micro_batches))
+        };
+        // The stage before may be ahead by as many as it keeps more than this one.
+        let (kept, coming) = (kept(stage), kept(stage.saturating_sub(1)));
+        let footprint = self.footprint(stage, room.threads);
+        Demand::of_owner(&footprint, (kept, coming.max(kept + 1)), has_backups)
     }
 
     /// Returns what a backup of a stage needs for it.

@@ -29,8 +29,8 @@ pub struct Outline {
 }
 
 impl Outline {
-    /// Adds a network up.
-    pub fn of(spec: &JobSpec, training: &Training) -> Self {
+    /// Adds a network up, whose activations are kept or computed again.
+    pub fn of(spec: &JobSpec, training: &Training, recompute: bool) -> Self {
         let (count, dag) = (training.forward_nodes, &training.dag);
         let kept = training.saved();
         let mut parameters = vec![Bytes::ZERO; count];
@@ -61,7 +61,7 @@ impl Outline {
             saved: running(&saved),
             own,
             copies: 2 + optimizer_slots(&spec.train.optimizer) as u64,
-            recompute: spec.swarm.recompute,
+            recompute,
         }
     }
 

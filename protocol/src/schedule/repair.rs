@@ -41,7 +41,8 @@ pub fn repair(
     let standby = Standby { spec, able: &able, ground: &ground, barred };
     let workers: Vec<StagePlan> =
         owners.iter().map(|owner| StagePlan::alone(*owner, Vec::new())).collect();
-    let mut stages = standby.with_backups(&cut, &workers, &mut Footprints::of(spec, &cut));
+    let order = previous.order;
+    let mut stages = standby.with_backups(&cut, &workers, &mut Footprints::of(spec, &cut, order));
     for ((stage, old), holding) in stages.iter_mut().zip(&previous.stages).zip(holders) {
         // A peer that already follows the stage needs no transfer of state: it stays a backup.
         let owner = stage.owner;
@@ -62,9 +63,8 @@ pub fn repair(
         unique.truncate(usize::from(spec.swarm.backups));
         stage.backups = unique;
     }
-    let leader = request.leader;
-    let codec = request.codec;
-    let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground: &ground, codec };
+    let (leader, codec, ground) = (request.leader, request.codec, &ground);
+    let placement = Placement { spec, cut: &cut, order, stages: &stages, leader, ground, codec };
     let prediction = placement.predict();
     Ok(Plan {
         job: request.job,
@@ -73,7 +73,7 @@ pub fn repair(
         council: council(&stages, &able, &request),
         stages,
         submitter: request.submitter,
-        order: previous.order,
+        order,
         recompute: previous.recompute,
         prediction,
     })

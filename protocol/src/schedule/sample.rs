@@ -37,13 +37,20 @@ pub fn problem(seed: u64, peers: usize, operators: usize) -> Problem {
         size -= 1;
     };
     let count = usize::try_from(draw.between(2, peers as u64)).unwrap_or(2);
-    let order =
-        if draw.between(0, 2) == 0 { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB };
+    let order = match draw.between(0, 5) {
+        0 => Some(PipelineOrder::GPipe),
+        1 | 2 => Some(PipelineOrder::OneFOneB),
+        _ => None,
+    };
     let replicas = if draw.between(0, 1) == 0 { 1 } else { 4 };
     let micro_batches = u32::try_from(1 << draw.between(1, 4)).unwrap_or(2);
     let backups = u8::try_from(draw.between(0, 1)).unwrap_or(0);
-    let swarm =
-        SwarmSpec { stages: None, order, recompute: draw.between(0, 3) == 0, backups, replicas };
+    let recompute = match draw.between(0, 3) {
+        0 => Some(true),
+        1 => Some(false),
+        _ => None,
+    };
+    let swarm = SwarmSpec { stages: None, order, recompute, backups, replicas, stages_per_peer: 1 };
     let speeds = (0..count).map(|_| draw.log(50_000, 1_000_000)).collect::<Vec<_>>();
     let (slow, fast) = (draw.log(2_000, 100_000), draw.log(100_000, 4_000_000));
     let tight = draw.between(0, 3) == 0;
@@ -91,8 +98,9 @@ pub fn large(peers: usize, operators: usize, replicas: u16) -> Result<Problem, D
         Advert { hardware: Some(hardware), links, ..Advert::new(peer(at)) }
     });
     let adverts = adverts.collect();
-    let order = PipelineOrder::OneFOneB;
-    let swarm = SwarmSpec { stages: None, order, recompute: false, backups: 1, replicas };
+    let (order, recompute) = (None, None);
+    let swarm =
+        SwarmSpec { stages: None, order, recompute, backups: 1, replicas, stages_per_peer: 1 };
     Ok(Problem { spec: job(dag, 32, swarm), adverts })
 }
 

@@ -14,7 +14,7 @@ use super::advert::Advert;
 use super::fence::cut_as;
 use super::footprint::{Footprints, Room};
 use super::outline::Outline;
-use super::pipeline::in_flight;
+use super::pipeline::{Way, in_flight};
 use crate::dag::grad::Training;
 use crate::ids::{PeerId, StageId};
 use crate::job::JobSpec;
@@ -33,21 +33,24 @@ pub struct Shortage {
     pub peer: PeerId,
     /// What that has.
     pub room: Bytes,
+    /// Whether activations were to be computed again.
+    pub recompute: bool,
 }
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stage: [first, last], stages, needed, peer, room } = self;
+        let Self { stage: [first, last], stages, needed, peer, room, recompute } = self;
         match (first == last, stages) {
             (true, _) => write!(f, "`{first}` alone")?,
             (false, 1) => write!(f, "the network in one stage")?,
             (false, _) => write!(f, "of {stages} even stages, the one from `{first}` to `{last}`")?,
         }
         write!(f, " needs {needed}, and {peer}, the peer with most room for it, has {room}; ")?;
-        f.write_str("give peers more memory, make micro-batches smaller, ")?;
-        f.write_str(match first == last {
-            true => "or compute activations again",
-            false => "or let more peers take part in more stages",
+        f.write_str("give peers more memory, make micro-batches smaller")?;
+        f.write_str(match (first == last, recompute) {
+            (true, true) => "",
+            (true, false) => ", or compute activations again",
+            (false, _) => ", or let more peers take part in more stages",
         })
     }
 }
@@ -71,19 +74,22 @@ pub(super) fn even(
     spec: &JobSpec,
     training: &Training,
     able: &[&Advert],
-    stages: usize,
+    (stages, way): (usize, Way),
 ) -> Result<Even, PlanError> {
     let rooms = |advert: &&Advert| Some((Room::of(advert.hardware.as_ref()?), advert.peer));
     let mut rooms: Vec<(Room, PeerId)> = able.iter().filter_map(rooms).collect();
     rooms.sort_by_key(|(room, peer)| (Reverse(room.memory), *peer));
     let stages = stages.clamp(1, training.forward_nodes.min(rooms.len()).max(1));
-    let pieces = pieces(spec, &Outline::of(spec, training), training.forward_nodes, stages);
+    let outline = Outline::of(spec, training, way.recompute);
+    let micro_batches = spec.train.micro_batches;
+    let kept = |stage| u64::from(in_flight(way.order, stage, stages, micro_batches));
+    let pieces = pieces(&outline, training.forward_nodes, stages, kept);
     let mut assignment = Vec::with_capacity(training.forward_nodes);
     for (stage, (_, end)) in (0..).map(StageId::new).zip(&pieces) {
         assignment.resize(*end, stage);
     }
-    let cut = cut_as(training, &assignment, spec.swarm.recompute)?;
-    let mut footprints = Footprints::of(spec, &cut);
+    let cut = cut_as(training, &assignment, way.recompute)?;
+    let mut footprints = Footprints::of(spec, &cut, way.order);
     let has_backups = spec.swarm.backups > 0;
     let one = Room { memory: Bytes::ZERO, threads: 1 };
     let mut largest: Vec<usize> = (0..stages).collect();
@@ -96,7 +102,8 @@ pub(super) fn even(
             let name = |node: usize| training.dag.nodes()[node].name.clone();
             let stage = [name(start), name(end - 1)];
             let (needed, peer, room) = (demand.peak, *peer, room.memory);
-            return Ok(Err(Shortage { stage, stages, needed, peer, room }));
+            let recompute = way.recompute;
+            return Ok(Err(Shortage { stage, stages, needed, peer, room, recompute }));
         }
         owners[at] = Some(*peer);
     }
@@ -104,9 +111,12 @@ pub(super) fn even(
 }
 
 /// Cuts the order into so many pieces that the largest is as small as it can be.
-fn pieces(spec: &JobSpec, outline: &Outline, nodes: usize, stages: usize) -> Vec<(usize, usize)> {
-    let micro_batches = spec.train.micro_batches;
-    let kept = |stage| u64::from(in_flight(spec.swarm.order, stage, stages, micro_batches));
+fn pieces(
+    outline: &Outline,
+    nodes: usize,
+    stages: usize,
+    kept: impl Fn(usize) -> u64,
+) -> Vec<(usize, usize)> {
     // The longest pieces within a limit, one after another; the last takes what is left.
     let within = |limit: Bytes| {
         let (mut list, mut start, mut worst) = (Vec::with_capacity(stages), 0, Bytes::ZERO);

@@ -4,6 +4,8 @@
 //! Times in microseconds. Replicas are gathered along a chain in chunks, so that every link carries the gradient once
 //! each way however many there are.
 
+use std::collections::BTreeMap;
+
 use super::ground::{Crowd, Ground};
 use super::load::Load;
 use crate::units::{Bytes, Duration, Rate};
@@ -61,6 +63,13 @@ pub(super) fn commit(
     let all = endings.iter().flat_map(|e| &e.workers);
     let drained = all.map(|(_, ended)| *ended).max().unwrap_or(0);
     let (mut decided, mut after) = (drained, Duration::ZERO);
+    // Stages of one device are updated one after another.
+    let mut updates: BTreeMap<usize, Duration> = BTreeMap::new();
+    for ending in endings {
+        for (device, _) in &ending.workers {
+            *updates.entry(*device).or_default() += ground.time(*device, ending.sweep, crowd);
+        }
+    }
     for (ending, own) in endings.iter().zip(&gathered) {
         let (owner, _) = ending.owner();
         let mut whole = *own;
@@ -78,7 +87,7 @@ pub(super) fn commit(
         let reduce = ground.time(owner, ending.sweep, crowd);
         decided = decided.max(whole.saturating_add((reduce + stored + report).micros()));
         let handed = ending.chain(ground, false);
-        let update = |(device, _): &(usize, u64)| ground.time(*device, ending.sweep, crowd);
+        let update = |(device, _): &(usize, u64)| updates.get(device).copied().unwrap_or_default();
         let update = ending.workers.iter().map(update).max().unwrap_or_default() * UPDATE_SWEEPS;
         after = after.max(report + handed + update);
     }

@@ -11,7 +11,9 @@ use super::job::{Ending, Job, Proposal};
 use super::lead::Report;
 use super::{Ctx, JOBS_MAX, Peer};
 use crate::ids::{Epoch, JobId, PeerId, Step, Term};
-use crate::job::{JobSpec, MICRO_BATCHES_MAX, STAGES_MAX};
+use crate::job::{
+    DEPTH_MAX, JobSpec, MICRO_BATCHES_MAX, PipelineOrder, STAGES_MAX, STAGES_PER_PEER_MAX,
+};
 use crate::schedule::advert::{Advert, SignedAdvert};
 use crate::schedule::codec::Codec;
 use crate::schedule::fence::{Request, place, stage_graphs};
@@ -50,6 +52,15 @@ pub(super) fn check_spec(spec: &JobSpec) -> Result<(), String> {
     if spec.swarm.replicas != 1 {
         let got = spec.swarm.replicas;
         return Err(format!("replicas is {got}; stages are run by 1 peer so far"));
+    }
+    let (most, got) = (STAGES_PER_PEER_MAX, spec.swarm.stages_per_peer);
+    if got == 0 || got > most {
+        return Err(format!("stages_per_peer is {got}; 1 to {most} are possible"));
+    }
+    if let Some(order @ PipelineOrder::Deep(depth)) = spec.swarm.order
+        && (depth == 0 || depth > DEPTH_MAX)
+    {
+        return Err(format!("the order is {order}; 1f1b:{DEPTH_MAX} is the deepest"));
     }
     let rate = train.learning_rate;
     if !(rate.peak.is_finite() && rate.floor.is_finite()) {

@@ -152,9 +152,10 @@ impl Stage {
             return;
         }
         let (job, stage, step) = (self.job, self.id, self.applied);
+        let ahead = self.ahead();
         while let Some(&pass) = self.passes.get(self.next) {
             let is_here = |name: &TensorName| self.arrived.contains(&(step, *name));
-            if self.running.len() >= PASSES_AHEAD || !self.needs(pass).iter().all(is_here) {
+            if self.running.len() >= ahead || !self.needs(pass).iter().all(is_here) {
                 return;
             }
             let task = match pass {
@@ -167,6 +168,14 @@ impl Stage {
         if self.running.is_empty() {
             self.share(ctx);
         }
+    }
+
+    /// Returns how many passes the execution thread may have at once: one where the owner has other stages too, so that
+    /// these take turns as their tensors come.
+    fn ahead(&self) -> usize {
+        let owner = self.plan.owner(self.id);
+        let owned = self.plan.stages.iter().filter(|stage| Some(stage.owner) == owner).count();
+        if owned > 1 { 1 } else { PASSES_AHEAD }
     }
 
     fn needs(&self, pass: Pass) -> Vec<TensorName> {

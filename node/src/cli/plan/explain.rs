@@ -1,5 +1,6 @@
 //! A plan for people and as JSON: stages, owners, cuts, what is predicted, what bounds it, and what else there is.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::json;
@@ -60,11 +61,11 @@ pub(super) fn text(
     if let Some(testbed) = &swarm.testbed {
         write!(text, "{}: {}\n\n", testbed.name, testbed.about).unwrap_or_default();
     }
-    let peers: usize = plan.stages.iter().map(|s| s.workers().count()).sum();
+    let peers: BTreeSet<_> = plan.stages.iter().flat_map(StagePlan::workers).collect();
     write!(
         text,
-        "{} of {} peers, {} stages: {} a step (compute {}, busiest link {}, commit {}), {:.0} % bubble\nlimited by {}\n\n",
-        peers,
+        "{} of {} peers, {} stages: {} a step (compute {}, busiest link {}, commit {}), {:.0} % bubble\nlimited by {}; passes in the order {}, activations are {}\n\n",
+        peers.len(),
         swarm.adverts.len(),
         plan.stages.len(),
         prediction.step,
@@ -73,6 +74,8 @@ pub(super) fn text(
         prediction.commit,
         f64::from(prediction.bubble_permille) / 10.0,
         limit(swarm, account),
+        plan.order,
+        if plan.recompute { "computed again" } else { "kept" },
     )
     .unwrap_or_default();
     text.push_str(&stages(swarm, spec, plan).to_string());
@@ -224,6 +227,8 @@ pub(super) fn line(
         "slowest_stage_seconds": prediction.compute.seconds(),
         "busiest_link_seconds": prediction.transfer.seconds(),
         "commit_seconds": prediction.commit.seconds(),
+        "order": plan.order.to_string(),
+        "recompute": plan.recompute,
         "bubble": f64::from(prediction.bubble_permille) / 1000.0,
         "limited_by": limit(swarm, account),
         "others": others.iter().map(other).collect::<Vec<_>>(),

@@ -36,7 +36,7 @@ pub(super) fn layouts(
 ) -> Vec<Layout> {
     let units = grain.units();
     if baseline == Baseline::BestSingle {
-        let one = |peer| Layout { stage_of: vec![0; units], stages: vec![vec![peer]] };
+        let one = |peer| Layout { stage_of: vec![0; units], stages: vec![vec![peer]], way: 0 };
         return (0..able.len()).map(one).collect();
     }
     // In the order of the adverts, not by speed.
@@ -76,7 +76,7 @@ pub(super) fn layouts(
         }
         renumbered.push(u16::try_from(stages.len() - 1).unwrap_or(u16::MAX));
     }
-    vec![Layout { stage_of: renumbered, stages }]
+    vec![Layout { stage_of: renumbered, stages, way: 0 }]
 }
 
 /// Returns the stage of each unit such that each stage's size comes near its weight; stages may be empty.

@@ -11,7 +11,7 @@ use super::super::course::{Course, Station, Wire, Worker, turns};
 use super::super::estimate::sweep;
 use super::super::ground::Ground;
 use super::super::load::Load;
-use super::super::pipeline::in_flight;
+use super::super::pipeline::{Way, in_flight};
 use super::super::tail::{Ending, commit};
 use super::grain::Grain;
 use crate::dag::bundle::optimizer_slots;
@@ -28,6 +28,8 @@ pub(super) struct Layout {
     pub(super) stage_of: Vec<u16>,
     /// Numbers of the peers of each stage, the owner first.
     pub(super) stages: Vec<Vec<usize>>,
+    /// Which of the ways that the job allows passes run in. Comes last, so that of equals the thriftiest is first.
+    pub(super) way: u8,
 }
 
 /// What a layout costs.
@@ -56,6 +58,8 @@ pub(super) struct Judge<'a> {
     pub(super) spec: &'a JobSpec,
     pub(super) ground: &'a Ground<'a>,
     pub(super) rules: Rules,
+    /// Ways in which the job's passes may run.
+    pub(super) ways: Vec<Way>,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
     /// Verdicts so far: changes of near layouts are often the same.
@@ -95,12 +99,19 @@ impl<'a> Judge<'a> {
             0 => vec![Vec::new(); able],
             _ => (0..able).map(near).collect(),
         };
-        Self { grain, spec, ground, rules, near, known: RefCell::default(), spent: Cell::new(0) }
+        let ways = Way::all(&spec.swarm);
+        let (known, spent) = (RefCell::default(), Cell::new(0));
+        Self { grain, spec, ground, rules, ways, near, known, spent }
     }
 
     /// Returns the effort of all verdicts so far: a pass or a unit counts one.
     pub(super) fn spent(&self) -> u64 {
         self.spent.get()
+    }
+
+    /// Returns how a layout's passes run.
+    pub(super) fn way(&self, layout: &Layout) -> Way {
+        self.ways[usize::from(layout.way)]
     }
 
     /// Costs a layout; None if a stage is empty or does not fit its peers' memory.
@@ -116,16 +127,20 @@ impl<'a> Judge<'a> {
 
     /// The same, without a look at what is known and without remembering it.
     pub(super) fn run(&self, layout: &Layout) -> Option<Verdict> {
+        if !self.is_allowed(&layout.stages) {
+            return None;
+        }
         let count = layout.stages.len();
         let micro_batches = self.spec.train.micro_batches;
-        let passes = 2 * count as u64 * u64::from(micro_batches);
-        self.spent.set(self.spent.get() + passes + self.grain.units() as u64 + LAYING);
+        let way = self.way(layout);
+        self.spent.set(self.spent.get() + self.grain.units() as u64 + LAYING);
         let (parts, wires) = self.parts(layout);
         if parts.iter().any(|part| part.units == 0) {
             return None;
         }
         let crowd = self.ground.crowd(layout.stages.iter().flatten().copied());
         let mut stations = Vec::with_capacity(count);
+        let mut needs = BTreeMap::new();
         for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
             let worker = |device: &usize| {
                 let time = |load| self.ground.time(*device, load, &crowd).micros();
@@ -139,14 +154,16 @@ impl<'a> Judge<'a> {
             let times: Vec<u64> =
                 workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
             let station = Station { turns: turns(&times, micro_batches), workers };
-            let kept = in_flight(self.spec.swarm.order, index, count, micro_batches);
-            if !self.fits(part, &station, kept) {
-                return None;
-            }
+            let kept = in_flight(way.order, index, count, micro_batches);
+            self.add_needs(part, &station, (kept, way.recompute), &mut needs);
             stations.push(station);
         }
+        if needs.iter().any(|(peer, need)| *need > self.room(*peer)) {
+            return None;
+        }
+        self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
         let wires = self.rules.codec.compress(self.ground, &stations, wires);
-        let order = self.spec.swarm.order;
+        let order = way.order;
         let course = Course { ground: self.ground, order, micro_batches, record: false };
         let outcome = course.run(&stations, &wires);
         let endings: Vec<Ending> = parts
@@ -188,7 +205,7 @@ impl<'a> Judge<'a> {
             part.saved += grain.saved[unit];
             part.inputs += grain.inputs[unit];
         }
-        if self.spec.swarm.recompute {
+        if self.way(layout).recompute {
             self.repeat(layout, &mut parts);
         }
         for (bytes, units) in &grain.ties {
@@ -255,18 +272,51 @@ impl<'a> Judge<'a> {
         Bytes::new(self.ground.memory(peer).count() / 1000 * self.rules.share)
     }
 
-    /// Says whether every worker of a stage has the memory that it takes.
-    fn fits(&self, part: &Part, station: &Station, kept: u32) -> bool {
+    /// Returns what the whole network takes at most, if one peer runs it and keeps all micro-batches.
+    pub(super) fn most(&self) -> Bytes {
+        let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
+        let grain = self.grain;
+        let own = grain.parameters.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
+        let tied = grain.ties.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
+        let values = grain.saved.iter().chain(&grain.inputs).copied().sum::<Bytes>();
+        (own + tied) * slots + values * u64::from(self.spec.train.micro_batches)
+    }
+
+    /// Says whether no stage has a peer twice and no peer more stages than the job allows.
+    fn is_allowed(&self, stages: &[Vec<usize>]) -> bool {
+        let mut parts = vec![(0, usize::MAX); self.ground.len()];
+        for (stage, peers) in stages.iter().enumerate() {
+            for peer in peers {
+                let (count, last) = &mut parts[*peer];
+                *count += 1;
+                if std::mem::replace(last, stage) == stage
+                    || *count > self.spec.swarm.stages_per_peer
+                {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Adds the memory that each worker of a stage takes for it.
+    fn add_needs(
+        &self,
+        part: &Part,
+        station: &Station,
+        (kept, recompute): (u32, bool),
+        needs: &mut BTreeMap<usize, Bytes>,
+    ) {
         let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
         let state = part.parameters * slots;
-        (0..).zip(&station.workers).all(|(worker, at)| {
+        for (worker, at) in (0..).zip(&station.workers) {
             let kept = u64::from(share(&station.turns, worker, kept));
-            let values = match self.spec.swarm.recompute {
+            let values = match recompute {
                 false => (part.saved + part.inputs) * kept,
                 true => (part.outside + part.inputs) * kept + part.saved,
             };
-            state + values <= self.room(at.device)
-        })
+            *needs.entry(at.device).or_default() += state + values;
+        }
     }
 
     /// Returns who would back a stage up: peers without a stage first, then those with the fastest links.

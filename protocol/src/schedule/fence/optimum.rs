@@ -25,49 +25,63 @@ pub(super) struct Found {
     pub(super) settled: bool,
 }
 
-/// Searches all layouts on the peers below `able` for one faster than `known`, visiting at most so many branches.
+/// Searches all layouts on the peers below `able`, in all ways that the job allows, for one faster than `known`, visiting
+/// at most so many branches.
 pub(super) fn optimum(judge: &Judge<'_>, able: usize, known: u64, branches: u64) -> Found {
-    let grain = judge.grain;
-    let units = grain.units();
-    assert!(units <= UNITS_MAX && able <= 32, "exhaustive search is for small problems");
-    let crowd = judge.ground.crowd([]);
-    let time = |load, peer| judge.ground.time(peer, load, &crowd).micros();
-    let again = |unit: usize| match judge.spec.swarm.recompute {
-        true => grain.backward[unit] + grain.again[unit],
-        false => grain.backward[unit],
-    };
-    let table = |of: &dyn Fn(usize, usize) -> u64| -> Vec<Vec<u64>> {
-        (0..units).map(|unit| (0..able).map(|peer| of(unit, peer)).collect()).collect()
-    };
-    let ahead = table(&|unit, peer| time(grain.forward[unit], peer));
-    let each = table(&|unit, peer| ahead[unit][peer] + time(again(unit), peer));
-    let before = grain.before.iter().map(|list| list.iter().map(|unit| 1u32 << unit).sum());
-    let reach = |is_back: bool| {
-        let mut sets = vec![0u32; units];
-        // Makers come before readers, so that their sets are whole when they are read.
-        for unit in 0..units {
-            for flow in grain.flows.iter().filter(|flow| flow.to.contains(&unit)) {
-                if !is_back || flow.back > Bytes::ZERO {
-                    sets[unit] |= sets[flow.from] | (1 << flow.from);
+    let (mut best, mut left) = (known, branches);
+    for way in 0..u8::try_from(judge.ways.len()).unwrap_or(u8::MAX) {
+        let mut search = Search::new(judge, able, way, (best, left));
+        search.descend(0, Used::default());
+        (best, left) = (search.best, search.left);
+    }
+    Found { step: best, settled: left > 0 }
+}
+
+impl<'j, 'a> Search<'j, 'a> {
+    /// Prepares for layouts in one way that are faster than `best`.
+    fn new(judge: &'j Judge<'a>, able: usize, way: u8, (best, left): (u64, u64)) -> Self {
+        let grain = judge.grain;
+        let units = grain.units();
+        assert!(units <= UNITS_MAX && able <= 32, "exhaustive search is for small problems");
+        let crowd = judge.ground.crowd([]);
+        let time = |load, peer| judge.ground.time(peer, load, &crowd).micros();
+        let recompute = judge.ways[usize::from(way)].recompute;
+        let again = |unit: usize| match recompute {
+            true => grain.backward[unit] + grain.again[unit],
+            false => grain.backward[unit],
+        };
+        let table = |of: &dyn Fn(usize, usize) -> u64| -> Vec<Vec<u64>> {
+            (0..units).map(|unit| (0..able).map(|peer| of(unit, peer)).collect()).collect()
+        };
+        let ahead = table(&|unit, peer| time(grain.forward[unit], peer));
+        let each = table(&|unit, peer| ahead[unit][peer] + time(again(unit), peer));
+        let before = grain.before.iter().map(|list| list.iter().map(|unit| 1u32 << unit).sum());
+        let reach = |is_back: bool| {
+            let mut sets = vec![0u32; units];
+            // Makers come before readers, so that their sets are whole when they are read.
+            for unit in 0..units {
+                for flow in grain.flows.iter().filter(|flow| flow.to.contains(&unit)) {
+                    if !is_back || flow.back > Bytes::ZERO {
+                        sets[unit] |= sets[flow.from] | (1 << flow.from);
+                    }
                 }
             }
+            sets
+        };
+        Self {
+            judge,
+            way,
+            able,
+            each,
+            ahead,
+            before: before.collect(),
+            above: reach(false),
+            below: reach(true),
+            fixed: Vec::new(),
+            best,
+            left,
         }
-        sets
-    };
-    let mut search = Search {
-        judge,
-        able,
-        each,
-        ahead,
-        before: before.collect(),
-        above: reach(false),
-        below: reach(true),
-        fixed: Vec::new(),
-        best: known,
-        left: branches,
-    };
-    search.descend(0, 0);
-    Found { step: search.best, settled: search.left > 0 }
+    }
 }
 
 /// A stage of the branch, and what is certain of it, in microseconds.
@@ -84,9 +98,24 @@ struct Fixed {
     depart: u64,
 }
 
+/// How many stages each peer has, four bits each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used(u128);
+
+impl Used {
+    fn count(self, peer: usize) -> u16 {
+        ((self.0 >> (4 * peer)) & 15) as u16
+    }
+
+    const fn with(self, peer: usize) -> Self {
+        Self(self.0 + (1 << (4 * peer)))
+    }
+}
+
 #[derive(Debug)]
 struct Search<'j, 'a> {
     judge: &'j Judge<'a>,
+    way: u8,
     able: usize,
     /// Microseconds of a micro-batch, by unit and peer, each rounded down: both passes, and the forward pass.
     each: Vec<Vec<u64>>,
@@ -103,7 +132,7 @@ struct Search<'j, 'a> {
 
 impl Search<'_, '_> {
     /// Goes on from a closed set of units that stages hold, on peers that have been used.
-    fn descend(&mut self, held: u32, used: u32) {
+    fn descend(&mut self, held: u32, used: Used) {
         let units = self.before.len();
         let count = self.fixed.len();
         if held == (1u32 << units) - 1 {
@@ -121,14 +150,20 @@ impl Search<'_, '_> {
         let mut sets = Vec::new();
         self.closed(held, 0, 0, &mut sets);
         for set in sets {
-            for owner in (0..self.able).filter(|peer| used & (1 << peer) == 0) {
-                self.workers(vec![owner], (held | set, set), used | (1 << owner));
+            let free = |peer: &usize| self.is_free(used, *peer);
+            for owner in (0..self.able).filter(free).collect::<Vec<_>>() {
+                self.workers(vec![owner], (held | set, set), used.with(owner));
             }
         }
     }
 
+    fn is_free(&self, used: Used, peer: usize) -> bool {
+        used.count(peer) < self.judge.spec.swarm.stages_per_peer
+    }
+
     fn layout(&self) -> Layout {
-        let mut layout = Layout { stage_of: vec![0; self.before.len()], stages: Vec::new() };
+        let (stage_of, way) = (vec![0; self.before.len()], self.way);
+        let mut layout = Layout { stage_of, stages: Vec::new(), way };
         for (stage, fixed) in (0..).zip(&self.fixed) {
             for unit in members(fixed.set) {
                 layout.stage_of[unit] = stage;
@@ -151,7 +186,7 @@ impl Search<'_, '_> {
     }
 
     /// Goes on with these workers for a stage, and with more of them.
-    fn workers(&mut self, workers: Vec<usize>, (held, set): (u32, u32), used: u32) {
+    fn workers(&mut self, workers: Vec<usize>, (held, set): (u32, u32), used: Used) {
         if self.left == 0 {
             return;
         }
@@ -167,9 +202,10 @@ impl Search<'_, '_> {
         }
         if workers.len() < usize::from(self.judge.spec.swarm.replicas) {
             let next = if workers.len() == 1 { 0 } else { workers[workers.len() - 1] + 1 };
-            for replica in (next..self.able).filter(|peer| used & (1 << peer) == 0) {
+            let free = |peer: &usize| self.is_free(used, *peer) && !workers.contains(peer);
+            for replica in (next..self.able).filter(free).collect::<Vec<_>>() {
                 let more = [workers.as_slice(), &[replica]].concat();
-                self.workers(more, (held, set), used | (1 << replica));
+                self.workers(more, (held, set), used.with(replica));
             }
         }
     }
@@ -249,13 +285,13 @@ impl Search<'_, '_> {
     ///
     /// For any weights of the peers that sum to one, the busiest peer takes at least the sum over units of the least
     /// weighted time (linear programming duality); weights in proportion to speed come near the optimum.
-    fn rest(&self, held: u32, used: u32) -> u64 {
+    fn rest(&self, held: u32, used: Used) -> u64 {
         let units: Vec<usize> =
             (0..self.before.len()).filter(|unit| held & (1 << unit) == 0).collect();
         if units.is_empty() {
             return 0;
         }
-        let peers: Vec<usize> = (0..self.able).filter(|peer| used & (1 << peer) == 0).collect();
+        let peers: Vec<usize> = (0..self.able).filter(|peer| self.is_free(used, *peer)).collect();
         let whole = |peer: &usize| -> u64 {
             units.iter().map(|unit| self.each[*unit][*peer]).sum::<u64>().max(1)
         };

@@ -7,7 +7,7 @@
 
 use super::super::ground::Ground;
 use super::super::load::Load;
-use super::super::pipeline::in_flight;
+use super::super::pipeline::{Way, in_flight};
 use super::grain::Grain;
 use super::judge::{Judge, Layout};
 use crate::dag::bundle::optimizer_slots;
@@ -29,6 +29,9 @@ pub(super) struct Stretch<'a> {
     spec: &'a JobSpec,
     ground: &'a Ground<'a>,
     order: Vec<usize>,
+    /// In which of the job's ways passes are taken to run.
+    number: u8,
+    way: Way,
     /// Bytes that cross each place of the order.
     crossing: Vec<Bytes>,
     /// Nanoseconds for the units before each place, by peer.
@@ -59,15 +62,20 @@ struct Piece {
 }
 
 impl<'a> Stretch<'a> {
-    /// Computes the times of the peers below `able` for the units in a topological order.
-    pub(super) fn new(judge: &Judge<'a>, able: usize, order: Vec<usize>) -> Self {
+    /// Computes the times of the peers below `able` for the units in a topological order, in one of the job's ways.
+    pub(super) fn new(
+        judge: &Judge<'a>,
+        able: usize,
+        order: Vec<usize>,
+        (number, way): (u8, Way),
+    ) -> Self {
         let (grain, spec, ground) = (judge.grain, judge.spec, judge.ground);
         let crowd = ground.crowd([]);
         let loads: Vec<Load> = order
             .iter()
             .map(|&unit| {
                 let both = grain.forward[unit] + grain.backward[unit];
-                if spec.swarm.recompute { both + grain.again[unit] } else { both }
+                if way.recompute { both + grain.again[unit] } else { both }
             })
             .collect();
         let times = |peer: usize| {
@@ -96,16 +104,26 @@ impl<'a> Stretch<'a> {
                 .map(|b| judge.rules.codec.least(b))
                 .collect(),
             order,
+            number,
+            way,
             grain,
             spec,
             ground,
         }
     }
 
+    /// Returns how passes are taken to run.
+    pub(super) const fn way(&self) -> Way {
+        self.way
+    }
+
     /// Returns layouts along a line: that of the least time, and some with fewer stages. With a fixed number of stages
     /// layouts have at most so many.
     pub(super) fn layouts(&self, line: &[Vec<usize>]) -> Vec<Layout> {
-        let groups: Vec<Group<'_>> = line.iter().map(|peers| self.group(peers)).collect();
+        // A group that comes several times runs a stage each time, and has its memory for all of them.
+        let times = |peers: &Vec<usize>| line.iter().filter(|other| *other == peers).count();
+        let groups: Vec<Group<'_>> =
+            line.iter().map(|peers| self.group(peers, times(peers))).collect();
         let most = self.spec.swarm.stages.map_or(usize::from(crate::job::STAGES_MAX), usize::from);
         let whole = groups.iter().filter_map(|g| g.times.last().copied()).max().unwrap_or(0);
         let slowest_link = Duration::from_micros(whole / 1000);
@@ -142,7 +160,7 @@ impl<'a> Stretch<'a> {
         found
     }
 
-    fn group<'l>(&self, peers: &'l [usize]) -> Group<'l> {
+    fn group<'l>(&self, peers: &'l [usize], times: usize) -> Group<'l> {
         let units = self.grain.units();
         let of = |unit: usize| -> u64 {
             let own = |peer: &usize| {
@@ -159,6 +177,7 @@ impl<'a> Stretch<'a> {
             }
         };
         let memory = peers.iter().map(|p| self.rooms[*p]).min().unwrap_or(0);
+        let memory = memory / (times as u64).max(1);
         Group { peers, times: sums((0..units).map(of)), memory }
     }
 
@@ -191,7 +210,8 @@ impl<'a> Stretch<'a> {
         let first = (0..groups.len())
             .filter(|place| pieces[*place].is_some_and(|p| p.start == 0))
             .min_by_key(|place| pieces[*place].map(|p| p.stages))?;
-        let mut layout = Layout { stage_of: vec![0; units], stages: Vec::new() };
+        let way = self.number;
+        let mut layout = Layout { stage_of: vec![0; units], stages: Vec::new(), way };
         let (mut place, mut start) = (Some(first), 0);
         while let Some(at) = place {
             let piece = pieces[at]?;
@@ -216,6 +236,9 @@ impl<'a> Stretch<'a> {
         time: u64,
     ) -> Option<usize> {
         let (near_peer, far_peer) = (near.first()?, far.first()?);
+        if near == far {
+            return Some(from);
+        }
         let there = self.ground.link(*near_peer, *far_peer).0;
         let back = self.ground.link(*far_peer, *near_peer).0;
         let rate = u128::from(there.min(back).bytes_per_second());
@@ -236,7 +259,7 @@ impl<'a> Stretch<'a> {
         let until = group.times[end];
         let in_time = group.times[..end].partition_point(|before| until - before > time);
         let micro_batches = self.spec.train.micro_batches;
-        let kept = in_flight(self.spec.swarm.order, 0, stages, micro_batches);
+        let kept = in_flight(self.way.order, 0, stages, micro_batches);
         let kept = u64::from(kept).div_ceil(group.peers.len() as u64);
         let fits = |start: usize| self.memory((start, end), kept) <= group.memory;
         let (mut low, mut high) = (in_time, end);
@@ -254,7 +277,7 @@ impl<'a> Stretch<'a> {
     fn memory(&self, (start, end): (usize, usize), kept: u64) -> u64 {
         let of = |sums: &[u64]| sums[end] - sums[start];
         let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
-        let values = match self.spec.swarm.recompute {
+        let values = match self.way.recompute {
             false => (of(&self.saved) + of(&self.inputs)).saturating_mul(kept),
             true => {
                 let outside = self.crossing[start] + Bytes::new(of(&self.inputs));

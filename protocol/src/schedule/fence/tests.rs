@@ -1,7 +1,16 @@
 //! The dynamic program against brute force, and what any plan must satisfy.
 
+mod choices;
+
 use proptest::prelude::*;
 
+use super::super::StagePlan;
+use super::super::estimate::Placement;
+use super::super::links::Links;
+use super::super::roles::ground_of;
+use super::grain::Grain;
+use super::judge::{Judge, Layout, Rules};
+use super::search::{EFFORT_MAX, IMPROVED, finalists};
 use super::*;
 use crate::dag::op::Unary;
 use crate::dag::{Dag, DagBuilder, Fact, Init, Op};
@@ -44,10 +53,11 @@ fn spec(dag: Dag, stages: Option<u16>, backups: u8) -> JobSpec {
         },
         swarm: SwarmSpec {
             stages,
-            order: PipelineOrder::OneFOneB,
-            recompute: false,
+            order: Some(PipelineOrder::OneFOneB),
+            recompute: Some(false),
             backups,
             replicas: 1,
+            stages_per_peer: 1,
         },
     }
 }
@@ -118,6 +128,7 @@ fn brute_force(spec: &JobSpec, list: &[Advert]) -> Duration {
         let placement = Placement {
             spec,
             cut: &cut,
+            order: PipelineOrder::OneFOneB,
             stages: &stages,
             leader: peer(0),
             ground: &ground,
@@ -218,12 +229,12 @@ fn a_slow_link_is_crossed_where_little_flows() {
 #[test]
 fn recomputation_counts_in_memory_and_in_every_prediction() {
     let mut spec = spec(chain(&[16; 20]), Some(2), 1);
-    spec.swarm.order = PipelineOrder::GPipe;
+    spec.swarm.order = Some(PipelineOrder::GPipe);
     spec.train.micro_batches = 8;
     let list = adverts(&[100, 100, 50], &[1000], 120 << 10);
     let refs: Vec<&Advert> = list.iter().collect();
     assert!(matches!(place(request(&spec), &refs), Err(PlanError::OutOfMemory { .. })));
-    spec.swarm.recompute = true;
+    spec.swarm.recompute = Some(true);
     let plan = place(request(&spec), &refs).unwrap();
     assert!(plan.recompute);
     assert!(plan.prediction.memory.iter().all(|m| m.count() <= 120 << 10), "{:?}", plan.prediction);
@@ -236,7 +247,7 @@ fn recomputation_counts_in_memory_and_in_every_prediction() {
     // Forward twice costs time: without it, on machines with room, the same cut is faster.
     let roomy = adverts(&[100, 100, 50], &[1000], 1 << 30);
     let roomy: Vec<&Advert> = roomy.iter().collect();
-    spec.swarm.recompute = false;
+    spec.swarm.recompute = Some(false);
     let kept = place(request(&spec), &roomy).unwrap();
     assert!(kept.prediction.compute < plan.prediction.compute);
 }
@@ -323,7 +334,10 @@ fn the_judge_agrees_with_the_estimator() {
         let ground = ground_of(&able, [], &refs, &Links::of(&refs));
         let rules = rules(ground.number(leader));
         let judge = Judge::new(&grain, &problem.spec, (&ground, able.len()), rules);
-        let mut layout = Layout { stage_of: vec![0; grain.units()], stages: Vec::new() };
+        let way =
+            judge.ways.iter().position(|w| (w.order, w.recompute) == (plan.order, plan.recompute));
+        let way = u8::try_from(way.unwrap()).unwrap();
+        let mut layout = Layout { stage_of: vec![0; grain.units()], stages: Vec::new(), way };
         for (node, stage) in plan.assignment.iter().enumerate() {
             layout.stage_of[grain.unit_of[node]] = u16::try_from(stage.index()).unwrap();
         }

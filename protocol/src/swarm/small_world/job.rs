@@ -40,10 +40,11 @@ pub(super) fn spec(stages: u16, steps: u64) -> JobSpec {
         },
         swarm: SwarmSpec {
             stages: Some(stages),
-            order: PipelineOrder::OneFOneB,
-            recompute: false,
+            order: Some(PipelineOrder::OneFOneB),
+            recompute: Some(false),
             backups: 1,
             replicas: 1,
+            stages_per_peer: 1,
         },
     }
 }

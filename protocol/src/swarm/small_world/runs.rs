@@ -170,3 +170,52 @@ fn a_refused_shipment_is_sent_again_and_counts_once() {
     let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
     assert_eq!(losses, expected);
 }
+
+/// Goal: members that own several stages each work, and losing one costs nothing. Method: six stages on three peers, each
+/// owner killed at some moments.
+#[test]
+fn a_member_may_own_several_stages() {
+    let mut several = spec(6, 12);
+    several.swarm.stages_per_peer = 2;
+    let expected = undisturbed(12);
+    for moment in 0..12u64 {
+        for who in 0..3 {
+            let mut world = World::new(3);
+            world.submit(several.clone());
+            assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+            let plan = world.plan.clone().unwrap();
+            let owned = |peer| plan.stages.iter().filter(|s| s.owner == peer).count();
+            assert!(plan.stages.iter().all(|stage| owned(stage.owner) == 2), "{plan:?}");
+            if moment > 0 {
+                world.pass(Duration::from_micros(moment * 41_300));
+                world.kill(plan.stages[who].owner);
+            }
+            assert!(world.run_until(LIMIT, |w| w.finished), "moment {moment}: {:?}", world.trace);
+            let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
+            assert_eq!(losses, expected, "moment {moment}, owner {who}");
+            if moment == 0 {
+                assert_eq!((world.epochs, world.open_max), (1, 1));
+            }
+        }
+    }
+}
+
+/// Goal: jobs of many members run and recover. Method: twelve stages on fourteen peers, the last owner killed.
+#[test]
+fn a_job_of_more_members_than_a_council_needs_runs_and_recovers() {
+    let expected = undisturbed(12);
+    for moment in [0u64, 60_000, 333_000] {
+        let mut world = World::new(14);
+        world.submit(spec(12, 12));
+        assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+        world.pass(Duration::from_micros(moment));
+        let plan = world.plan.clone().unwrap();
+        if moment > 0 {
+            world.kill(plan.stages[11].owner);
+        }
+        assert!(world.run_until(LIMIT, |w| w.finished), "moment {moment}: {:?}", world.trace);
+        assert_eq!(world.epochs, 1 + usize::from(moment > 0), "{:?}", world.trace);
+        let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
+        assert_eq!(losses, expected, "moment {moment}");
+    }
+}
