@@ -9,7 +9,6 @@ mod limits;
 mod networks;
 mod operators;
 mod reference;
-mod sequences;
 mod suite;
 mod training;
 mod vjp;
