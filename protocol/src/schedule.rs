@@ -144,6 +144,8 @@ pub struct Standing {
     pub holders: Vec<Vec<PeerId>>,
     /// Who has failed at a stage lately and gets no part in it.
     pub barred: Vec<(StageId, PeerId)>,
+    /// Who is to follow a stage beside its backups, so as to take it over later.
+    pub wanted: Vec<(StageId, PeerId)>,
 }
 
 /// Why there is no plan.

@@ -3,7 +3,8 @@
 //! Each pass that a stage reports is a sample: how long it took over how long the advert had predicted. A gauge a peer
 //! makes one factor of them, without outliers; after a few passes the advert's speeds are divided by it. Whether a
 //! peer claims a hundred times its speed or a hundredth, it can be placed by what it did.
-//! Leaders do not place by it yet: a plan is made again by all who vote, and the evidence of one leader is not theirs.
+//! Leaders judge by it whether a running job is worth moving; they do not place by it: a plan is made again by all who
+//! vote, and the evidence of one leader is not theirs.
 //! Not here: who may speak for a peer's passes. Concept: `docs/concepts/links-and-fences.md`.
 
 use std::collections::BTreeMap;
@@ -45,16 +46,22 @@ impl Deeds {
         gauge.figure(now).filter(|_| *count >= PASSES_MIN)
     }
 
-    /// Returns an advert with the speeds that the peer has shown.
-    #[must_use]
-    pub fn corrected(&self, advert: &Advert, now: Instant) -> Advert {
+    /// Returns an advert that is as much slower as a factor in millionths says.
+    pub fn slowed(advert: &Advert, factor: u64) -> Advert {
         let mut advert = advert.clone();
-        if let Some((hardware, factor)) =
-            advert.hardware.as_mut().zip(self.factor(advert.peer, now))
-        {
+        if let Some(hardware) = advert.hardware.as_mut() {
             slow(hardware, factor);
         }
         advert
+    }
+
+    /// Returns an advert with the speeds that the peer has shown.
+    #[must_use]
+    pub fn corrected(&self, advert: &Advert, now: Instant) -> Advert {
+        match self.factor(advert.peer, now) {
+            Some(factor) => Self::slowed(advert, factor),
+            None => advert.clone(),
+        }
     }
 }
 

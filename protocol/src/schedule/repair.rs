@@ -12,7 +12,8 @@ use super::roles::{Standby, able_peers, council, ground_of};
 use super::{Plan, PlanError, StagePlan, Standing};
 use crate::ids::PeerId;
 
-/// Repairs a plan. The first holder of each stage takes it over; whoever is barred from a stage does not back it up.
+/// Repairs a plan. The first holder of each stage takes it over; whoever is barred from a stage does not back it up; who is
+/// wanted there backs it up beside the others, if all have room.
 ///
 /// *Errors*: [`PlanError::NotEnoughPeers`] if nobody holds some stage, [`PlanError::Network`] for a foreign plan.
 pub fn repair(
@@ -35,7 +36,8 @@ pub fn repair(
     }
     let links = Links::of(adverts);
     let barred = &standing.barred;
-    let parts = holders.iter().flatten().chain(owners.iter()).copied();
+    let wanted = standing.wanted.iter().map(|(_, peer)| *peer);
+    let parts = holders.iter().flatten().chain(owners.iter()).copied().chain(wanted);
     let backups = previous.stages.iter().flat_map(|stage| stage.backups.iter().copied());
     let ground = ground_of(&able, parts.chain(backups).chain([request.leader]), adverts, &links);
     let standby = Standby { spec, able: &able, ground: &ground, barred };
@@ -62,6 +64,18 @@ pub fn repair(
         }
         unique.truncate(usize::from(spec.swarm.backups));
         stage.backups = unique;
+    }
+    let plain = stages.clone();
+    for (stage, peer) in &standing.wanted {
+        if let Some(plan) = stages.get_mut(stage.index())
+            && plan.owner != *peer
+            && !plan.backups.contains(peer)
+        {
+            plan.backups.push(*peer);
+        }
+    }
+    if !standby.fits(&stages, &mut Footprints::of(spec, &cut, order)) {
+        stages = plain;
     }
     let (leader, codec, ground) = (request.leader, request.codec, &ground);
     let placement = Placement { spec, cut: &cut, order, stages: &stages, leader, ground, codec };

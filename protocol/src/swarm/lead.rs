@@ -13,6 +13,7 @@
 
 mod barred;
 mod inquiry;
+mod moving;
 mod offer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use crate::schedule::Plan;
 use crate::units::{Duration, Instant};
 use crate::wire::message::{Commit, JobMessage, News, StageStats};
 pub(super) use inquiry::Report;
+use moving::{Moving, Watched};
 use offer::{Offer, needed};
 
 /// How long an inquiry waits for silent members that count as living.
@@ -77,6 +79,9 @@ pub(super) struct Lead {
     /// Who failed at which stage, in which epoch and when.
     barred: BTreeMap<(StageId, PeerId), (Epoch, Instant)>,
     waiting: Option<String>,
+    /// Moves of stages that are under way, and what they are judged by.
+    moving: Option<Moving>,
+    watched: Watched,
 }
 
 impl Lead {
@@ -108,6 +113,8 @@ impl Lead {
             failures: 0,
             barred: BTreeMap::new(),
             waiting: None,
+            moving: None,
+            watched: Watched::default(),
         }
     }
 }
@@ -287,12 +294,13 @@ impl Job {
             return ctx.send(from, self.id, JobMessage::StepCommit { epoch, commit: last });
         }
         let next = self.last.map(|l| l.step.next()).unwrap_or_default();
-        let Phase::Running { ready } = &mut lead.phase else {
-            return;
-        };
-        if step != next {
+        if step != next || !matches!(lead.phase, Phase::Running { .. }) {
             return;
         }
+        self.note_deeds(stage, from, &stats, ctx);
+        let Some(Lead { phase: Phase::Running { ready }, .. }) = &mut self.lead else {
+            return;
+        };
         ready.insert(stage, Ready { owner: from, sum_of_squares, loss, stats: *stats });
         if ready.len() == plan.stages.len() {
             self.decide(step, &plan, ctx);
@@ -332,8 +340,9 @@ impl Job {
             ctx.send(*peer, self.id, JobMessage::StepCommit { epoch, commit });
         }
         if step.next() >= self.steps() {
-            self.finish(ctx);
+            return self.finish(ctx);
         }
+        self.consider_moving(ctx);
     }
 
     fn finish(&mut self, ctx: &mut Ctx<'_>) {

@@ -4,6 +4,7 @@
 mod failures;
 mod given;
 mod job;
+mod moves;
 mod runs;
 mod strangers;
 mod tasks;
@@ -64,6 +65,8 @@ struct World {
     doubles: bool,
     /// Passes begun since the last reset: nothing is to be computed twice.
     begun: BTreeSet<(PeerId, StageId, Step, u32, bool)>,
+    /// Devices on which tasks take so many times as long.
+    slow: BTreeMap<PeerId, u64>,
     /// Passes that are not done, and the most that a stage had at once.
     open: BTreeMap<(PeerId, TaskId), StageId>,
     open_max: usize,
@@ -107,6 +110,7 @@ impl World {
             apart: BTreeSet::new(),
             doubles: false,
             begun: BTreeSet::new(),
+            slow: BTreeMap::new(),
             open: BTreeMap::new(),
             open_max: 0,
             holds_weights: true,
@@ -193,7 +197,7 @@ impl World {
                         _ => Outcome::Done,
                     };
                     let free = self.busy.get(&me).copied().unwrap_or_default().max(self.now);
-                    let ended = free + WORK;
+                    let ended = free + WORK * self.slow.get(&me).copied().unwrap_or(1);
                     self.busy.insert(me, ended);
                     let input = Input::TaskDone { task: id, outcome, began: free, ended };
                     self.later(me, ended.since(self.now), Happening::Input(input));

@@ -240,7 +240,7 @@ fn recomputation_counts_in_memory_and_in_every_prediction() {
     assert!(plan.prediction.memory.iter().all(|m| m.count() <= 120 << 10), "{:?}", plan.prediction);
 
     let holders = plan.stages.iter().map(|s| [&[s.owner], s.backups.as_slice()].concat()).collect();
-    let standing = crate::schedule::Standing { holders, barred: vec![] };
+    let standing = crate::schedule::Standing { holders, ..Default::default() };
     let again = crate::schedule::repair::repair(request(&spec), &plan, &standing, &refs).unwrap();
     assert_eq!(again, plan);
 
@@ -261,7 +261,7 @@ fn who_failed_at_a_stage_does_not_back_it_up() {
     let (first, second) = (&plan.stages[0], &plan.stages[1]);
     let barred = vec![(StageId::new(0), first.backups[0])];
     let holders = vec![vec![first.owner], vec![second.owner]];
-    let standing = crate::schedule::Standing { holders, barred };
+    let standing = crate::schedule::Standing { holders, barred, wanted: vec![] };
     let next = crate::schedule::repair::repair(request(&spec), &plan, &standing, &refs).unwrap();
     assert!(!next.stages[0].backups.contains(&first.backups[0]));
     assert_eq!(next.stages[0].backups.len(), 2);

@@ -155,11 +155,15 @@ impl Job {
         }
         let (base, last, holders) =
             standing(&plan, reports, &|p, stage| lead.is_barred(p, stage, ctx.now));
-        let standing = Standing { holders, barred: lead.bars(ctx.now) };
+        let barred = lead.bars(ctx.now);
+        let mut standing = Standing { holders, barred, wanted: Vec::new() };
         // Whatever was ever adopted, a majority had accepted: one of these reports knows of it.
         let seen = reports.values().map(|r| r.epoch).max().unwrap_or_default();
         let epoch = lead.epoch.max(plan.epoch).max(seen).next();
         let voters = plan.council.clone();
+        if let Some(lead) = &mut self.lead {
+            lead.arrange_moves(&mut standing, plan.epoch, epoch);
+        }
         if standing.holders.iter().all(|h| !h.is_empty()) {
             let evidence = living_adverts(ctx);
             let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();

@@ -1,0 +1,72 @@
+//! Stages of running jobs that move to faster peers, in the small world.
+
+use super::*;
+use crate::swarm::small_world::runs::{LIMIT, undisturbed};
+
+/// Steps of a job that is long enough to be worth moving.
+const STEPS: u64 = 600;
+
+/// A job on three of five peers, of which the owner of the middle stage slows down.
+fn slowed(factor: u64, backups: u8) -> (World, PeerId) {
+    let mut world = World::new(5);
+    let mut job = spec(3, STEPS);
+    job.swarm.backups = backups;
+    world.submit(job);
+    assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+    let owner = world.plan.as_ref().unwrap().stages[1].owner;
+    world.slow.insert(owner, factor);
+    (world, owner)
+}
+
+fn losses(world: &World) -> Vec<u64> {
+    world.losses.values().map(|l| l.to_bits()).collect()
+}
+
+/// Goal: an owner that has become slow is relieved, no step is lost, no loss changes, and nothing moves back. Method: its
+/// tasks take ten times as long from the first plan on; two plans follow, the first of which changes no owner.
+#[test]
+fn a_stage_moves_away_from_a_peer_that_has_become_slow() {
+    let expected = undisturbed(STEPS);
+    for backups in [0, 1] {
+        let (mut world, slow) = slowed(10, backups);
+        let before = world.plan.clone().unwrap();
+        assert!(world.run_until(LIMIT, |w| w.epochs == 2), "{:?}", world.trace);
+        let between = world.plan.clone().unwrap();
+        let owners = |plan: &Plan| plan.stages.iter().map(|s| s.owner).collect::<Vec<_>>();
+        assert_eq!(owners(&between), owners(&before));
+        assert_eq!(between.stages[1].backups.len(), usize::from(backups) + 1);
+        assert!(world.run_until(LIMIT, |w| w.epochs == 3), "{:?}", world.trace);
+        let after = world.plan.clone().unwrap();
+        assert!(after.stages.iter().all(|s| s.owner != slow), "{after:?}");
+        assert_eq!(after.stages[0].owner, before.stages[0].owner);
+        assert_eq!(after.stages[2].owner, before.stages[2].owner);
+        assert!(after.stages.iter().all(|s| s.backups.len() == usize::from(backups)));
+        assert!(world.run_until(LIMIT * 10, |w| w.finished), "{:?}", world.trace);
+        assert_eq!((losses(&world), world.epochs), (expected.clone(), 3), "{:?}", world.trace);
+    }
+}
+
+/// Goal: nothing moves without need. Method: equal peers, one a quarter slower, for as long as a re-plan is looked for
+/// several times.
+#[test]
+fn nothing_moves_for_little() {
+    let (mut world, _) = slowed(1, 1);
+    world.pass(LIMIT);
+    assert_eq!(world.epochs, 1, "{:?}", world.trace);
+}
+
+/// Goal: losses in the middle of a move cost no step. Method: the slow owner, or the newcomer, dies at many moments around
+/// the two plans.
+#[test]
+fn a_move_that_is_disturbed_ends_in_a_repair() {
+    let expected = undisturbed(STEPS);
+    for moment in 0..20u64 {
+        let (mut world, slow) = slowed(10, 1);
+        assert!(world.run_until(LIMIT, |w| w.epochs == 2), "{:?}", world.trace);
+        let newcomer = *world.plan.as_ref().unwrap().stages[1].backups.last().unwrap();
+        world.pass(Duration::from_micros(moment / 2 * 31_000));
+        world.kill(if moment % 2 == 0 { slow } else { newcomer });
+        assert!(world.run_until(LIMIT * 10, |w| w.finished), "moment {moment}: {:?}", world.trace);
+        assert_eq!(losses(&world), expected, "moment {moment}");
+    }
+}
