@@ -4,6 +4,7 @@
 mod failures;
 mod given;
 mod job;
+mod replicas;
 mod runs;
 mod strangers;
 mod tasks;
