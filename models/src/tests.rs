@@ -9,6 +9,7 @@ mod limits;
 mod networks;
 mod operators;
 mod reference;
+mod replicas;
 mod sequences;
 mod suite;
 mod training;

@@ -115,6 +115,9 @@ pub struct JobPart {
     /// Copies of each stage's state.
     #[serde(default = "single")]
     pub backups: u8,
+    /// Most peers that run a stage at once.
+    #[serde(default = "alone")]
+    pub replicas: u16,
     /// Whether to run GPipe's order instead of 1F1B.
     #[serde(default)]
     pub gpipe: bool,
@@ -148,6 +151,8 @@ pub struct FaultPart {
 pub enum Victim {
     /// The owner of a stage.
     Stage(u16),
+    /// The first replica of a stage.
+    Replica(u16),
     /// Who leads the job.
     Leader,
     /// Who submitted it.
@@ -165,7 +170,7 @@ impl FromStr for Victim {
         let words: Vec<&str> = text.split_whitespace().collect();
         let wrong = || {
             format!(
-                "\"{text}\" names nobody; write \"stage N\", \"peer N\", \"leader\", \"submitter\" or \"random\""
+                "\"{text}\" names nobody; write \"stage N\", \"replica N\", \"peer N\", \"leader\", \"submitter\" or \"random\""
             )
         };
         match words.as_slice() {
@@ -173,6 +178,7 @@ impl FromStr for Victim {
             ["submitter"] => Ok(Self::Submitter),
             ["random"] => Ok(Self::Random),
             ["stage", n] => n.parse().map(Self::Stage).map_err(|_| wrong()),
+            ["replica", n] => n.parse().map(Self::Replica).map_err(|_| wrong()),
             ["peer", n] => n.parse().map(Self::Peer).map_err(|_| wrong()),
             _ => Err(wrong()),
         }
@@ -207,6 +213,9 @@ fn one() -> usize {
     1
 }
 fn single() -> u8 {
+    1
+}
+fn alone() -> u16 {
     1
 }
 fn four() -> u32 {
@@ -322,6 +331,7 @@ impl Scenario {
             .map_err(|error| format!("job: {error}"))?;
         let order = if job.gpipe { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB };
         let (stages, recompute, backups) = (job.stages, job.recompute, job.backups);
+        let replicas = job.replicas;
         let seed = 1;
         let start = match job.given {
             true => {
@@ -347,7 +357,7 @@ impl Scenario {
                 clip_norm: Some(1.0),
                 seed,
             },
-            swarm: SwarmSpec { stages, order, recompute, backups, replicas: 1 },
+            swarm: SwarmSpec { stages, order, recompute, backups, replicas },
         })
     }
 }

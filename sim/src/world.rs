@@ -51,6 +51,8 @@ pub struct Outcome {
     pub heard: BTreeMap<u64, f64>,
     /// Number of plans.
     pub plans: usize,
+    /// Workers of each stage under the first plan.
+    pub workers: Vec<usize>,
     /// How often the job began anew.
     pub restarts: usize,
     /// Virtual seconds from the first plan to the end.
@@ -69,6 +71,8 @@ pub struct Outcome {
     pub trace: String,
     /// The trace's lines, where they were kept.
     pub lines: Vec<String>,
+    /// Fingerprint of each stage's state after so many updates.
+    pub states: BTreeMap<(u16, u64), [u8; 32]>,
     /// What was violated.
     pub violations: Vec<String>,
 }
@@ -394,6 +398,7 @@ impl<'a> World<'a> {
         let (hash, _, lines) = self.trace.finish();
         self.outcome.trace = hash;
         self.outcome.lines = lines;
+        self.outcome.states = self.check.states();
         self.outcome.violations = self.check.finish();
         self.outcome
     }

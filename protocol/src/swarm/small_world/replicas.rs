@@ -35,7 +35,7 @@ fn several_workers_a_stage_run_a_job_to_its_end() {
         (4, (2, 2, 1), vec![2, 2]),
         (3, (1, 3, 0), vec![3]),
         (6, (2, 3, 3), vec![3, 2]),
-        (5, (1, 8, 0), vec![5]),
+        (5, (1, 8, 0), vec![4]),
     ] {
         let (mut world, plan) = started(peers, shape, 8);
         assert_eq!(workers(&plan), wanted, "{shape:?}");
