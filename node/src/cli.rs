@@ -314,9 +314,11 @@ fn demo_options(args: DemoArgs) -> anyhow::Result<DemoOptions> {
         "{stages} stages need as many peers, but --peers is {}",
         args.peers
     );
+    let mut spec = crate::demo::job::spec(&args.model, args.steps, stages)?;
+    spec.swarm.replicas = args.replicas;
     Ok(DemoOptions {
         peers: usize::from(args.peers),
-        spec: crate::demo::job::spec(&args.model, args.steps, (stages, args.replicas))?,
+        spec,
         model: args.model,
         device: args.device.name().into(),
         limits: !args.no_limits,

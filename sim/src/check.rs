@@ -135,7 +135,9 @@ impl Check {
     pub fn states(&self) -> BTreeMap<(u16, u64), [u8; 32]> {
         let states = self.states.iter();
         let number = |stage: StageId| u16::try_from(stage.index()).unwrap_or(u16::MAX);
-        states.map(|((_, stage, step, _), state)| ((number(*stage), step.number()), *state)).collect()
+        states
+            .map(|((_, stage, step, _), state)| ((number(*stage), step.number()), *state))
+            .collect()
     }
 
     /// Returns what was violated.

@@ -95,7 +95,9 @@ fn check_numbers(model: &str) {
         let tensors = fingerprint(&alone.parameters().unwrap());
         losses.push(alone.next_loss().unwrap().to_bits());
         let fault = |who| format!("[[faults]]\nafter_step = 2\nkill = \"{who}\"\n");
-        for scenario in [calm, numeric(1, ""), numeric(4, &fault("stage 0")), numeric(4, &fault("replica 0"))] {
+        for scenario in
+            [calm, numeric(1, ""), numeric(4, &fault("stage 0")), numeric(4, &fault("replica 0"))]
+        {
             let outcome = sound(&scenario, 1);
             let workers = replicas.min(u64::try_from(scenario.peer_count()).unwrap());
             assert_eq!(outcome.workers, [usize::try_from(workers).unwrap()]);

@@ -21,8 +21,8 @@ use wattle_protocol::schedule::footprint::{Footprint, Passes};
 use wattle_protocol::swarm::io::{StageWork, TaskError, TensorKey, TensorName};
 
 pub use self::state::State;
-use self::sums::Sums;
 pub use self::sums::Gather;
+use self::sums::Sums;
 use super::flight::{Flight, Report};
 use super::kernel::RunContext;
 use super::program::{Values, run};

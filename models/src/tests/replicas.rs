@@ -204,8 +204,7 @@ fn name(
 
 fn sharers(work: &StageWork) -> Vec<StageId> {
     let shared = work.graph.shared.iter().flat_map(|s| s.stages.iter().copied());
-    let others: std::collections::BTreeSet<_> =
-        shared.filter(|s| *s != work.graph.stage).collect();
+    let others: std::collections::BTreeSet<_> = shared.filter(|s| *s != work.graph.stage).collect();
     others.into_iter().collect()
 }
 
@@ -221,8 +220,7 @@ fn check(model: &str, source: &str) {
     for replicas in 1..=4u16 {
         spec.swarm.replicas = replicas;
         let mut alone = Steps::begin(&spec, DeviceChoice::Cpu).unwrap();
-        let losses: Vec<u64> =
-            (0..STEPS).map(|_| alone.next_loss().unwrap().to_bits()).collect();
+        let losses: Vec<u64> = (0..STEPS).map(|_| alone.next_loss().unwrap().to_bits()).collect();
         let bits = |(name, values): (String, Vec<f32>)| {
             (name, values.iter().map(|v| v.to_bits()).collect())
         };

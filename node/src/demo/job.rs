@@ -5,14 +5,10 @@ use wattle_protocol::job::{
     DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 
-/// Returns the demonstration's job for a network, with so many stages and at most so many replicas of each.
+/// Returns the demonstration's job for a network.
 ///
 /// *Errors*: there is no such network.
-pub fn spec(
-    model: &str,
-    steps: Option<u64>,
-    (stages, replicas): (u16, u16),
-) -> anyhow::Result<JobSpec> {
+pub fn spec(model: &str, steps: Option<u64>, stages: u16) -> anyhow::Result<JobSpec> {
     let entry =
         wattle_models::zoo::find(model).with_context(|| format!("there is no network {model}"))?;
     let dag = wattle_models::zoo::by_name(model, None)
@@ -42,7 +38,7 @@ pub fn spec(
             order: PipelineOrder::OneFOneB,
             recompute: false,
             backups: 1,
-            replicas,
+            replicas: 1,
         },
     })
 }

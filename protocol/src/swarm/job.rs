@@ -148,9 +148,7 @@ impl Job {
         self.works = proposal.works;
         self.plan = Some(plan.clone());
         let mine = |stage: StageId| {
-            plan.stages
-                .get(stage.index())
-                .is_some_and(|s| s.holders().any(|p| p == ctx.me))
+            plan.stages.get(stage.index()).is_some_and(|s| s.holders().any(|p| p == ctx.me))
         };
         let foreign: Vec<StageId> =
             self.stages.keys().chain(self.backups.keys()).copied().filter(|s| !mine(*s)).collect();

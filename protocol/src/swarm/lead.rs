@@ -271,7 +271,9 @@ impl Job {
 
     /// A stage is ready with a step; when all are, the step is decided.
     pub(super) fn on_ready(&mut self, from: PeerId, body: JobMessage, ctx: &mut Ctx<'_>) {
-        let JobMessage::StepReady { epoch, step, stage, sum_of_squares, loss, stats, replicas } = body else {
+        let JobMessage::StepReady { epoch, step, stage, sum_of_squares, loss, stats, replicas } =
+            body
+        else {
             return;
         };
         let (Some(lead), Some(plan)) = (&mut self.lead, self.plan.clone()) else {

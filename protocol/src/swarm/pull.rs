@@ -17,7 +17,8 @@ impl Job {
             return self.give(from, stage, ctx);
         };
         let roles = self.plan.as_ref().and_then(|p| p.stages.get(stage.index()));
-        let entitled = from == self.submitter || roles.is_some_and(|r| r.followers().any(|p| p == from));
+        let entitled =
+            from == self.submitter || roles.is_some_and(|r| r.followers().any(|p| p == from));
         let name = TensorName::StageState { stage };
         if !entitled || ctx.is_shipping(self.id, name, from) {
             return;
@@ -45,10 +46,8 @@ impl Job {
         let applied = self.steps();
         for (stage, asked) in &mut self.pulling {
             let roles = &plan.stages[stage.index()];
-            let living: Vec<PeerId> = roles
-                .holders()
-                .filter(|p| *p == ctx.me || ctx.membership.is_living(*p))
-                .collect();
+            let living: Vec<PeerId> =
+                roles.holders().filter(|p| *p == ctx.me || ctx.membership.is_living(*p)).collect();
             if living.is_empty() {
                 continue;
             }

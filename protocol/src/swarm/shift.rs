@@ -244,7 +244,9 @@ impl Shift {
             Pass::Forward(micro_batch) => graph
                 .sends
                 .iter()
-                .map(|(id, e)| (TensorName::Activation { edge: *id, micro_batch }, e.to, micro_batch))
+                .map(|(id, e)| {
+                    (TensorName::Activation { edge: *id, micro_batch }, e.to, micro_batch)
+                })
                 .collect(),
             Pass::Backward(micro_batch) => graph
                 .receives

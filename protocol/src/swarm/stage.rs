@@ -196,8 +196,7 @@ impl Stage {
         if step != self.applied() {
             return;
         }
-        let is_own =
-            |m: MicroBatch| self.shift.roles().is_some_and(|r| r.worker(m) == Some(from));
+        let is_own = |m: MicroBatch| self.shift.roles().is_some_and(|r| r.worker(m) == Some(from));
         let within = |m: MicroBatch| m.index() < self.shift.work.train.micro_batches;
         let losses = losses.into_iter().filter(|(m, _)| within(*m) && is_own(*m));
         let losses: Vec<(MicroBatch, f64)> = losses.collect();

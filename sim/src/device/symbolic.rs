@@ -159,7 +159,11 @@ impl Symbolic {
         let stage = self.stage(job, id)?;
         if let Some((sum, pieces)) = stage.gathered {
             let all = gather_chunks(&stage.work.graph).len();
-            return if pieces == all { Ok(sum) } else { Err(missing(format!("{pieces} of {all}"))) };
+            return if pieces == all {
+                Ok(sum)
+            } else {
+                Err(missing(format!("{pieces} of {all}")))
+            };
         }
         let wanted = stage.work.train.micro_batches;
         if u32::try_from(stage.gradients.len()) != Ok(wanted) {

@@ -101,9 +101,8 @@ impl Job {
             .filter(|p| *p == ctx.me || ctx.membership.is_living(*p))
             .collect();
         let gap = plan.stage_ids().zip(&plan.stages).any(|(id, s)| {
-            let fits = |p: &PeerId| {
-                s.holders().all(|q| q != *p) && !lead.is_barred(*p, id, ctx.now)
-            };
+            let fits =
+                |p: &PeerId| s.holders().all(|q| q != *p) && !lead.is_barred(*p, id, ctx.now);
             s.followers().count() < wanted && able.iter().any(fits)
         });
         if gap {

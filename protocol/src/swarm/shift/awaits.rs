@@ -20,9 +20,8 @@ impl Shift {
             return None;
         }
         let graph = &self.work.graph;
-        let own = |m: MicroBatch| {
-            m.index() < self.work.train.micro_batches && self.turn(m) == self.place
-        };
+        let own =
+            |m: MicroBatch| m.index() < self.work.train.micro_batches && self.turn(m) == self.place;
         let find = |list: &[(EdgeId, CutEdge)], id: EdgeId| {
             list.iter().find(|(e, _)| *e == id).map(|(_, edge)| edge.clone())
         };

@@ -108,3 +108,72 @@ fn nor_does_it_with_more_workers_and_backups() {
 fn nor_does_it_where_all_run_one_stage() {
     check_kills(3, (1, 3, 0), 20);
 }
+
+/// Goal: a worker whose device fails leaves the stage to the others and costs no loss. Method: every task of an owner, or
+/// of a replica, fails from some moment on.
+#[test]
+fn a_worker_whose_device_fails_leaves_its_stage() {
+    let expected = alone(12);
+    for moment in 0..10u64 {
+        for place in 0..2 {
+            let (mut world, plan) = started(4, (2, 2, 1), 12);
+            world.pass(Duration::from_micros(moment * 23_300));
+            let stage = &plan.stages[usize::try_from(moment % 2).unwrap()];
+            let victim = stage.workers().nth(place).unwrap();
+            let error = TaskError::DeviceLost("it fell off the bus".into());
+            world.broken.insert(victim, (None, error));
+            let what = format!("moment {moment}, worker {place}");
+            assert!(world.run_until(LIMIT, |w| w.finished), "{what}: {:?}", world.trace);
+            assert_eq!((losses(&world), world.epochs), (expected.clone(), 2), "{what}");
+            let plan = world.plan.unwrap();
+            assert!(!plan.stages.iter().any(|s| s.holders().any(|p| p == victim)), "{what}");
+        }
+    }
+}
+
+/// Goal: a member that works on a stage and is cut off for a while costs no loss. Method: each worker hears nobody for ten
+/// seconds; the others go on meanwhile.
+#[test]
+fn a_worker_that_was_cut_off_disturbs_nobody() {
+    for who in 0..4 {
+        let (mut world, plan) = started(4, (2, 2, 1), 150);
+        world.pass(Duration::from_millis(500));
+        let lone = victims(&plan, world.leader.unwrap())[who];
+        world.apart.insert(lone);
+        world.pass(Duration::from_millis(10_000));
+        world.apart.clear();
+        assert!(!world.finished && world.epochs > 1, "{who}: {:?}", world.trace);
+        assert!(world.run_until(LIMIT, |w| w.finished), "{who}: {:?}", world.trace);
+        assert_eq!(losses(&world), alone(150), "{who}");
+    }
+}
+
+/// Goal: weights that are given reach replicas through the owner, and a kill in step 0 changes nothing. Method: the same
+/// job from given weights, undisturbed and with each holder killed early.
+#[test]
+fn replicas_take_given_weights_from_their_owner() {
+    let given = |steps| {
+        let mut spec = heavy((2, 2, 1), steps);
+        let count = spec.dag.parameters().count() + spec.dag.buffers().count();
+        let hash = |n: usize| crate::ids::TensorHash::of(&n.to_le_bytes());
+        spec.start = crate::job::Start::Given((0..count).map(hash).collect());
+        spec
+    };
+    let expected = alone(6);
+    for moment in 0..12u64 {
+        for who in 0..4 {
+            let mut world = World::new(4);
+            world.submit(given(6));
+            assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+            let plan = world.plan.clone().unwrap();
+            assert_eq!(workers(&plan), [2, 2]);
+            world.pass(Duration::from_micros(moment * 7_300));
+            if moment > 0 {
+                world.kill(victims(&plan, world.leader.unwrap())[who]);
+            }
+            let what = format!("moment {moment}, victim {who}");
+            assert!(world.run_until(LIMIT, |w| w.finished), "{what}: {:?}", world.trace);
+            assert_eq!(losses(&world), expected, "{what}");
+        }
+    }
+}
