@@ -10,7 +10,6 @@ mod networks;
 mod operators;
 mod reference;
 mod replicas;
-mod sequences;
 mod suite;
 mod training;
 mod vjp;
