@@ -6,6 +6,7 @@
 mod faults;
 mod gives;
 mod hears;
+mod probes;
 mod works;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -362,18 +363,6 @@ impl<'a> World<'a> {
                 Effect::Dial { .. } | Effect::Announce(_) | Effect::Withdraw(_) => {}
             }
         }
-    }
-
-    /// Measures a link exactly; it takes a round trip and the bytes of a probe, which no tensor waits for.
-    fn probe(&mut self, me: usize, peer: PeerId) {
-        let Some(&to) = self.places.get(&peer) else {
-            return;
-        };
-        let link = self.network.link(me, to);
-        let back = self.network.link(to, me);
-        let (rate, round_trip) = (link.rate, link.latency + back.latency);
-        let measured = Input::LinkMeasured { peer, rate, round_trip };
-        self.later(me, round_trip + round_trip, Happening::Input(measured));
     }
 
     fn send(&mut self, me: usize, to: PeerId, message: &Message) {

@@ -183,22 +183,21 @@ impl Demand {
     pub fn of_owner(footprint: &Footprint, kept: u64, has_backups: bool, groups: u64) -> Self {
         let f = footprint;
         let published = if has_backups { f.gradient } else { Bytes::ZERO };
-        let (sums, gathered) = match groups {
-            0 | 1 => (f.sums, Bytes::ZERO),
-            _ => (f.sums * groups, f.gathered),
+        let (sums, gathered, adding) = match groups {
+            0 | 1 => (f.sums, Bytes::ZERO, Bytes::ZERO),
+            _ => (f.sums * groups, f.gathered, f.sums + f.gathered * 2 + f.copy),
         };
         let saved = f.saved * kept.saturating_sub(1);
         let others = f.state + saved + f.arriving * (kept + 1) + sums + gathered;
         let running = others + f.saved;
-        let gathering = f.state + sums + f.sums + gathered * 2;
+        let gathering = f.state + sums + adding;
         let reducing = f.state + f.sums + f.shared + f.reducing(false) + published;
         let pulled =
-            f.state + f.bundle + if has_backups { f.sums + f.gradient } else { Bytes::ZERO };
+            f.state + f.bundle + if has_backups { sums + f.gradient } else { Bytes::ZERO };
         let held = running.max(gathering).max(reducing).max(pulled).max(f.state + f.start);
         // A forward pass makes what is saved of its micro-batch.
         let passing = (others + f.forward).max(running + f.backward);
-        let writing = reducing.max(pulled).max(if groups > 1 { gathering } else { Bytes::ZERO });
-        let writing = writing + f.copy;
+        let writing = reducing.max(pulled) + f.copy;
         Self { held, peak: held.max(passing).max(writing) }
     }
 
