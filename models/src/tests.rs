@@ -9,6 +9,7 @@ mod limits;
 mod networks;
 mod operators;
 mod reference;
+mod replicas;
 mod suite;
 mod training;
 mod vjp;

@@ -16,8 +16,8 @@ use wattle_models::huggingface::Layout;
 use wattle_models::weights::given::Given;
 use wattle_protocol::dag::{Dag, Fact};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, STAGES_MAX,
-    STAGES_PER_PEER_MAX, Start, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, REPLICAS_MAX,
+    STAGES_MAX, STAGES_PER_PEER_MAX, Start, SwarmSpec, TrainSpec,
 };
 
 use table::Keys;
@@ -244,6 +244,7 @@ fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
     let order = order(keys, &at);
     let recompute = keys.flag_or(&at, "recompute", "auto");
     let backups = keys.whole(&at, "backups", (0, BACKUPS_MAX), Some(1));
+    let replicas = keys.whole(&at, "replicas", (1, u64::from(REPLICAS_MAX)), Some(1));
     let most = u64::from(STAGES_PER_PEER_MAX);
     let stages_per_peer = keys.whole(&at, "stages_per_peer", (1, most), Some(1));
     Some(SwarmSpec {
@@ -254,7 +255,7 @@ fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
         order: order?,
         recompute: recompute?,
         backups: u8::try_from(backups?).ok()?,
-        replicas: 1,
+        replicas: u16::try_from(replicas?).ok()?,
         stages_per_peer: u16::try_from(stages_per_peer?).ok()?,
     })
 }

@@ -20,6 +20,9 @@ pub const STAGES_PER_PEER_MAX: u16 = 8;
 /// Most micro-batches that [`PipelineOrder::Deep`] keeps for each stage behind; beyond, a pipeline of two keeps them all.
 pub const DEPTH_MAX: u8 = 64;
 
+/// Most peers that run a stage at once.
+pub const REPLICAS_MAX: u16 = 64;
+
 /// A training job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -206,8 +209,8 @@ pub struct SwarmSpec {
     pub recompute: Option<bool>,
     /// Copies of each stage's state that other peers keep, as far as there are peers.
     pub backups: u8,
-    /// Most peers that run a stage at once, each for some of the micro-batches; 1: no replicas. The planner knows more,
-    /// for predictions; a swarm refuses them.
+    /// Most peers that run a stage at once, each for some of the micro-batches; 1: no replicas. Also the number of groups
+    /// in which gradients are summed over micro-batches, whoever runs them.
     pub replicas: u16,
     /// Most stages that one peer runs; with several, a pipeline of few micro-batches fills and drains sooner.
     pub stages_per_peer: u16,

@@ -115,6 +115,9 @@ pub struct JobPart {
     /// Copies of each stage's state.
     #[serde(default = "single")]
     pub backups: u8,
+    /// Most peers that run a stage at once.
+    #[serde(default = "alone")]
+    pub replicas: u16,
     /// Order of passes, as in job files.
     #[serde(default = "one_f_one_b")]
     pub order: String,
@@ -151,6 +154,8 @@ pub struct FaultPart {
 pub enum Victim {
     /// The owner of a stage.
     Stage(u16),
+    /// The first replica of a stage.
+    Replica(u16),
     /// Who leads the job.
     Leader,
     /// Who submitted it.
@@ -168,7 +173,7 @@ impl FromStr for Victim {
         let words: Vec<&str> = text.split_whitespace().collect();
         let wrong = || {
             format!(
-                "\"{text}\" names nobody; write \"stage N\", \"peer N\", \"leader\", \"submitter\" or \"random\""
+                "\"{text}\" names nobody; write \"stage N\", \"replica N\", \"peer N\", \"leader\", \"submitter\" or \"random\""
             )
         };
         match words.as_slice() {
@@ -176,6 +181,7 @@ impl FromStr for Victim {
             ["submitter"] => Ok(Self::Submitter),
             ["random"] => Ok(Self::Random),
             ["stage", n] => n.parse().map(Self::Stage).map_err(|_| wrong()),
+            ["replica", n] => n.parse().map(Self::Replica).map_err(|_| wrong()),
             ["peer", n] => n.parse().map(Self::Peer).map_err(|_| wrong()),
             _ => Err(wrong()),
         }
@@ -216,6 +222,9 @@ fn one_stage() -> u16 {
     1
 }
 fn single() -> u8 {
+    1
+}
+fn alone() -> u16 {
     1
 }
 fn four() -> u32 {
@@ -334,6 +343,7 @@ impl Scenario {
             named => Some(named.parse().map_err(|error| format!("job.order: {error}"))?),
         };
         let (stages, recompute, backups) = (job.stages, Some(job.recompute), job.backups);
+        let (replicas, stages_per_peer) = (job.replicas, job.stages_per_peer);
         let seed = 1;
         let start = match job.given {
             true => {
@@ -359,14 +369,7 @@ impl Scenario {
                 clip_norm: Some(1.0),
                 seed,
             },
-            swarm: SwarmSpec {
-                stages,
-                order,
-                recompute,
-                backups,
-                replicas: 1,
-                stages_per_peer: job.stages_per_peer,
-            },
+            swarm: SwarmSpec { stages, order, recompute, backups, replicas, stages_per_peer },
         })
     }
 }

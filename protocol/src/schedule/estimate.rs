@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::codec::Codec;
-use super::course::{Course, Outcome, Station, Wire, Worker, turns};
+use super::course::{Course, Outcome, Station, Wire, Worker};
 use super::footprint::Footprints;
 use super::ground::{Crowd, Ground};
+use super::groups::Groups;
 use super::load::Load;
 use super::tail::{Ending, commit};
 use super::{Prediction, StagePlan};
-use crate::dag::bundle::{gradient_bytes, shared_bytes};
+use crate::dag::bundle::{gather_chunks, gradient_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
 use crate::ids::PeerId;
@@ -191,6 +192,7 @@ impl Placement<'_> {
             Ending {
                 workers: devices.zip(outcome.ended[place].iter().copied()).collect(),
                 gradient: gradient_bytes(stage, self.spec.train.micro_batches),
+                chunks: gather_chunks(stage).len() as u64,
                 sweep: sweep(parameter_bytes(stage), stage.parameters.len() as u64),
                 backups: self.stages[place].backups.iter().map(|b| self.number(*b)).collect(),
                 shared: others
@@ -203,11 +205,11 @@ impl Placement<'_> {
 
     /// Returns the same stages with micro-batches dealt out to their workers by speed.
     pub(super) fn dealt(&self) -> Vec<StagePlan> {
-        let stations = self.stations(&self.crowd());
+        let (stations, groups) = (self.stations(&self.crowd()), Groups::of(self.spec));
         let one = |(plan, station): (&StagePlan, Station)| {
             let times: Vec<u64> =
                 station.workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
-            StagePlan { turns: turns(&times, self.spec.train.micro_batches), ..plan.clone() }
+            StagePlan { turns: groups.deal(&times), ..plan.clone() }
         };
         self.stages.iter().zip(stations).map(one).collect()
     }

@@ -12,7 +12,8 @@ use super::lead::Report;
 use super::{Ctx, JOBS_MAX, Peer};
 use crate::ids::{Epoch, JobId, PeerId, Step, Term};
 use crate::job::{
-    DEPTH_MAX, JobSpec, MICRO_BATCHES_MAX, PipelineOrder, STAGES_MAX, STAGES_PER_PEER_MAX,
+    DEPTH_MAX, JobSpec, MICRO_BATCHES_MAX, PipelineOrder, REPLICAS_MAX, STAGES_MAX,
+    STAGES_PER_PEER_MAX,
 };
 use crate::schedule::advert::{Advert, SignedAdvert};
 use crate::schedule::codec::Codec;
@@ -49,9 +50,9 @@ pub(super) fn check_spec(spec: &JobSpec) -> Result<(), String> {
     if spec.swarm.stages.is_some_and(|n| n == 0 || n > STAGES_MAX) {
         return Err(format!("stages is {:?}; 1 to {STAGES_MAX} are possible", spec.swarm.stages));
     }
-    if spec.swarm.replicas != 1 {
+    if spec.swarm.replicas == 0 || spec.swarm.replicas > REPLICAS_MAX {
         let got = spec.swarm.replicas;
-        return Err(format!("replicas is {got}; stages are run by 1 peer so far"));
+        return Err(format!("replicas is {got}; 1 to {REPLICAS_MAX} are possible"));
     }
     let (most, got) = (STAGES_PER_PEER_MAX, spec.swarm.stages_per_peer);
     if got == 0 || got > most {
@@ -192,7 +193,7 @@ impl Job {
                 return Err("the plan does not follow from its evidence".into());
             }
         }
-        let has_part = |s: &crate::schedule::StagePlan| s.owner == me || s.backups.contains(&me);
+        let has_part = |s: &crate::schedule::StagePlan| s.holders().any(|p| p == me);
         if plan.stages.iter().any(has_part) && !ctx.gossip.has_device() {
             return Err("this peer has no device to compute on".into());
         }
@@ -254,11 +255,11 @@ impl Job {
                     self.on_step_commit(commit, ctx);
                 }
             }
-            JobMessage::GradientHeld { epoch, stage, step } => {
+            JobMessage::GradientHeld { epoch, stage, step, losses, stats } => {
                 if epoch == self.epoch()
                     && let Some(stage) = self.stages.get_mut(&stage)
                 {
-                    stage.on_held(from, step, ctx);
+                    stage.on_held(from, step, (losses, stats), ctx);
                 }
             }
             JobMessage::Pull { stage, applied } => self.on_pull(from, stage, applied, ctx),

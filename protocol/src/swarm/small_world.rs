@@ -5,6 +5,7 @@ mod failures;
 mod given;
 mod job;
 mod moves;
+mod replicas;
 mod runs;
 mod strangers;
 mod tasks;

@@ -7,14 +7,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use super::super::codec::Codec;
-use super::super::course::{Course, Station, Wire, Worker, turns};
+use super::super::course::{Course, Station, Wire, Worker};
 use super::super::estimate::sweep;
 use super::super::ground::Ground;
+use super::super::groups::Groups;
 use super::super::load::Load;
 use super::super::pipeline::{Way, in_flight};
 use super::super::tail::{Ending, commit};
 use super::grain::Grain;
-use crate::dag::bundle::optimizer_slots;
+use crate::dag::bundle::{chunks_in, optimizer_slots};
 use crate::job::JobSpec;
 use crate::units::Bytes;
 
@@ -60,6 +61,7 @@ pub(super) struct Judge<'a> {
     pub(super) rules: Rules,
     /// Ways in which the job's passes may run.
     pub(super) ways: Vec<Way>,
+    pub(super) groups: Groups,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
     /// Verdicts so far: changes of near layouts are often the same.
@@ -99,9 +101,9 @@ impl<'a> Judge<'a> {
             0 => vec![Vec::new(); able],
             _ => (0..able).map(near).collect(),
         };
-        let ways = Way::all(&spec.swarm);
+        let (ways, groups) = (Way::all(&spec.swarm), Groups::of(spec));
         let (known, spent) = (RefCell::default(), Cell::new(0));
-        Self { grain, spec, ground, rules, ways, near, known, spent }
+        Self { grain, spec, ground, rules, ways, groups, near, known, spent }
     }
 
     /// Returns the effort of all verdicts so far: a pass or a unit counts one.
@@ -153,7 +155,7 @@ impl<'a> Judge<'a> {
             let workers: Vec<Worker> = peers.iter().map(worker).collect();
             let times: Vec<u64> =
                 workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
-            let station = Station { turns: turns(&times, micro_batches), workers };
+            let station = Station { turns: self.groups.deal(&times), workers };
             let kept = in_flight(way.order, index, count, micro_batches);
             self.add_needs(part, &station, (kept, way.recompute), &mut needs);
             stations.push(station);
@@ -178,8 +180,9 @@ impl<'a> Judge<'a> {
                     .zip(ended.iter().copied())
                     .collect(),
                 gradient: part.parameters,
+                chunks: chunks_in(part.parameters),
                 sweep: sweep(part.parameters, part.tensors),
-                backups: self.backups(station.workers[0].device, layout),
+                backups: self.backups(station, layout),
                 shared: part.ties,
             })
             .collect();
@@ -274,12 +277,17 @@ impl<'a> Judge<'a> {
 
     /// Returns what the whole network takes at most, if one peer runs it and keeps all micro-batches.
     pub(super) fn most(&self) -> Bytes {
-        let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
         let grain = self.grain;
         let own = grain.parameters.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
         let tied = grain.ties.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
         let values = grain.saved.iter().chain(&grain.inputs).copied().sum::<Bytes>();
-        (own + tied) * slots + values * u64::from(self.spec.train.micro_batches)
+        (own + tied) * self.slots() + values * u64::from(self.spec.train.micro_batches)
+    }
+
+    /// Returns how many copies of its parameters a stage holds: with what the optimizer keeps, and sums of gradients.
+    pub(super) fn slots(&self) -> u64 {
+        let slots = optimizer_slots(&self.spec.train.optimizer) as u64;
+        1 + u64::from(self.groups.count()) + slots
     }
 
     /// Says whether no stage has a peer twice and no peer more stages than the job allows.
@@ -307,7 +315,7 @@ impl<'a> Judge<'a> {
         (kept, recompute): (u32, bool),
         needs: &mut BTreeMap<usize, Bytes>,
     ) {
-        let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
+        let slots = self.slots();
         let state = part.parameters * slots;
         for (worker, at) in (0..).zip(&station.workers) {
             let kept = u64::from(share(&station.turns, worker, kept));
@@ -320,8 +328,10 @@ impl<'a> Judge<'a> {
     }
 
     /// Returns who would back a stage up: peers without a stage first, then those with the fastest links.
-    fn backups(&self, owner: usize, layout: &Layout) -> Vec<usize> {
+    fn backups(&self, station: &Station, layout: &Layout) -> Vec<usize> {
         let wanted = usize::from(self.spec.swarm.backups);
+        // Replicas hold the state too.
+        let wanted = wanted.saturating_sub(station.workers.len() - 1);
         if wanted == 0 {
             return Vec::new();
         }
@@ -329,7 +339,7 @@ impl<'a> Judge<'a> {
         for peer in layout.stages.iter().flatten() {
             busy[*peer] = true;
         }
-        let near = &self.near[owner];
+        let near = &self.near[station.workers[0].device];
         let idle = near.iter().filter(|peer| !busy[**peer]);
         let working = near.iter().filter(|peer| busy[**peer]);
         idle.chain(working).take(wanted).copied().collect()

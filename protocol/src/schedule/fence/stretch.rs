@@ -10,7 +10,6 @@ use super::super::load::Load;
 use super::super::pipeline::{Way, in_flight};
 use super::grain::Grain;
 use super::judge::{Judge, Layout};
-use crate::dag::bundle::optimizer_slots;
 use crate::job::JobSpec;
 use crate::units::{Bytes, Duration};
 
@@ -41,6 +40,8 @@ pub(super) struct Stretch<'a> {
     parameters: Vec<u64>,
     saved: Vec<u64>,
     inputs: Vec<u64>,
+    /// Copies of its parameters that a stage holds.
+    slots: u64,
 }
 
 /// A group's numbers for one line.
@@ -106,6 +107,7 @@ impl<'a> Stretch<'a> {
             order,
             number,
             way,
+            slots: judge.slots(),
             grain,
             spec,
             ground,
@@ -276,7 +278,6 @@ impl<'a> Stretch<'a> {
 
     fn memory(&self, (start, end): (usize, usize), kept: u64) -> u64 {
         let of = |sums: &[u64]| sums[end] - sums[start];
-        let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
         let values = match self.way.recompute {
             false => (of(&self.saved) + of(&self.inputs)).saturating_mul(kept),
             true => {
@@ -284,7 +285,7 @@ impl<'a> Stretch<'a> {
                 (outside * kept).count().saturating_add(of(&self.saved))
             }
         };
-        of(&self.parameters).saturating_mul(slots).saturating_add(values)
+        of(&self.parameters).saturating_mul(self.slots).saturating_add(values)
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! Both plans are repairs, which every voter makes again; that the moves are worth it is the leader's own judgement,
 //! from what members did beside what they said. Whatever comes between, such as a loss, ends in an ordinary repair.
-//! Only owners move, stages stay what they are. Not here: which moves are worth it (`schedule/fence/replan`).
+//! Only owners of stages without replicas move, and stages stay what they are. Not here: which moves are worth it (`schedule/fence/replan`).
 
 use super::{Lead, SETTLE};
 use crate::ids::{Epoch, PeerId, StageId};
@@ -95,6 +95,9 @@ impl Job {
             if moving.following == Some(plan.epoch) {
                 self.inquire(ctx);
             }
+            return;
+        }
+        if plan.stages.iter().any(|stage| !stage.replicas.is_empty()) {
             return;
         }
         let pause = ctx.now.since(lead.settled.max(lead.watched.looked));
