@@ -125,7 +125,7 @@ pub struct JobPart {
     #[serde(default)]
     pub recompute: bool,
     /// Most stages that one peer runs.
-    #[serde(default = "one_stage")]
+    #[serde(default = "alone")]
     pub stages_per_peer: u16,
     /// Whether the submitter gives the weights that it starts from.
     #[serde(default)]
@@ -217,9 +217,6 @@ fn one() -> usize {
 }
 fn one_f_one_b() -> String {
     "1f1b".into()
-}
-fn one_stage() -> u16 {
-    1
 }
 fn single() -> u8 {
     1

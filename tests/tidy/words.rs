@@ -272,7 +272,7 @@ fn the_job_file_page_lists_the_keys_that_are_read() {
         .skip(1)
         .filter(|call| {
             let name = call.split('(').next().unwrap_or_default();
-            let texts = ["text", "optional_text", "texts", "choice", "flag"];
+            let texts = ["text", "optional_text", "texts", "choice", "flag_or"];
             let numbers = ["whole", "whole_or", "number", "optional_number"];
             texts.contains(&name) || numbers.contains(&name)
         })

@@ -57,7 +57,7 @@ pub fn problem(seed: u64, peers: usize, operators: usize) -> Problem {
     let memory = (0..count)
         .map(|_| if tight { draw.log(4_000, 40_000) } else { 1 << 30 })
         .collect::<Vec<_>>();
-    let adverts = (0..count)
+    let adverts: Vec<Advert> = (0..count)
         .map(|at| {
             let links = (0..count).filter(|to| *to != at).map(|to| Link {
                 peer: peer(to),
@@ -69,7 +69,8 @@ pub fn problem(seed: u64, peers: usize, operators: usize) -> Problem {
             Advert { hardware: Some(hardware), links, ..Advert::new(peer(at)) }
         })
         .collect();
-    Problem { spec: job(dag, micro_batches, swarm), adverts }
+    let stages_per_peer = if draw.between(0, 4) == 0 { 2 } else { 1 };
+    Problem { spec: job(dag, micro_batches, SwarmSpec { stages_per_peer, ..swarm }), adverts }
 }
 
 /// Returns residual blocks on peers in sites with fast links inside and slow ones between.

@@ -299,7 +299,7 @@ impl Job {
         if step != next || !matches!(lead.phase, Phase::Running { .. }) {
             return;
         }
-        self.note_deeds(stage, from, &stats, ctx);
+        self.note_pace(stage, from, &stats, ctx);
         let Some(Lead { phase: Phase::Running { ready }, .. }) = &mut self.lead else {
             return;
         };

@@ -20,10 +20,9 @@ use super::{Config, Peer};
 use crate::ids::{Epoch, PeerId, StageId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
-use crate::schedule::advert::Hardware;
-use crate::units::{Bytes, Duration, Instant, Rate, Speed};
+use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::{Message, News};
-use job::spec;
+use job::{hardware, spec};
 use tasks::{task_job, task_stage};
 
 const LATENCY: Duration = Duration::from_millis(2);
@@ -124,18 +123,7 @@ impl World {
             world.peers.get_mut(&id).unwrap().start(world.now, &mut out);
             world.perform(id, &mut out);
             if id != world.submitter {
-                let hardware = Hardware {
-                    device: "test".into(),
-                    speed: Speed::from_flops_per_second(1_000_000_000),
-                    conv_speed: Speed::from_flops_per_second(1_000_000_000),
-                    vector_speed: Speed::from_flops_per_second(1_000_000_000),
-                    touch_rate: Rate::from_mbit(8000.0),
-                    overhead: Duration::from_micros(3),
-                    memory: Bytes::new(1 << 30),
-                    host: 0,
-                    host_capacity: 0,
-                    demand: 0,
-                };
+                let hardware = hardware(Duration::from_micros(3));
                 world.later(id, Duration::ZERO, Happening::Input(Input::Measured(hardware)));
             }
             for &other in ids.iter().filter(|o| **o != id) {

@@ -352,7 +352,7 @@ fn the_judge_agrees_with_the_estimator() {
         apart += (share - 1.0).abs();
     }
     assert!(compared >= 30, "{compared}");
-    assert!(apart / f64::from(compared) < 0.02, "{}", apart / f64::from(compared));
+    assert!(apart / f64::from(compared) < 0.03, "{}", apart / f64::from(compared));
 }
 
 /// The search against every cut, choice of workers and order: `cargo run --release -p wattle-protocol --example

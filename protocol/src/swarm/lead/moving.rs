@@ -8,17 +8,18 @@
 //! |           | this plan is held by all of them                          | none                                          |
 //!
 //! Both plans are repairs, which every voter makes again; that the moves are worth it is the leader's own judgement,
-//! from what members did beside what they said. Whatever comes between, such as a loss, ends in an ordinary repair.
+//! from adverts and from how much slower owners have become. Whatever comes between, such as a loss, ends in an ordinary repair.
 //! Only owners of stages without replicas move, and stages stay what they are. Not here: which moves are worth it (`schedule/fence/replan`).
+
+use std::collections::BTreeMap;
 
 use super::{Lead, SETTLE};
 use crate::ids::{Epoch, PeerId, StageId};
-use crate::schedule::advert::{Advert, Hardware};
+use crate::schedule::advert::Advert;
 use crate::schedule::codec::Codec;
 use crate::schedule::deeds::Deeds;
-use crate::schedule::estimate::program_load;
 use crate::schedule::fence::{Freedom, Request, replan};
-use crate::schedule::load::Load;
+use crate::schedule::gauge::Gauge;
 use crate::schedule::{Plan, Standing};
 use crate::swarm::Ctx;
 use crate::swarm::job::Job;
@@ -27,8 +28,12 @@ use crate::wire::message::{SpanKind, StageStats};
 
 /// Pause between two looks for a better plan: a look costs as much as a placement.
 const LOOK: Duration = Duration::from_millis(20_000);
-/// Deeds of a stage are taken from a report once in this time; a gauge keeps few samples.
-const NOTE: Duration = Duration::from_millis(1000);
+/// A stage's passes are noted once in this time; a gauge keeps few samples.
+const NOTE: Duration = Duration::from_millis(500);
+/// Samples before a gauge's figure says what is usual.
+const SAMPLES_MIN: usize = 4;
+/// A factor of one.
+const ONE: u64 = 1_000_000;
 
 /// Moves under way.
 #[derive(Debug)]
@@ -38,50 +43,71 @@ pub(super) struct Moving {
     following: Option<Epoch>,
 }
 
+/// How long the passes of a stage take at its owner.
+#[derive(Debug, Default)]
+struct Pace {
+    gauge: Gauge,
+    samples: usize,
+    noted: Instant,
+    /// The best that was shown.
+    best: Option<u64>,
+}
+
+impl Pace {
+    /// Returns how many millionths of its best time the owner takes.
+    fn factor(&self, now: Instant) -> Option<u64> {
+        let (figure, best) = (u128::from(self.gauge.figure(now)?), u128::from(self.best?));
+        u64::try_from(figure * u128::from(ONE) / best.max(1)).ok()
+    }
+}
+
 /// What members did, as a leader saw it.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
-    deeds: Deeds,
-    /// When each stage's passes were last noted.
-    noted: std::collections::BTreeMap<StageId, Instant>,
+    paces: BTreeMap<(StageId, PeerId), Pace>,
     /// When a better plan was last looked for.
     looked: Instant,
 }
 
+impl Watched {
+    /// Returns how many millionths of its best time a peer takes; of several stages, that which says least.
+    fn factor(&self, peer: PeerId, now: Instant) -> Option<u64> {
+        let own = self.paces.iter().filter(|((_, owner), _)| *owner == peer);
+        own.filter_map(|(_, pace)| pace.factor(now)).min()
+    }
+}
+
 impl Job {
-    /// Notes how long a stage's passes took against what its owner's advert promises.
+    /// Notes how long a stage's passes took on the mean.
     ///
-    /// Peers that share a machine, and models that are off, make all passes longer than promised: see [`Self::corrected`].
-    pub(super) fn note_deeds(
+    /// Against what they took at best, not against what adverts promise: models are off, by more for small stages.
+    pub(super) fn note_pace(
         &mut self,
         stage: StageId,
         owner: PeerId,
         stats: &StageStats,
         ctx: &Ctx<'_>,
     ) {
-        let (Some(lead), Some(work)) = (&mut self.lead, self.works.get(stage.index())) else {
+        let Some(lead) = &mut self.lead else {
             return;
         };
-        let last = lead.watched.noted.get(&stage);
-        if last.is_some_and(|at| ctx.now.since(*at) < NOTE) {
+        let pace = lead.watched.paces.entry((stage, owner)).or_default();
+        if pace.samples > 0 && ctx.now.since(pace.noted) < NOTE {
             return;
         }
-        let advert = ctx.gossip.advert(owner).and_then(|signed| signed.advert.hardware.as_ref());
-        let Some(hardware) = advert else {
+        let is_pass = |kind| matches!(kind, SpanKind::Forward | SpanKind::Backward);
+        let passes = stats.spans.iter().filter(|span| is_pass(span.kind));
+        let times: Vec<u64> = passes.map(|s| s.ended.since(s.began).micros()).collect();
+        let sum = times.iter().copied().fold(0, u64::saturating_add);
+        let Some(mean) = sum.checked_div(times.len() as u64) else {
             return;
         };
-        lead.watched.noted.insert(stage, ctx.now);
-        let graph = &work.graph;
-        let promised = |load: Load, hardware: &Hardware| hardware.time(load);
-        let forward = promised(program_load(graph, &graph.forward.nodes), hardware);
-        let backward = promised(program_load(graph, &graph.backward.nodes), hardware);
-        for span in &stats.spans {
-            let predicted = match span.kind {
-                SpanKind::Forward => forward,
-                SpanKind::Backward => backward,
-                SpanKind::Reduce | SpanKind::Optimizer => continue,
-            };
-            lead.watched.deeds.observe(owner, predicted, span.ended.since(span.began), ctx.now);
+        pace.gauge.add(mean.max(1), ctx.now);
+        (pace.noted, pace.samples) = (ctx.now, pace.samples.saturating_add(1));
+        if pace.samples >= SAMPLES_MIN
+            && let Some(figure) = pace.gauge.figure(ctx.now)
+        {
+            pace.best = Some(pace.best.map_or(figure, |best| best.min(figure)));
         }
     }
 
@@ -136,23 +162,24 @@ impl Job {
         Some(found.moves)
     }
 
-    /// Returns the adverts of living peers that have not failed lately, with speeds as shown. Whoever has shown nothing is
-    /// taken to be off by as much as the middle of those who have: what slows all alike moves nobody.
+    /// Returns the adverts of living peers that have not failed lately, slower by as much as they have become slower: by
+    /// more than the owner that has least, since what slows all alike moves nobody.
     fn corrected(&self, plan: &Plan, ctx: &Ctx<'_>) -> Vec<Advert> {
         let Some(lead) = &self.lead else {
             return Vec::new();
         };
         let bars = lead.bars(ctx.now);
-        let deeds = &lead.watched.deeds;
-        let owners = plan.stages.iter().map(|stage| stage.owner);
-        let mut shown: Vec<u64> = owners.filter_map(|peer| deeds.factor(peer, ctx.now)).collect();
-        shown.sort_unstable();
-        let middle = shown.get(shown.len() / 2).copied();
+        let factor = |peer| lead.watched.factor(peer, ctx.now);
+        let common = plan.stages.iter().filter_map(|stage| factor(stage.owner)).min();
+        let common = u128::from(common.unwrap_or(ONE).max(1));
         let living = super::offer::living_adverts(ctx).into_iter();
         let able = living.filter(|s| bars.iter().all(|(_, peer)| *peer != s.advert.peer));
-        able.map(|signed| match (deeds.factor(signed.advert.peer, ctx.now), middle) {
-            (None, Some(middle)) => Deeds::slowed(&signed.advert, middle),
-            (Some(_), _) | (None, None) => deeds.corrected(&signed.advert, ctx.now),
+        able.map(|signed| match factor(signed.advert.peer) {
+            Some(own) => {
+                let more = u128::from(own) * u128::from(ONE) / common;
+                Deeds::slowed(&signed.advert, u64::try_from(more).unwrap_or(u64::MAX).max(ONE))
+            }
+            None => signed.advert,
         })
         .collect()
     }

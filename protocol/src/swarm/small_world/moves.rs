@@ -4,15 +4,26 @@ use super::*;
 use crate::swarm::small_world::runs::{LIMIT, undisturbed};
 
 /// Steps of a job that is long enough to be worth moving.
-const STEPS: u64 = 600;
+const STEPS: u64 = 900;
+
+/// Decided steps before the owner slows down.
+const BEFORE: usize = 60;
 
 /// A job on three of five peers, of which the owner of the middle stage slows down.
 fn slowed(factor: u64, backups: u8) -> (World, PeerId) {
     let mut world = World::new(5);
+    // Adverts promise about as long as tasks take here.
+    let submitter = world.submitter;
+    let workers: Vec<PeerId> = world.peers.keys().copied().collect();
+    for peer in workers.into_iter().filter(|peer| *peer != submitter) {
+        let measured = Input::Measured(hardware(Duration::from_micros(500)));
+        world.later(peer, Duration::from_millis(10), Happening::Input(measured));
+    }
     let mut job = spec(3, STEPS);
     job.swarm.backups = backups;
     world.submit(job);
     assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+    assert!(world.run_until(LIMIT, |w| w.losses.len() == BEFORE));
     let owner = world.plan.as_ref().unwrap().stages[1].owner;
     world.slow.insert(owner, factor);
     (world, owner)
@@ -23,7 +34,7 @@ fn losses(world: &World) -> Vec<u64> {
 }
 
 /// Goal: an owner that has become slow is relieved, no step is lost, no loss changes, and nothing moves back. Method: its
-/// tasks take ten times as long from the first plan on; two plans follow, the first of which changes no owner.
+/// tasks take ten times as long after a while; two plans follow, the first of which changes no owner.
 #[test]
 fn a_stage_moves_away_from_a_peer_that_has_become_slow() {
     let expected = undisturbed(STEPS);
@@ -46,13 +57,13 @@ fn a_stage_moves_away_from_a_peer_that_has_become_slow() {
     }
 }
 
-/// Goal: nothing moves without need. Method: equal peers, one a quarter slower, for as long as a re-plan is looked for
-/// several times.
+/// Goal: nothing moves without need. Method: a re-plan is looked for several times, and nobody has become slower.
 #[test]
 fn nothing_moves_for_little() {
     let (mut world, _) = slowed(1, 1);
-    world.pass(LIMIT);
+    assert!(world.run_until(LIMIT * 10, |w| w.finished), "{:?}", world.trace);
     assert_eq!(world.epochs, 1, "{:?}", world.trace);
+    assert!(world.now.since(Instant::default()) > Duration::from_millis(25_000));
 }
 
 /// Goal: losses in the middle of a move cost no step. Method: the slow owner, or the newcomer, dies at many moments around
