@@ -158,8 +158,13 @@ impl Job {
             found.inspect_err(|error| tracing::debug!(%error, "no other plan was looked for"));
         let found = found.ok().flatten()?;
         let (now, step, cost) = (found.now, found.plan.prediction.step, found.cost);
-        tracing::info!(job = %self.id, %now, %step, %cost, moves = found.moves.len(), "moves stages");
-        Some(found.moves)
+        let pairs = plan.stage_ids().zip(plan.stages.iter().zip(&found.plan.stages));
+        let to: Vec<(StageId, PeerId)> = pairs
+            .filter(|(_, (old, new))| old.owner != new.owner)
+            .map(|(stage, (_, new))| (stage, new.owner))
+            .collect();
+        tracing::info!(job = %self.id, %now, %step, %cost, moves = to.len(), "moves stages");
+        Some(to).filter(|to| !to.is_empty())
     }
 
     /// Returns the adverts of living peers that have not failed lately, slower by as much as they have become slower: by

@@ -45,10 +45,10 @@ fn a_stage_moves_away_from_a_peer_that_has_become_slow() {
         let between = world.plan.clone().unwrap();
         let owners = |plan: &Plan| plan.stages.iter().map(|s| s.owner).collect::<Vec<_>>();
         assert_eq!(owners(&between), owners(&before));
-        assert_eq!(between.stages[1].backups.len(), usize::from(backups) + 1);
         assert!(world.run_until(LIMIT, |w| w.epochs == 3), "{:?}", world.trace);
         let after = world.plan.clone().unwrap();
         assert!(after.stages.iter().all(|s| s.owner != slow), "{after:?}");
+        assert!(between.stages[1].backups.contains(&after.stages[1].owner), "{between:?}");
         assert_eq!(after.stages[0].owner, before.stages[0].owner);
         assert_eq!(after.stages[2].owner, before.stages[2].owner);
         assert!(after.stages.iter().all(|s| s.backups.len() == usize::from(backups)));
