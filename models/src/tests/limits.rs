@@ -20,7 +20,7 @@ use wattle_protocol::swarm::io::{
 };
 use wattle_protocol::units::{Bytes, Duration, Rate, Speed};
 
-use super::replicas::gathers;
+use super::replicas::{Gathering, gathers};
 use super::{EPOCH, JOB, job, key, work};
 use crate::data::{images, text};
 use crate::exec::stage::footprint;
@@ -170,7 +170,7 @@ impl<'a> World<'a> {
     fn gather(&mut self, step: u64) -> Result<(), TaskError> {
         for (roles, work) in self.plan.stages.iter().zip(self.works.clone()) {
             let peers: Vec<PeerId> = roles.workers().collect();
-            for (worker, task, made) in gathers(roles, &work, step) {
+            for Gathering { worker, task, made } in gathers(roles, &work, step) {
                 let from = peers[usize::from(worker)];
                 self.run(from, task)?;
                 if let Some((name, sink)) = made {

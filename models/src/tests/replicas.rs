@@ -87,7 +87,8 @@ impl Crew {
 
     /// Gathers a stage's sums along its workers to the owner.
     fn gather(&mut self, stage: usize, step: u64) {
-        for (worker, task, made) in gathers(&self.plans[stage], &self.works[stage], step) {
+        let list = gathers(&self.plans[stage], &self.works[stage], step);
+        for Gathering { worker, task, made } in list {
             self.executors[stage][usize::from(worker)].run(&task).unwrap();
             if let Some((name, sink)) = made {
                 let ends = ((stage, usize::from(worker)), (stage, usize::from(sink)));
@@ -171,12 +172,15 @@ impl Crew {
     }
 }
 
-/// Lists who of a stage's workers adds which sums up, in order, and what that makes for which other worker.
-pub(super) fn gathers(
-    plan: &StagePlan,
-    work: &StageWork,
-    step: u64,
-) -> Vec<(u16, Task, Option<(TensorName, u16)>)> {
+/// One worker's addition of one piece of the sums, and what it makes for which other worker.
+pub(super) struct Gathering {
+    pub(super) worker: u16,
+    pub(super) task: Task,
+    pub(super) made: Option<(TensorName, u16)>,
+}
+
+/// Lists who of a stage's workers adds which sums up, in order.
+pub(super) fn gathers(plan: &StagePlan, work: &StageWork, step: u64) -> Vec<Gathering> {
     let (job, stage, step) = (JOB, work.graph.stage, Step::new(step));
     let chunks = u16::try_from(gather_chunks(&work.graph).len()).unwrap();
     let mut list = Vec::new();
@@ -189,7 +193,7 @@ pub(super) fn gathers(
         for chunk in (0..chunks).filter(|_| has_part) {
             let task = Task::GatherGradients { job, stage, step, chunk, worker, source, first };
             let name = TensorName::GroupSums { stage, worker, chunk };
-            list.push((worker, task, sink.map(|sink| (name, sink))));
+            list.push(Gathering { worker, task, made: sink.map(|sink| (name, sink)) });
         }
     }
     list
