@@ -96,17 +96,17 @@ fn check_kills(peers: u8, shape: (u16, u16, u8), moments: u64) {
 
 #[test]
 fn killing_any_worker_at_any_moment_changes_no_loss() {
-    check_kills(4, (2, 2, 1), 30);
+    check_kills(4, (2, 2, 1), 20);
 }
 
 #[test]
 fn nor_does_it_with_more_workers_and_backups() {
-    check_kills(7, (2, 3, 3), 10);
+    check_kills(7, (2, 3, 3), 6);
 }
 
 #[test]
 fn nor_does_it_where_all_run_one_stage() {
-    check_kills(3, (1, 3, 0), 20);
+    check_kills(3, (1, 3, 0), 12);
 }
 
 /// Goal: a worker whose device fails leaves the stage to the others and costs no loss. Method: every task of an owner, or
