@@ -16,11 +16,10 @@ use crate::units::{Bytes, Duration};
 
 /// Most peers that a placement considers, the fastest first.
 pub(super) const PEERS_MAX: usize = 160;
-/// Voters of a job's council that peers without a part are added up to, beside the leader and the submitter.
-const COUNCIL: usize = 9;
+/// Most voters of a job's council, beside the leader and the submitter.
+const COUNCIL_MAX: usize = 9;
 
-/// Returns the voters of a job: owners, replicas, backups, others by speed where these are few, then the leader and the
-/// submitter; each once. Everybody with a part is among them: voters are who is asked and told.
+/// Returns the voters of a job: owners, replicas, backups, others by speed, then the leader and the submitter; each once.
 pub(super) fn council(
     stages: &[StagePlan],
     able: &[&Advert],
@@ -30,11 +29,10 @@ pub(super) fn council(
     let owners = stages.iter().map(|s| s.owner);
     let replicas = stages.iter().flat_map(|s| s.replicas.iter().copied());
     let backups = stages.iter().flat_map(|s| s.backups.iter().copied());
-    let parts: Vec<PeerId> = owners.chain(replicas).chain(backups).collect();
     let others = able.iter().map(|a| a.peer);
     let mut list: Vec<PeerId> = Vec::new();
-    for (place, peer) in parts.iter().copied().chain(others).enumerate() {
-        if place >= parts.len() && list.len() >= COUNCIL {
+    for peer in owners.chain(replicas).chain(backups).chain(others) {
+        if list.len() == COUNCIL_MAX {
             break;
         }
         if peer != submitter && !list.contains(&peer) {
