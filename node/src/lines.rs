@@ -49,6 +49,9 @@ pub fn news(job: JobId, news: &News) -> Value {
                 "base": base.number(),
                 "restart": restart,
                 "predicted_step_seconds": plan.prediction.step.seconds(),
+                "predicted_commit_seconds": plan.prediction.commit.seconds(),
+                "predicted_compute_seconds": plan.prediction.stage_compute.iter()
+                    .map(|d| d.seconds()).collect::<Vec<_>>(),
                 "predicted_bubble": f64::from(plan.prediction.bubble_permille) / 1000.0,
                 "stages": plan.stages.iter().enumerate().map(stage).collect::<Vec<_>>(),
             })

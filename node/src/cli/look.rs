@@ -167,6 +167,7 @@ fn peer_line(view: &PeerView, network: &NetworkView) -> serde_json::Value {
         "vector_flops_per_second": hardware.map(|h| h.vector_speed.flops_per_second()),
         "touch_bytes_per_second": hardware.map(|h| h.touch_rate.bytes_per_second()),
         "memory_bytes": hardware.map(|h| h.memory.count()),
+        "hardware": hardware,
         "fence": network.fence.get(&view.peer),
         "sends_bytes_per_second": network.sends.get(&view.peer).map(|r| r.bytes_per_second()),
         "receives_bytes_per_second": network.receives.get(&view.peer).map(|r| r.bytes_per_second()),

@@ -183,7 +183,7 @@ proptest! {
         prop_assert_eq!(plan.stages.len(), usize::from(stages));
         let cut = stage_graphs(&spec, &plan.assignment, false).unwrap();
         prop_assert_eq!(cut.stages.len(), plan.stages.len());
-        let owners: std::collections::BTreeSet<_> = plan.stages.iter().map(|s| s.owner).collect();
+        let owners: BTreeSet<_> = plan.stages.iter().map(|s| s.owner).collect();
         prop_assert_eq!(owners.len(), plan.stages.len(), "an owner has one stage");
         for (stage, memory) in plan.stages.iter().zip(&plan.prediction.memory) {
             prop_assert!(memory.count() <= 1 << 24);
