@@ -195,8 +195,8 @@ impl Peer {
             Input::LinkUsed { peer, size, took } => self.on_link_used(peer, size, took, now),
             Input::Received { from, message } => self.on_message(from, *message, now, out),
             Input::TimerFired(timer) => self.on_timer(timer, now, out),
-            Input::TaskDone { task, outcome, began, ended } => {
-                self.on_task(task, &outcome, (began, ended), now, out);
+            Input::TaskDone { task, outcome, began, ended, ops } => {
+                self.on_task(task, &outcome, (began, ended, ops), now, out);
             }
             Input::TaskFailed { task, error } => self.on_task_failed(task, &error, now, out),
             Input::TensorArrived { key, .. } => {

@@ -31,6 +31,7 @@ use wattle_protocol::job::{
     DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 use wattle_protocol::schedule::advert::Hardware;
+use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::units::{Bytes, Duration, Rate, Speed};
 
 use crate::network::LinkSpec;
@@ -157,6 +158,7 @@ impl Scenario {
                     // About what machines have: a byte for every other operation.
                     touch_rate: Rate::from_bytes_per_second(whole(kind.gflops * 5e8)),
                     overhead: Duration::from_micros(2),
+                    kinds: Kinds::default(),
                     memory: Bytes::new(kind.memory_mib << 20),
                     host: 0,
                     host_capacity: 0,

@@ -108,7 +108,8 @@ class Swarm:
         self.line = subprocess.Popen([*ahead, line, table], stdin=self.tun)
 
     def inside(self, place, *words):
-        space = ["ip", "netns", "exec", self.space(place), "env", "RAYON_NUM_THREADS=1"]
+        space = ["ip", "netns", "exec", self.space(place), "env", "RAYON_NUM_THREADS=1",
+                 f"WATTLE_CACHE={self.folder}/cache-{self.seed}"]
         return [*space, self.wattle, *[str(w) for w in words]]
 
     def start(self):
@@ -172,7 +173,11 @@ class Swarm:
         return lines
 
     def simulate(self, job, adverts):
-        toml = lambda table: "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in table.items()) + " }"
+        def toml(value):
+            if not isinstance(value, dict):
+                return json.dumps(value)
+            return "{ " + ", ".join(f"{name} = {toml(one)}" for name, one in value.items()) + " }"
+
         text = "limit_seconds = 100000\n"
         for one in adverts:
             # A number that TOML can write; all that counts is that it is the same.

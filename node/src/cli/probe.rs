@@ -28,7 +28,7 @@ pub(super) fn run(args: &ProbeArgs, output: &Output) -> anyhow::Result<()> {
     output.progress(&format!("Measuring {}, a few seconds.", executor.device_name()));
     let raw = measure(&executor)
         .map_err(|error| anyhow::anyhow!("the device does not work: {error:?}"))?;
-    let config = WorkerConfig { device, share: 1.0, memory: None };
+    let config = WorkerConfig { device, share: 1.0, memory: None, remember: false };
     let trained = crate::probe::hardware(&mut executor, &config);
     output.data(&line(&raw, &trained), &text(&raw, &trained));
     Ok(())

@@ -68,8 +68,10 @@ fn slow(hardware: &mut Hardware, factor: u64) {
         *speed = Speed::from_flops_per_second(over(speed.flops_per_second()));
     }
     hardware.touch_rate = Rate::from_bytes_per_second(over(hardware.touch_rate.bytes_per_second()));
-    let longer = u128::from(hardware.overhead.micros()) * u128::from(factor) / u128::from(ONE);
-    hardware.overhead = Duration::from_micros(u64::try_from(longer).unwrap_or(u64::MAX));
+    for time in [&mut hardware.overhead, &mut hardware.kinds.pass] {
+        let longer = u128::from(time.micros()) * u128::from(factor) / u128::from(ONE);
+        *time = Duration::from_micros(u64::try_from(longer).unwrap_or(u64::MAX));
+    }
 }
 
 #[cfg(test)]
@@ -88,10 +90,11 @@ mod tests {
     fn load() -> Load {
         Load {
             products: Flops::new(4_000_000),
-            convolutions: Flops::ZERO,
             elements: Flops::new(300_000),
             bytes: Bytes::new(900_000),
             launches: 12,
+            passes: 1,
+            ..Load::default()
         }
     }
 

@@ -9,7 +9,7 @@ use super::course::{Course, Outcome, Station, Wire, Worker, turns};
 use super::footprint::Footprints;
 use super::ground::{Crowd, Ground};
 use super::load::Load;
-use super::tail::{Ending, commit};
+use super::tail::{Ending, commit, ready};
 use super::{Prediction, StagePlan};
 use crate::dag::bundle::{gradient_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
@@ -47,6 +47,25 @@ pub fn program_load(stage: &StageGraph, nodes: &[Node]) -> Load {
             Load::of_op(&node.op, &inputs, &outputs)
         })
         .sum()
+}
+
+/// Returns the work of adding gradients of so many bytes in so many tensors to the sums of the micro-batches before: two are
+/// read and one is written.
+pub(super) fn adding_up(bytes: Bytes, tensors: u64) -> Load {
+    Load { bytes: bytes * 3, launches: tensors, ..Load::default() }
+}
+
+/// Returns the work of a stage's forward and backward pass on one micro-batch.
+pub fn pass_loads(stage: &StageGraph) -> (Load, Load) {
+    let gradients: Bytes = stage
+        .gradients
+        .iter()
+        .filter_map(|part| stage.values.get(&part.parameter))
+        .map(|value| value.fact.bytes())
+        .sum();
+    let sums = adding_up(gradients, stage.gradients.len() as u64);
+    let forward = program_load(stage, &stage.forward.nodes) + Load::PASS;
+    (forward, program_load(stage, &stage.backward.nodes) + sums + Load::PASS)
 }
 
 /// Returns the bytes of a stage's parameters.
@@ -146,14 +165,18 @@ impl Placement<'_> {
 
     fn stations(&self, crowd: &Crowd) -> Vec<Station> {
         let one = |(stage, plan): (&StageGraph, &StagePlan)| {
-            let forward = program_load(stage, &stage.forward.nodes);
-            let backward = program_load(stage, &stage.backward.nodes);
-            let worker = |peer| {
-                let device = self.number(peer);
-                let time = |load| self.ground.time(device, load, crowd).micros();
-                Worker { device, forward: time(forward), backward: time(backward) }
+            let (forward, backward) = pass_loads(stage);
+            let devices: Vec<usize> = plan.workers().map(|peer| self.number(peer)).collect();
+            let gradient = gradient_bytes(stage, self.spec.train.micro_batches);
+            let sweep = sweep(parameter_bytes(stage), stage.parameters.len() as u64);
+            let leader = self.ground.number(self.leader);
+            let ready = ready(self.ground, crowd, leader, &devices, (gradient, sweep));
+            let worker = |(device, ready): (&usize, u64)| {
+                let time = |load| self.ground.time(*device, load, crowd).micros();
+                Worker { device: *device, forward: time(forward), backward: time(backward), ready }
             };
-            Station { workers: plan.workers().map(worker).collect(), turns: plan.turns.clone() }
+            let workers = devices.iter().zip(ready).map(worker).collect();
+            Station { workers, turns: plan.turns.clone() }
         };
         self.cut.stages.iter().zip(self.stages).map(one).collect()
     }

@@ -1,5 +1,6 @@
-//! The end of a step, from the last backward pass to the start of the next step: gather replicas' gradients, exchange
-//! parts of shared parameters, reduce, store at backups, report, commit, hand out, update.
+//! The end of a step, from the last backward pass to the leader's decision: gather replicas' gradients, exchange parts of
+//! shared parameters, reduce, store at backups, report; and what lies between the decision and a worker's next pass: hearing
+//! of it, the gradient handed out, the update. Workers near the leader begin before those that hear of it later.
 //!
 //! Times in microseconds. Replicas are gathered along a chain in chunks, so that every link carries the gradient once
 //! each way however many there are.
@@ -50,7 +51,24 @@ impl Ending {
     }
 }
 
-/// Returns how long the end of a step takes after the last pass.
+/// Returns how long after the decision each worker of a stage, the owner first, can begin its next pass.
+pub(super) fn ready(
+    ground: &Ground<'_>,
+    crowd: &Crowd,
+    leader: Option<usize>,
+    workers: &[usize],
+    (gradient, sweep): (Bytes, Load),
+) -> Vec<u64> {
+    let owner = workers.first().copied().unwrap_or_default();
+    let workers: Vec<(usize, u64)> = workers.iter().map(|device| (*device, 0)).collect();
+    let chain = Ending { workers, gradient, sweep, backups: Vec::new(), shared: Vec::new() };
+    let handed = chain.chain(ground, false);
+    let heard = leader.map_or(Duration::ZERO, |l| ground.transfer(l, owner, Bytes::ZERO).1);
+    let update = |device| ground.time(device, sweep, crowd) * UPDATE_SWEEPS;
+    chain.workers.iter().map(|(device, _)| (heard + handed + update(*device)).micros()).collect()
+}
+
+/// Returns how long after the last pass the step is decided.
 pub(super) fn commit(
     ground: &Ground<'_>,
     crowd: &Crowd,
@@ -60,7 +78,7 @@ pub(super) fn commit(
     let gathered: Vec<u64> = endings.iter().map(|e| e.gathered(ground)).collect();
     let all = endings.iter().flat_map(|e| &e.workers);
     let drained = all.map(|(_, ended)| *ended).max().unwrap_or(0);
-    let (mut decided, mut after) = (drained, Duration::ZERO);
+    let mut decided = drained;
     for (ending, own) in endings.iter().zip(&gathered) {
         let (owner, _) = ending.owner();
         let mut whole = *own;
@@ -77,10 +95,6 @@ pub(super) fn commit(
         let report = leader.map_or(Duration::ZERO, |l| ground.transfer(owner, l, Bytes::ZERO).1);
         let reduce = ground.time(owner, ending.sweep, crowd);
         decided = decided.max(whole.saturating_add((reduce + stored + report).micros()));
-        let handed = ending.chain(ground, false);
-        let update = |(device, _): &(usize, u64)| ground.time(*device, ending.sweep, crowd);
-        let update = ending.workers.iter().map(update).max().unwrap_or_default() * UPDATE_SWEEPS;
-        after = after.max(report + handed + update);
     }
-    Duration::from_micros(decided - drained) + after
+    Duration::from_micros(decided - drained)
 }

@@ -3,6 +3,7 @@
 //! Control by value, tensors by name: no float of a tensor passes here. A driver (`node/src/driver.rs`, or
 //! `sim/src/world.rs`) performs effects in order and feeds back inputs; it takes no decision of its own.
 
+mod times;
 mod work;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::job::JobSpec;
 use crate::schedule::advert::Hardware;
 use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::Message;
+pub use times::OpTimes;
 pub use work::StageWork;
 
 /// Which tensor, within a job's epoch and step.
@@ -297,6 +299,8 @@ pub enum Input {
         began: Instant,
         /// When it ended.
         ended: Instant,
+        /// What its operators took of that, where the device tells.
+        ops: OpTimes,
     },
     /// A task has failed.
     TaskFailed {

@@ -11,7 +11,7 @@ mod tasks;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::{
-    Admission, Command, Effect, Event, Input, Outbox, Outcome, StateSource, Task, TaskError,
+    Admission, Command, Effect, Event, Input, OpTimes, Outbox, Outcome, StateSource, Task, TaskError,
     TensorKey, TensorName, Timer,
 };
 use super::{Config, Peer};
@@ -19,6 +19,7 @@ use crate::ids::{Epoch, PeerId, StageId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Hardware;
+use crate::schedule::kinds::Kinds;
 use crate::units::{Bytes, Duration, Instant, Rate, Speed};
 use crate::wire::message::{Message, News};
 use job::spec;
@@ -126,6 +127,7 @@ impl World {
                     vector_speed: Speed::from_flops_per_second(1_000_000_000),
                     touch_rate: Rate::from_mbit(8000.0),
                     overhead: Duration::from_micros(3),
+                    kinds: Kinds::default(),
                     memory: Bytes::new(1 << 30),
                     host: 0,
                     host_capacity: 0,
@@ -195,7 +197,7 @@ impl World {
                     let free = self.busy.get(&me).copied().unwrap_or_default().max(self.now);
                     let ended = free + WORK;
                     self.busy.insert(me, ended);
-                    let input = Input::TaskDone { task: id, outcome, began: free, ended };
+                    let input = Input::TaskDone { task: id, outcome, began: free, ended, ops: OpTimes::default() };
                     self.later(me, ended.since(self.now), Happening::Input(input));
                 }
                 Effect::Probe(peer) => self.probe(me, peer),

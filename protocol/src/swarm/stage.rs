@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::Ctx;
-use super::io::{Effect, GradientSource, StageWork, Task, TensorKey, TensorName};
+use super::io::{Effect, GradientSource, OpTimes, StageWork, Task, TensorKey, TensorName};
 use super::tasks::Purpose;
 use crate::ids::{JobId, PeerId, StageId, Step, TaskId};
 use crate::schedule::Plan;
@@ -219,7 +219,7 @@ impl Stage {
         task: TaskId,
         purpose: Purpose,
         outcome: &super::io::Outcome,
-        (began, ended): (Instant, Instant),
+        (began, ended, _ops): (Instant, Instant, OpTimes),
         ctx: &mut Ctx<'_>,
     ) {
         let (kind, micro_batch) = match purpose {

@@ -12,7 +12,7 @@ use super::super::estimate::sweep;
 use super::super::ground::Ground;
 use super::super::load::Load;
 use super::super::pipeline::in_flight;
-use super::super::tail::{Ending, commit};
+use super::super::tail::{Ending, commit, ready};
 use super::grain::Grain;
 use crate::dag::bundle::optimizer_slots;
 use crate::job::JobSpec;
@@ -127,15 +127,19 @@ impl<'a> Judge<'a> {
         let crowd = self.ground.crowd(layout.stages.iter().flatten().copied());
         let mut stations = Vec::with_capacity(count);
         for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
-            let worker = |device: &usize| {
-                let time = |load| self.ground.time(*device, load, &crowd).micros();
+            let update = (part.parameters, sweep(part.parameters, part.tensors));
+            let ready = ready(self.ground, &crowd, self.rules.leader, peers, update);
+            let worker = |(device, ready): (&usize, u64)| {
+                let time =
+                    |load: Load| self.ground.time(*device, load + Load::PASS, &crowd).micros();
                 Worker {
                     device: *device,
                     forward: time(part.forward),
                     backward: time(part.backward),
+                    ready,
                 }
             };
-            let workers: Vec<Worker> = peers.iter().map(worker).collect();
+            let workers: Vec<Worker> = peers.iter().zip(ready).map(worker).collect();
             let times: Vec<u64> =
                 workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
             let station = Station { turns: turns(&times, micro_batches), workers };
