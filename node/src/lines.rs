@@ -16,7 +16,7 @@ pub fn event(event: &Event) -> Option<Value> {
         Event::PeerAlive(peer) => Some(membership(*peer, "here")),
         Event::PeerLost(peer) => Some(membership(*peer, "gone")),
         Event::Job { job, news } => Some(self::news(*job, news)),
-        Event::Runs { .. } | Event::Pulled { .. } | Event::MayStop => None,
+        Event::Runs { .. } | Event::Pulled { .. } | Event::Traces(_) | Event::MayStop => None,
     }
 }
 

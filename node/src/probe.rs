@@ -43,6 +43,8 @@ const MEMORY_UNKNOWN: u64 = 1 << 30;
 /// Networks whose training passes are measured, and how often each: all kinds of operators, small and middling sizes.
 const TRAINED: [(&str, u32); 4] =
     [("gpt2-nano", 7), ("gpt2-mini", 3), ("resnet-tiny", 7), ("lstm-nano", 5)];
+/// Passes of each network that is compared.
+const CHECKS: u32 = 5;
 /// Those that tell of products and of convolutions on a device that does not tell of operators.
 const PRODUCTS: usize = 0;
 const CONVOLUTIONS: usize = 2;
@@ -67,6 +69,16 @@ pub(crate) fn hardware(executor: &mut Executor, config: &WorkerConfig) -> Hardwa
         ..found
     };
     at_share(found, config.share.clamp(0.001, 1.0))
+}
+
+/// Returns the predicted and the measured seconds of a training pass of a network; None where it does not run.
+pub(crate) fn compared(
+    executor: &mut Executor,
+    found: &Hardware,
+    model: &str,
+) -> Option<(f64, f64)> {
+    let network = trained(executor, model, CHECKS)?;
+    Some((found.time(network.load).seconds(), network.took))
 }
 
 /// Measures all of the device.

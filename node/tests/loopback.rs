@@ -4,6 +4,8 @@
 
 #[path = "loopback/operators.rs"]
 mod operators;
+#[path = "loopback/why.rs"]
+mod why;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `meet` (dials), `measure` (links), `fencing` (who is near whom), `job` (one job at one member)
 //! with `stage`, `start`, `backup`, `elect` and `lead`, `join` (checking a proposal),
-//! `pull` (state to whoever may have it), `tell` (news for people), `submit` (handing a job in), `tasks`.
+//! `pull` (state to whoever may have it), `tell` (news for people), `trace` and [`why`] (where a step's time goes), `submit` (handing a job in), `tasks`.
 
 mod backup;
 mod command;
@@ -24,6 +24,8 @@ mod start;
 mod submit;
 mod tasks;
 mod tell;
+mod trace;
+pub mod why;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -360,6 +362,11 @@ impl Peer {
                     }
                 }
                 out.push(Effect::Notify(Event::Runs { from, briefs }));
+            }
+            Message::AskTraces { job, sent } => self.on_ask_traces(from, job, sent, now, out),
+            Message::Traces(traces) => {
+                let traces = Box::new(why::Answer::of(from, *traces, now));
+                out.push(Effect::Notify(Event::Traces(traces)));
             }
             Message::Submit { spec, term } => self.on_submit(from, *spec, term, now, out),
             Message::Job { job, body } => self.on_job_message(from, job, *body, now, out),

@@ -11,7 +11,7 @@ plan predicted, the one that was measured (mean from the third step on), and wha
 and links. --lock names a file that is locked while a swarm runs, for machines that others use too.
 
 Shares add up to one core at most and each peer computes with one thread, so that two cores are enough for arithmetic and
-messages. Rates, delays and queues (100 ms deep, at least 64 KiB; what comes beyond is dropped) are those of `line.rs`: many kernels
+messages; where `chrt` is there, all of it runs ahead of ordinary processes, so that others do not reach the figures. Rates, delays and queues (100 ms deep, at least 64 KiB; what comes beyond is dropped) are those of `line.rs`: many kernels
 have no `sch_netem`. Needs root, Linux, iproute2 and rustc. Takes minutes; not a test, since it measures.
 """
 
@@ -38,6 +38,11 @@ TUNSETIFF, IFF_TUN_NO_PI = 0x400454CA, 0x1001
 
 def sh(*words, check=True):
     return subprocess.run([str(w) for w in words], check=check, capture_output=True, text=True)
+
+
+def ahead(priority):
+    """A command that runs another ahead of all ordinary processes, where there is one."""
+    return ["chrt", "-f", str(priority)] if shutil.which("chrt") else []
 
 
 class Swarm:
@@ -104,13 +109,12 @@ class Swarm:
                 rate = mbit * 125_000
                 queue = max(65_536, rate * QUEUE_SECONDS)
                 out.write(f"{a + 1} {b + 1} {rate:.0f} {ms * 1000:.0f} {queue:.0f} 0\n")
-        ahead = ["chrt", "-f", "10"] if shutil.which("chrt") else []
-        self.line = subprocess.Popen([*ahead, line, table], stdin=self.tun)
+        self.line = subprocess.Popen([*ahead(10), line, table], stdin=self.tun)
 
     def inside(self, place, *words):
         space = ["ip", "netns", "exec", self.space(place), "env", "RAYON_NUM_THREADS=1",
                  f"WATTLE_CACHE={self.folder}/cache-{self.seed}"]
-        return [*space, self.wattle, *[str(w) for w in words]]
+        return [*space, *ahead(2), self.wattle, *[str(w) for w in words]]
 
     def start(self):
         for place, share in enumerate(self.shares):

@@ -18,6 +18,8 @@ use wattle_protocol::swarm::io::{OpTimes, StageWork, StateSource, Task, TaskErro
 
 /// Runs of each chain; the median counts: what a job will see, not what a lucky run can do.
 const RUNS: u32 = 7;
+/// Pause before each pass.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(4);
 /// Operators in a chain, so that what surrounds a run weighs little.
 pub(super) const REPEATS: u64 = 16;
 
@@ -151,6 +153,8 @@ fn run(
     executor.run(&Task::ResetStep { job, stage, epoch: Epoch::default() })?;
     let (mut seconds, mut times) = (Vec::new(), Times::new());
     for run in 0..=runs {
+        // In a pipeline a pass finds caches and threads as others have left them.
+        std::thread::sleep(PAUSE);
         let micro_batch = MicroBatch::new(run);
         let began = tokio::time::Instant::now();
         let mut sums: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -160,12 +164,16 @@ fn run(
             }
         };
         note(timed(executor, &Task::Forward { job, stage, step, micro_batch })?);
+        let mut took = began.elapsed();
         if back {
+            std::thread::sleep(PAUSE);
+            let began = tokio::time::Instant::now();
             note(timed(executor, &Task::Backward { job, stage, step, micro_batch })?);
+            took += began.elapsed();
         }
         // The first run warms caches and compiles kernels.
         if run > 0 {
-            seconds.push(began.elapsed().as_secs_f64());
+            seconds.push(took.as_secs_f64());
             for (name, nanos) in sums {
                 times.entry(name).or_default().push(nanos);
             }

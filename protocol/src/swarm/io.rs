@@ -247,6 +247,8 @@ pub enum Command {
     Release(JobId),
     /// Ask every neighbour which jobs it takes part in; answers come as events.
     AskRuns,
+    /// Ask every neighbour what it remembers of a job's last steps; answers come as events.
+    AskTraces(JobId),
     /// Leave the swarm in good order.
     Leave,
 }
@@ -361,6 +363,8 @@ pub enum Event {
         /// Stages still to come.
         missing: u16,
     },
+    /// What a member of a job remembers of the last steps.
+    Traces(Box<super::why::Answer>),
     /// This peer may stop: it has handed over what it held.
     MayStop,
 }

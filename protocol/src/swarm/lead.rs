@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use super::Ctx;
 use super::job::{Ending, Job};
+use super::trace::Decisions;
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
 use crate::schedule::Plan;
 use crate::units::{Duration, Instant};
@@ -77,6 +78,7 @@ pub(super) struct Lead {
     /// Who failed at which stage, in which epoch and when.
     barred: BTreeMap<(StageId, PeerId), (Epoch, Instant)>,
     waiting: Option<String>,
+    pub(super) trace: Decisions,
 }
 
 impl Lead {
@@ -108,6 +110,7 @@ impl Lead {
             failures: 0,
             barred: BTreeMap::new(),
             waiting: None,
+            trace: Decisions::default(),
         }
     }
 }
@@ -293,6 +296,7 @@ impl Job {
         if step != next {
             return;
         }
+        lead.trace.heard(stage, ctx.now);
         ready.insert(stage, Ready { owner: from, sum_of_squares, loss, stats: *stats });
         if ready.len() == plan.stages.len() {
             self.decide(step, &plan, ctx);
@@ -324,6 +328,7 @@ impl Job {
         let commit = Commit { step, scale, loss, norm };
         let elapsed = ctx.now.since(lead.decided);
         lead.decided = ctx.now;
+        lead.trace.decided(step, ctx.now);
         lead.failures = 0;
         let stages = ready.into_iter().map(|(id, r)| (id, r.owner, r.stats)).collect();
         let epoch = plan.epoch;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::Ctx;
 use super::io::{Effect, GradientSource, OpTimes, StageWork, Task, TensorKey, TensorName};
 use super::tasks::Purpose;
+use super::trace::Tracer;
 use crate::ids::{JobId, PeerId, StageId, Step, TaskId};
 use crate::schedule::Plan;
 use crate::schedule::pipeline::{Pass, passes};
@@ -71,6 +72,7 @@ pub(super) struct Stage {
     sum_of_squares: f64,
     loss: Option<f64>,
     stats: StageStats,
+    pub(super) trace: Tracer,
 }
 
 impl Stage {
@@ -93,6 +95,7 @@ impl Stage {
             sum_of_squares: 0.0,
             loss: None,
             stats: StageStats::default(),
+            trace: Tracer::default(),
         }
     }
 
@@ -142,6 +145,7 @@ impl Stage {
             ready: ctx.now,
         };
         let step = self.applied;
+        self.trace.begin(self.id, step, ctx.now);
         self.arrived.retain(|(s, _)| *s >= step);
         self.advance(ctx);
     }
@@ -210,6 +214,7 @@ impl Stage {
             return;
         }
         self.unshipped.insert((key, to), false);
+        self.trace.sends(key.name, to, ctx.now);
         ctx.out.push(Effect::Ship { key, to });
     }
 
@@ -219,19 +224,21 @@ impl Stage {
         task: TaskId,
         purpose: Purpose,
         outcome: &super::io::Outcome,
-        (began, ended, _ops): (Instant, Instant, OpTimes),
+        (began, ended, ops): (Instant, Instant, OpTimes),
         ctx: &mut Ctx<'_>,
     ) {
-        let (kind, micro_batch) = match purpose {
-            Purpose::Pass(Pass::Forward(m)) => (SpanKind::Forward, Some(m)),
-            Purpose::Pass(Pass::Backward(m)) => (SpanKind::Backward, Some(m)),
+        let (kind, pass) = match purpose {
+            Purpose::Pass(pass @ Pass::Forward(_)) => (SpanKind::Forward, Some(pass)),
+            Purpose::Pass(pass @ Pass::Backward(_)) => (SpanKind::Backward, Some(pass)),
             Purpose::Share | Purpose::Reduce => (SpanKind::Reduce, None),
             Purpose::Update => (SpanKind::Optimizer, None),
             Purpose::Load | Purpose::Reset | Purpose::Snapshot(_) | Purpose::Unload => return,
         };
+        let micro_batch = pass.map(|(Pass::Forward(m) | Pass::Backward(m))| m);
         if purpose == Purpose::Update {
             // The update runs before the step in work: its span opens that step's account.
             self.note(Span { kind, micro_batch, began, ended });
+            self.trace.ran((kind, None), (began, ended), &ops);
             return;
         }
         let Some(at) = self.running.iter().position(|t| *t == task) else {
@@ -239,6 +246,7 @@ impl Stage {
         };
         self.running.remove(at);
         self.note(Span { kind, micro_batch, began, ended });
+        self.trace.ran((kind, pass), (began, ended), &ops);
         match (purpose, outcome) {
             (Purpose::Pass(pass), outcome) => {
                 if let super::io::Outcome::Forward { loss: Some(loss) } = outcome {
@@ -333,6 +341,7 @@ impl Stage {
     pub(super) fn on_held(&mut self, from: PeerId, step: Step, ctx: &mut Ctx<'_>) {
         if step == self.applied {
             self.held.insert(from);
+            self.trace.held(from, ctx.now);
             self.report_if_held(ctx);
         }
     }
@@ -342,6 +351,7 @@ impl Stage {
         if self.phase == Phase::Publishing && all {
             self.phase = Phase::Ready;
             self.stats.ready = ctx.now;
+            self.trace.ready(ctx.now);
             self.report(ctx);
         }
     }
@@ -387,6 +397,7 @@ impl Stage {
             return;
         }
         self.arrived.insert((key.step, key.name));
+        self.trace.came(key.step, key.name, ctx.now);
         match key.name {
             TensorName::Activation { .. } | TensorName::Cotangent { .. } => self.advance(ctx),
             TensorName::SharedGradient { .. } => self.reduce(ctx),
@@ -412,6 +423,7 @@ impl Stage {
             *failed = true;
             return true;
         }
+        self.trace.sent((key.step, key.name), to, size, ctx.now);
         match self.stats.shipped.iter_mut().find(|l| l.to == to) {
             Some(link) => link.bytes += size,
             None => self.stats.shipped.push(LinkBytes { to, bytes: size }),

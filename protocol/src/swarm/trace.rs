@@ -4,14 +4,36 @@
 
 use std::collections::VecDeque;
 
-use super::io::{OpTimes, TensorName};
-use crate::ids::{PeerId, StageId, Step};
+use super::Peer;
+use super::io::{Effect, OpTimes, Outbox, TensorName};
+use crate::ids::{JobId, PeerId, StageId, Step};
 use crate::schedule::pipeline::Pass;
 use crate::units::{Bytes, Duration, Instant};
-use crate::wire::message::SpanKind;
+use crate::wire::message::{Message, SpanKind};
 use crate::wire::trace::{
-    Cargo, Decision, MARKS_MAX, Mark, NAME_MAX, OPS_MAX, OpTime, STEPS_KEPT, StageTrace, What,
+    Cargo, Decision, MARKS_MAX, Mark, NAME_MAX, OPS_MAX, OpTime, STEPS_KEPT, StageTrace, Traces, What,
 };
+
+impl Peer {
+    /// Tells somebody what this peer remembers of a job.
+    pub(super) fn on_ask_traces(
+        &self,
+        from: PeerId,
+        job: JobId,
+        asked: Instant,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let Some(known) = self.jobs.get(&job) else {
+            return;
+        };
+        let stages = known.stages.values().flat_map(|stage| stage.trace.steps().cloned()).collect();
+        let decisions = known.lead.iter().flat_map(|lead| lead.trace.list().cloned()).collect();
+        let traces = Traces { job, asked, now, stages, decisions };
+        let message = Box::new(Message::Traces(Box::new(traces)));
+        out.push(Effect::Send { to: from, message });
+    }
+}
 
 /// Returns what a tensor is to a trace; None for states, which cross between steps.
 pub(super) fn cargo(name: TensorName) -> Option<Cargo> {
@@ -79,14 +101,15 @@ impl Tracer {
         };
         for (name, nanos) in ops.iter() {
             let took = Duration::from_micros(nanos / 1000);
+            let is_full = trace.ops.len() >= OPS_MAX;
             let known = trace.ops.iter_mut().find(|op| op.name == name && op.is_back == is_back);
             match known {
                 Some(op) => op.took += took,
-                None if trace.ops.len() < OPS_MAX => {
+                None if is_full => {}
+                None => {
                     let name = name.chars().take(NAME_MAX).collect();
                     trace.ops.push(OpTime { name, is_back, took });
                 }
-                None => {}
             }
         }
     }
@@ -112,13 +135,20 @@ impl Tracer {
     }
 
     /// It was acknowledged.
-    pub(super) fn sent(&mut self, name: TensorName, to: PeerId, size: Bytes, now: Instant) {
+    pub(super) fn sent(
+        &mut self,
+        (step, name): (Step, TensorName),
+        to: PeerId,
+        size: Bytes,
+        now: Instant,
+    ) {
         let Some(cargo) = cargo(name) else {
             return;
         };
         let open = What::Sent(cargo, to, Bytes::ZERO);
-        let mut marks = self.steps.iter_mut().rev().flat_map(|s| s.marks.iter_mut().rev());
-        if let Some(mark) = marks.find(|mark| mark.what == open) {
+        let trace = self.steps.iter_mut().find(|trace| trace.step == step);
+        let marks = trace.into_iter().flat_map(|trace| trace.marks.iter_mut().rev());
+        if let Some(mark) = marks.into_iter().find(|mark| mark.what == open) {
             mark.what = What::Sent(cargo, to, size);
             mark.ended = now;
         }

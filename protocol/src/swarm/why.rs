@@ -39,12 +39,14 @@ pub enum Cause {
 }
 
 /// What a member has answered, and by how many microseconds its clock is ahead of the asker's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Who.
     pub peer: PeerId,
     /// Its clock less the asker's, in microseconds.
     pub ahead: i64,
+    /// From the question to the answer.
+    pub trip: Duration,
     /// What it remembers.
     pub traces: Traces,
 }
@@ -54,7 +56,8 @@ impl Answer {
     /// long as the answer.
     pub fn of(peer: PeerId, traces: Traces, came: Instant) -> Self {
         let middle = (signed(traces.asked) + signed(came)) / 2;
-        Self { peer, ahead: signed(traces.now) - middle, traces }
+        let trip = came.since(traces.asked);
+        Self { peer, ahead: signed(traces.now) - middle, trip, traces }
     }
 
     fn at(&self, moment: Instant) -> i64 {
@@ -266,7 +269,7 @@ impl<'a> Walk<'a> {
             && came > ended
             && at > trace.began
             // A tensor between two stages of one peer crosses nothing: the task that made it is what was needed.
-            && self.sender(cargo, peer).is_some_and(|(sender, _)| sender.peer != peer)
+            && (self.sender(cargo, peer).is_some() || self.count(peer) == 1)
         {
             return Some(Needed::Tensor(cargo, at));
         }
@@ -274,6 +277,11 @@ impl<'a> Walk<'a> {
             Some(task) if task.ended > trace.began => Some(Needed::Task(task)),
             Some(_) | None => Some(Needed::Decision(trace.began.min(task.began))),
         }
+    }
+
+    /// Returns how many stages a peer has.
+    fn count(&self, peer: PeerId) -> usize {
+        self.stages.values().filter(|(answer, _)| answer.peer == peer).count()
     }
 
     fn tasks(&self, peer: PeerId) -> impl Iterator<Item = Task> + '_ {

@@ -7,6 +7,7 @@ use crate::job::JobSpec;
 use crate::schedule::advert::SignedAdvert;
 use crate::schedule::{Basis, Plan};
 use crate::units::{Bytes, Duration, Instant};
+use crate::wire::trace::Traces;
 
 /// Most adverts in one message.
 pub const ADVERTS_MAX: usize = 64;
@@ -44,6 +45,15 @@ pub enum Message {
     WhatRuns,
     /// These.
     Runs(Vec<JobBrief>),
+    /// What do you remember of the last steps of this job?
+    AskTraces {
+        /// Which job.
+        job: JobId,
+        /// Moment at the asker, returned in the answer.
+        sent: Instant,
+    },
+    /// This.
+    Traces(Box<Traces>),
     /// Please lead this job.
     Submit {
         /// The job.

@@ -151,6 +151,7 @@ impl Job {
         }
         let offer = offer.clone();
         lead.phase = Phase::Running { ready: BTreeMap::new() };
+        lead.trace.restart();
         lead.decided = ctx.now;
         lead.settled = ctx.now;
         lead.began = ctx.now;
