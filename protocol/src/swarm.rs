@@ -13,6 +13,7 @@ pub mod io;
 mod job;
 mod join;
 mod lead;
+mod learn;
 mod measure;
 mod meet;
 mod membership;
@@ -40,6 +41,7 @@ use crate::ids::{Epoch, JobId, PeerId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Advert;
+use crate::schedule::deeds::Deeds;
 use crate::units::{Duration, Instant};
 use crate::wire::message::{JobBrief, JobMessage, Message};
 use fencing::Fencing;
@@ -106,6 +108,8 @@ struct Ctx<'a> {
     local: &'a mut VecDeque<(JobId, JobMessage)>,
     /// Tensors that pass from one stage of this peer to another.
     arrivals: &'a mut VecDeque<TensorKey>,
+    /// What peers did, as this one has seen.
+    deeds: &'a mut Deeds,
     /// Who waits for which snapshot.
     snapshots: &'a mut BTreeMap<TensorKey, BTreeSet<PeerId>>,
 }
@@ -144,6 +148,7 @@ pub struct Peer {
     jobs: BTreeMap<JobId, Job>,
     submissions: BTreeMap<JobId, Submission>,
     tasks: Tasks,
+    deeds: Deeds,
     snapshots: BTreeMap<TensorKey, BTreeSet<PeerId>>,
     local: VecDeque<(JobId, JobMessage)>,
     arrivals: VecDeque<TensorKey>,
@@ -165,6 +170,7 @@ impl Peer {
             jobs: BTreeMap::new(),
             submissions: BTreeMap::new(),
             tasks: Tasks::default(),
+            deeds: Deeds::default(),
             snapshots: BTreeMap::new(),
             local: VecDeque::new(),
             arrivals: VecDeque::new(),
@@ -300,6 +306,7 @@ impl Peer {
             leader: job.election.leader,
             local: &mut self.local,
             arrivals: &mut self.arrivals,
+            deeds: &mut self.deeds,
             snapshots: &mut self.snapshots,
         };
         act(job, &mut ctx);

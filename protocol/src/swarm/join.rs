@@ -14,6 +14,7 @@ use crate::ids::{Epoch, JobId, PeerId, Step, Term};
 use crate::job::{JobSpec, MICRO_BATCHES_MAX, STAGES_MAX};
 use crate::schedule::advert::{Advert, SignedAdvert};
 use crate::schedule::codec::Codec;
+use crate::schedule::deeds::{Deed, corrected};
 use crate::schedule::fence::{Request, place, stage_graphs};
 use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan};
@@ -28,6 +29,7 @@ struct Proposed {
     plan: Box<Plan>,
     basis: Basis,
     evidence: Vec<SignedAdvert>,
+    deeds: Vec<Deed>,
     base: Step,
     last: Option<Commit>,
     restart: bool,
@@ -68,8 +70,9 @@ impl Peer {
         out: &mut Outbox,
     ) {
         match body {
-            JobMessage::Propose { term, spec, plan, basis, evidence, base, last, restart } => {
-                let proposed = Proposed { term, spec, plan, basis, evidence, base, last, restart };
+            JobMessage::Propose { term, spec, plan, basis, evidence, deeds, base, last, restart } => {
+                let proposed =
+                    Proposed { term, spec, plan, basis, evidence, deeds, base, last, restart };
                 self.on_propose(from, id, proposed, now, out);
             }
             JobMessage::Release => self.with_job(id, now, out, |job, ctx| {
@@ -153,7 +156,7 @@ impl Job {
     /// Makes a proposed plan again from its evidence and compares.
     fn check(&self, from: PeerId, proposed: Proposed, ctx: &Ctx<'_>) -> Result<Proposal, String> {
         let me = ctx.me;
-        let Proposed { term, spec, plan, basis, evidence, base, last, restart } = proposed;
+        let Proposed { term, spec, plan, basis, evidence, deeds, base, last, restart } = proposed;
         if self.plan.is_none() {
             check_spec(&spec)?;
         }
@@ -162,7 +165,12 @@ impl Job {
             for signed in &evidence {
                 signed.check().map_err(|error| error.to_string())?;
             }
-            let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            if ctx.deeds.contradicts(me, &deeds, ctx.now) {
+                return Err("the plan takes this peer for much slower or faster than it is".into());
+            }
+            let words: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            let shown = corrected(&words, &deeds);
+            let adverts: Vec<&Advert> = shown.iter().collect();
             let request = Request {
                 spec: &self.spec,
                 job: self.id,

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use super::Ctx;
 use super::job::{Ending, Job};
+use super::learn::learn;
 use super::trace::Decisions;
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
 use crate::schedule::Plan;
@@ -297,6 +298,11 @@ impl Job {
             return;
         }
         lead.trace.heard(stage, ctx.now);
+        if from != ctx.me
+            && let Some(work) = self.works.get(stage.index())
+        {
+            learn(from, work, &plan, &stats.spans, ctx);
+        }
         ready.insert(stage, Ready { owner: from, sum_of_squares, loss, stats: *stats });
         if ready.len() == plan.stages.len() {
             self.decide(step, &plan, ctx);

@@ -2,6 +2,7 @@
 //! the simulator is the real one.
 
 mod failures;
+mod deeds;
 mod given;
 mod job;
 mod runs;
@@ -71,6 +72,26 @@ struct World {
     /// Whether the submitter's user holds the weights that the job starts from, and who was given some by whom.
     holds_weights: bool,
     given: BTreeSet<(PeerId, PeerId)>,
+    /// How many times as long tasks take at some.
+    slow: BTreeMap<PeerId, u64>,
+}
+
+/// A device of so many times the usual speed.
+fn hardware(times: u64) -> Hardware {
+    let speed = Speed::from_flops_per_second(times * 1_000_000_000);
+    Hardware {
+        device: "test".into(),
+        speed,
+        conv_speed: speed,
+        vector_speed: speed,
+        touch_rate: Rate::from_bytes_per_second(times * 1_000_000_000),
+        overhead: Duration::from_micros(3),
+        kinds: Kinds { pass: Duration::from_micros(3_000 / times), ..Kinds::default() },
+        memory: Bytes::new(1 << 30),
+        host: 0,
+        host_capacity: 0,
+        demand: 0,
+    }
 }
 
 impl World {
@@ -112,6 +133,7 @@ impl World {
             open_max: 0,
             holds_weights: true,
             given: BTreeSet::new(),
+            slow: BTreeMap::new(),
             peers,
         };
         let ids: Vec<PeerId> = world.peers.keys().copied().collect();
@@ -120,20 +142,8 @@ impl World {
             world.peers.get_mut(&id).unwrap().start(world.now, &mut out);
             world.perform(id, &mut out);
             if id != world.submitter {
-                let hardware = Hardware {
-                    device: "test".into(),
-                    speed: Speed::from_flops_per_second(1_000_000_000),
-                    conv_speed: Speed::from_flops_per_second(1_000_000_000),
-                    vector_speed: Speed::from_flops_per_second(1_000_000_000),
-                    touch_rate: Rate::from_mbit(8000.0),
-                    overhead: Duration::from_micros(3),
-                    kinds: Kinds::default(),
-                    memory: Bytes::new(1 << 30),
-                    host: 0,
-                    host_capacity: 0,
-                    demand: 0,
-                };
-                world.later(id, Duration::ZERO, Happening::Input(Input::Measured(hardware)));
+                let measured = Input::Measured(hardware(1));
+                world.later(id, Duration::ZERO, Happening::Input(measured));
             }
             for &other in ids.iter().filter(|o| **o != id) {
                 world.later(id, Duration::ZERO, Happening::Input(Input::PeerFound(other)));
@@ -195,9 +205,10 @@ impl World {
                         _ => Outcome::Done,
                     };
                     let free = self.busy.get(&me).copied().unwrap_or_default().max(self.now);
-                    let ended = free + WORK;
+                    let ended = free + WORK * self.slow.get(&me).copied().unwrap_or(1);
                     self.busy.insert(me, ended);
-                    let input = Input::TaskDone { task: id, outcome, began: free, ended, ops: OpTimes::default() };
+                    let (began, ops) = (free, OpTimes::default());
+                    let input = Input::TaskDone { task: id, outcome, began, ended, ops };
                     self.later(me, ended.since(self.now), Happening::Input(input));
                 }
                 Effect::Probe(peer) => self.probe(me, peer),

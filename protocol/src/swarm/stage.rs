@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use super::Ctx;
 use super::io::{Effect, GradientSource, OpTimes, StageWork, Task, TensorKey, TensorName};
+use super::learn::learn;
 use super::tasks::Purpose;
 use super::trace::Tracer;
 use crate::ids::{JobId, PeerId, StageId, Step, TaskId};
@@ -352,6 +353,8 @@ impl Stage {
             self.phase = Phase::Ready;
             self.stats.ready = ctx.now;
             self.trace.ready(ctx.now);
+            let (plan, work) = (self.plan.clone(), self.work.clone());
+            learn(ctx.me, &work, &plan, &self.stats.spans, ctx);
             self.report(ctx);
         }
     }
