@@ -38,7 +38,7 @@ pub use store::Store;
 use self::device::OpenDevice;
 pub(crate) use self::failure::contain;
 use self::flight::Report;
-use self::stage::{Stage, State, footprint};
+use self::stage::{Gather, Stage, State, footprint};
 use self::tensor::HostBackend;
 
 /// Stages on one device of one backend.
@@ -102,6 +102,12 @@ impl<B: HostBackend> Engine<B> {
                 let stage = self.stage(*job, *stage)?;
                 store.room_for(stage.footprint().backward, "a backward pass")?;
                 stage.backward(*step, *micro_batch, &store)
+            }
+            Task::GatherGradients { job, stage, step, chunk, worker, source, first } => {
+                let stage = self.stage(*job, *stage)?;
+                store.room_for(stage.footprint().copy * 2, "adding sums of groups up")?;
+                let (chunk, worker, source, first) = (*chunk, *worker, *source, *first);
+                stage.gather(*step, Gather { chunk, worker, source, first }, &store)
             }
             Task::ShareGradients { job, stage, step } => self.stage(*job, *stage)?.share(*step),
             Task::ReduceGradients { job, stage, step, shared_from, publish } => {

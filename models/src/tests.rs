@@ -9,7 +9,7 @@ mod limits;
 mod networks;
 mod operators;
 mod reference;
-mod sequences;
+mod replicas;
 mod suite;
 mod training;
 mod vjp;

@@ -174,6 +174,8 @@ enum KillArg {
     Last,
     /// Whoever leads the job.
     Leader,
+    /// A replica, of the first stage that has one.
+    Replica,
 }
 
 #[derive(Debug, Args)]
@@ -190,6 +192,9 @@ struct DemoArgs {
     /// Stages of the pipeline; by default one peer is left to stand by.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=16))]
     stages: Option<u16>,
+    /// Most peers that run one stage at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    replicas: u16,
     /// What computes.
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceArg,
@@ -313,9 +318,11 @@ fn demo_options(args: DemoArgs) -> anyhow::Result<DemoOptions> {
         "{stages} stages need as many peers, but --peers is {}",
         args.peers
     );
+    let mut spec = crate::demo::job::spec(&args.model, args.steps, stages)?;
+    spec.swarm.replicas = args.replicas;
     Ok(DemoOptions {
         peers: usize::from(args.peers),
-        spec: crate::demo::job::spec(&args.model, args.steps, stages)?,
+        spec,
         model: args.model,
         device: args.device.name().into(),
         limits: !args.no_limits,
@@ -325,6 +332,7 @@ fn demo_options(args: DemoArgs) -> anyhow::Result<DemoOptions> {
             KillArg::Middle => Victim::Middle,
             KillArg::Last => Victim::Stage(u16::MAX),
             KillArg::Leader => Victim::Leader,
+            KillArg::Replica => Victim::Replica,
         },
         kill_after: args.kill_after,
         kill_pause: std::time::Duration::from_millis(args.kill_pause),

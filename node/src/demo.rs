@@ -45,6 +45,8 @@ pub enum Victim {
     Stage(u16),
     /// Whoever leads the job.
     Leader,
+    /// A replica, of the first stage that has one.
+    Replica,
 }
 
 /// Options of `wattle demo`.
@@ -77,7 +79,7 @@ pub struct DemoOptions {
 pub struct Fault {
     /// Whom.
     pub peer: PeerId,
-    /// Stages that it owned.
+    /// Stages that it ran.
     pub stages: Vec<StageId>,
     /// Whether it led the job.
     pub leader: bool,
@@ -253,8 +255,10 @@ fn victim(who: Victim, follower: &Follower) -> Option<(PeerId, Vec<StageId>, boo
         Victim::Middle => plan.owner(StageId::new(count / 2))?,
         Victim::Stage(index) => plan.owner(StageId::new(index.min(count.saturating_sub(1))))?,
         Victim::Leader => current.leader,
+        Victim::Replica => *plan.stages.iter().find_map(|s| s.replicas.first())?,
     };
-    let stages = plan.stage_ids().filter(|s| plan.owner(*s) == Some(peer)).collect();
+    let works = |s: &StageId| plan.stages[s.index()].place(peer).is_some();
+    let stages = plan.stage_ids().filter(works).collect();
     Some((peer, stages, peer == current.leader))
 }
 

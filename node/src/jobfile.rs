@@ -16,8 +16,8 @@ use wattle_models::huggingface::Layout;
 use wattle_models::weights::given::Given;
 use wattle_protocol::dag::{Dag, Fact};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, STAGES_MAX,
-    Start, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, REPLICAS_MAX,
+    STAGES_MAX, Start, SwarmSpec, TrainSpec,
 };
 
 use table::Keys;
@@ -244,6 +244,7 @@ fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
     let order = keys.choice(&at, "order", &["1f1b", "gpipe"], "1f1b");
     let recompute = keys.flag(&at, "recompute", false);
     let backups = keys.whole(&at, "backups", (0, BACKUPS_MAX), Some(1));
+    let replicas = keys.whole(&at, "replicas", (1, u64::from(REPLICAS_MAX)), Some(1));
     Some(SwarmSpec {
         stages: match stages? {
             Some(stages) => Some(u16::try_from(stages).ok()?),
@@ -252,7 +253,7 @@ fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
         order: if order? == "gpipe" { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB },
         recompute: recompute?,
         backups: u8::try_from(backups?).ok()?,
-        replicas: 1,
+        replicas: u16::try_from(replicas?).ok()?,
     })
 }
 

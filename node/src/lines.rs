@@ -38,6 +38,7 @@ pub fn news(job: JobId, news: &News) -> Value {
                 json!({
                     "stage": index,
                     "owner": hex(roles.owner.bytes()),
+                    "replicas": roles.replicas.iter().map(|r| hex(r.bytes())).collect::<Vec<_>>(),
                     "backups": roles.backups.iter().map(|b| hex(b.bytes())).collect::<Vec<_>>(),
                 })
             };

@@ -41,8 +41,10 @@ const LEFT_MIN: f64 = 0.3;
 const MEMORY_UNKNOWN: u64 = 1 << 30;
 
 /// Networks whose training passes are measured, and how often each: all kinds of operators, small and middling sizes.
-const TRAINED: [(&str, u32); 4] =
-    [("gpt2-nano", 7), ("gpt2-mini", 3), ("resnet-tiny", 7), ("lstm-nano", 5)];
+const TRAINED: [(&str, u32); 5] =
+    [("gpt2-nano", 7), ("gpt2-mini", 3), ("resnet-tiny", 7), ("lstm-nano", 5), ("resnet18", 1)];
+/// What an operator of a network may take however small it is, in microseconds: caches are colder than in a chain.
+const OVERHEADS: [u64; 9] = [1, 2, 4, 7, 11, 16, 22, 30, 40];
 /// Passes of each network that is compared.
 const CHECKS: u32 = 5;
 /// Those that tell of products and of convolutions on a device that does not tell of operators.
@@ -105,7 +107,8 @@ fn measured(executor: &mut Executor) -> Hardware {
     found
 }
 
-/// Takes each kind of operator's coefficient from what its operators took, and what a pass takes from what is left.
+/// Takes each kind of operator's coefficient from what its operators took, and what operators take however small they are
+/// such that whole networks come out right.
 fn by_operators(begun: &Hardware, networks: &[&Trained]) -> Hardware {
     let mut samples: BTreeMap<&'static str, (Unit, Sample)> = BTreeMap::new();
     for network in networks {
@@ -113,16 +116,16 @@ fn by_operators(begun: &Hardware, networks: &[&Trained]) -> Hardware {
             samples.entry(name).or_insert((*unit, Sample::default())).1.add(*sample);
         }
     }
-    let mut found = fitted(begun, &samples);
-    let left = |network: &&Trained| {
-        let operators: u64 = network.ops.values().map(|(_, s)| s.nanos).sum();
-        let sums = Load { passes: 0, ..network.load - network.operators() };
-        network.took - operators as f64 / 1e9 - found.time(sums).seconds()
+    let with = |overhead: &u64| {
+        let overhead = Duration::from_micros(*overhead).max(begun.overhead);
+        let found = fitted(&Hardware { overhead, ..begun.clone() }, &samples);
+        let off = |network: &&Trained| {
+            (found.time(network.load).seconds() / network.took).ln().powi(2)
+        };
+        (networks.iter().map(off).sum::<f64>(), found)
     };
-    // The network in which the least is left tells most of what passes take by themselves.
-    let least = networks.iter().map(left).fold(f64::INFINITY, f64::min) / 2.0;
-    found.kinds.pass = found.kinds.pass.max(Duration::from_seconds(least.clamp(0.0, 1.0)));
-    found
+    let tried = OVERHEADS.iter().map(with);
+    tried.min_by(|a, b| a.0.total_cmp(&b.0)).map_or_else(|| begun.clone(), |(_, found)| found)
 }
 
 /// Measures networks of one kind of operator.

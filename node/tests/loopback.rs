@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "loopback/kills.rs"]
+mod kills;
 #[path = "loopback/operators.rs"]
 mod operators;
 #[path = "loopback/why.rs"]
@@ -54,20 +56,6 @@ fn equals_one_process(last: &Value) {
     // One device and the same order of sums: not merely close, but equal.
     assert_eq!(last["max_relative_loss_difference"], 0.0, "{last}");
     assert_eq!(last["tensors_equal"], last["tensors_compared"], "{last}");
-}
-
-/// Goal: an owner or the leader killed with `kill -9` costs no step and changes no number. Method: each role in turn,
-/// real processes, against one process.
-#[test]
-fn a_killed_process_changes_nothing() {
-    let _turn = turn();
-    for who in ["first", "middle", "last", "leader"] {
-        let last = demo(&["--model", "resnet-tiny", "--steps", "30", "--kill", who]);
-        equals_one_process(&last);
-        assert_eq!(last["steps"], 30);
-        assert_eq!(last["faults"].as_array().unwrap().len(), 1);
-        assert!(last["recovery_seconds"].as_f64().unwrap() > 0.0, "{last}");
-    }
 }
 
 #[test]

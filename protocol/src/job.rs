@@ -13,6 +13,9 @@ pub const MICRO_BATCHES_MAX: u32 = 256;
 /// Most stages in one pipeline.
 pub const STAGES_MAX: u16 = 64;
 
+/// Most peers that run a stage at once.
+pub const REPLICAS_MAX: u16 = 64;
+
 /// A training job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -170,7 +173,7 @@ pub struct SwarmSpec {
     pub recompute: bool,
     /// Copies of each stage's state that other peers keep, as far as there are peers.
     pub backups: u8,
-    /// Most peers that run a stage at once, each for some of the micro-batches; 1: no replicas. The planner knows more,
-    /// for predictions; a swarm refuses them.
+    /// Most peers that run a stage at once, each for some of the micro-batches; 1: no replicas. Also the number of groups
+    /// in which gradients are summed over micro-batches, whoever runs them.
     pub replicas: u16,
 }

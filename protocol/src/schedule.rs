@@ -3,7 +3,7 @@
 //! Reading order: [`gauge`] (a figure from samples), [`prober`] (whom to measure), [`coordinate`] (predicted round
 //! trips), [`advert`] (what is said of it), [`deeds`] (what peers did instead), [`links`] (the graph between peers),
 //! [`cluster`] (fences of peers that see the same rates), [`planted`] (swarms with known fences, for tests),
-//! [`pipeline`] (orders), `course` and `tail` (a step in integer microseconds), [`estimate`] (predicted step time),
+//! [`pipeline`] (orders), [`groups`] (the order of sums), `course` and `tail` (a step in integer microseconds), [`estimate`] (predicted step time),
 //! [`footprint`] (what fits into memory), [`outline`] (a bound of it), [`shortage`] (why nothing does),
 //! [`fence`] (OP-Fence: a first placement), `roles` (backups and voters), [`repair`] (the least change after a loss),
 //! [`account`] (why a plan is as fast as it is).
@@ -21,6 +21,7 @@ pub mod fitted;
 pub mod footprint;
 pub mod gauge;
 mod ground;
+pub mod groups;
 pub mod kinds;
 pub mod links;
 pub mod load;
@@ -37,7 +38,7 @@ mod tail;
 use serde::{Deserialize, Serialize};
 
 use self::shortage::Shortage;
-use crate::ids::{Epoch, JobId, PeerId, StageId};
+use crate::ids::{Epoch, JobId, MicroBatch, PeerId, StageId};
 use crate::job::PipelineOrder;
 use crate::units::{Bytes, Duration};
 
@@ -48,7 +49,8 @@ pub struct StagePlan {
     pub owner: PeerId,
     /// Run the stage too, each for some of the micro-batches.
     pub replicas: Vec<PeerId>,
-    /// Which worker (0 the owner, then replicas) runs each micro-batch; empty where there are no replicas.
+    /// Which worker (0 the owner, then replicas) runs each micro-batch; empty where there are no replicas. Workers run
+    /// whole [`groups`], later workers earlier ones.
     pub turns: Vec<u16>,
     /// Hold its state and follow every step, in the order in which they would take over.
     pub backups: Vec<PeerId>,
@@ -63,6 +65,43 @@ impl StagePlan {
     /// Returns the owner and the replicas.
     pub fn workers(&self) -> impl Iterator<Item = PeerId> + '_ {
         std::iter::once(self.owner).chain(self.replicas.iter().copied())
+    }
+
+    /// Returns whoever holds the stage's state, in the order in which they would take over.
+    pub fn holders(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.workers().chain(self.backups.iter().copied())
+    }
+
+    /// Returns whoever follows the stage: all holders but the owner.
+    pub fn followers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.replicas.iter().chain(&self.backups).copied()
+    }
+
+    /// Returns which worker runs a micro-batch.
+    pub fn turn(&self, micro_batch: MicroBatch) -> u16 {
+        self.turns.get(micro_batch.index() as usize).copied().unwrap_or(0)
+    }
+
+    /// Returns who runs a micro-batch.
+    pub fn worker(&self, micro_batch: MicroBatch) -> Option<PeerId> {
+        self.workers().nth(usize::from(self.turn(micro_batch)))
+    }
+
+    /// Returns a peer's place among the workers.
+    pub fn place(&self, peer: PeerId) -> Option<u16> {
+        (0..).zip(self.workers()).find(|(_, worker)| *worker == peer).map(|(place, _)| place)
+    }
+
+    /// Returns the worker from which one gathers sums: the nearest one behind it that has any.
+    pub fn source(&self, place: u16) -> Option<u16> {
+        self.turns.iter().copied().filter(|turn| *turn > place).min()
+    }
+
+    /// Returns the worker to which one hands its sums on, if it has any; the owner keeps them.
+    pub fn sink(&self, place: u16) -> Option<u16> {
+        let has_any = place > 0 && self.turns.contains(&place);
+        let nearer = self.turns.iter().copied().filter(|turn| *turn < place).max();
+        has_any.then(|| nearer.unwrap_or(0))
     }
 }
 
@@ -112,6 +151,11 @@ impl Plan {
     /// Returns the owner of a stage, if there is such a stage.
     pub fn owner(&self, stage: StageId) -> Option<PeerId> {
         self.stages.get(stage.index()).map(|s| s.owner)
+    }
+
+    /// Returns who runs a micro-batch of a stage, if there is such a stage.
+    pub fn worker(&self, stage: StageId, micro_batch: MicroBatch) -> Option<PeerId> {
+        self.stages.get(stage.index())?.worker(micro_batch)
     }
 
     /// Returns the ids of all stages in pipeline order.

@@ -1,7 +1,7 @@
 //! One peer's whole behaviour: [`Peer::handle`] routes inputs to small machines and composes nothing else.
 //!
 //! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `meet` (dials), `measure` (links), `fencing` (who is near whom), `job` (one job at one member)
-//! with `stage`, `start`, `backup`, `elect` and `lead`, `join` (checking a proposal),
+//! with `stage`, `shift` (a worker's passes), `start`, `backup`, `elect` and `lead`, `join` (checking a proposal),
 //! `pull` (state to whoever may have it), `tell` (news for people), `trace` and [`why`] (where a step's time goes), `submit` (handing a job in), `tasks`.
 
 mod backup;
@@ -18,6 +18,7 @@ mod measure;
 mod meet;
 mod membership;
 mod pull;
+mod shift;
 #[cfg(test)]
 mod small_world;
 mod stage;
@@ -405,7 +406,7 @@ impl Peer {
                     for stage in job.stages.values_mut() {
                         stage.tick(ctx);
                     }
-                    for backup in job.backups.values() {
+                    for backup in job.backups.values_mut() {
                         backup.tick(ctx);
                     }
                     job.tell_failed(ctx);

@@ -1,5 +1,7 @@
-//! How far predicted step times lie from what simulated swarms then take: `estimator [N [FIRST SEED]]` draws random
-//! swarms and jobs, lets the product's own code place and run them, and prints the errors; of a single one the scenario.
+//! How far predicted step times lie from what simulated swarms then take: `estimator [N [FIRST SEED
+//! [REPLICAS]]]` draws random swarms and jobs, lets the product's own code place and run them, and prints the errors; of
+//! a single one the scenario. With REPLICAS, jobs allow up to so many workers a stage, and placements without are not
+//! counted.
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -24,8 +26,8 @@ impl Draw {
     }
 }
 
-/// Returns a random scenario as text.
-fn scenario(seed: u64) -> String {
+/// Returns a random scenario as text, of a job that allows up to `most` workers a stage.
+fn scenario(seed: u64, most: u64) -> String {
     let mut draw = Draw(ChaCha8Rng::seed_from_u64(seed));
     let count = 2 + draw.below(6);
     let mut text = String::from("limit_seconds = 100000\n");
@@ -46,11 +48,16 @@ fn scenario(seed: u64) -> String {
         }
     }
     let model = MODELS[usize::try_from(draw.below(MODELS.len() as u64)).unwrap_or(0)];
-    let (micro_batches, stages) = (1 + draw.below(16), 1 + draw.below(count));
+    let (micro_batches, mut stages) = (1 + draw.below(16), 1 + draw.below(count));
     let (backups, gpipe, recompute) = (draw.below(2), draw.below(3) == 0, draw.below(4) == 0);
+    let mut replicas = 1;
+    if most > 1 {
+        // Peers must be left over for replicas.
+        (replicas, stages) = (2 + draw.below(most - 1), 1 + (stages - 1) / 2);
+    }
     text.push_str(&format!(
         "[job]\nmodel = \"{model}\"\nsteps = {STEPS}\nmicro_batches = {micro_batches}\nstages = {stages}\n\
-         backups = {backups}\ngpipe = {gpipe}\nrecompute = {recompute}\n"
+         backups = {backups}\ngpipe = {gpipe}\nrecompute = {recompute}\nreplicas = {replicas}\n"
     ));
     text
 }
@@ -65,12 +72,16 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |place: usize| arguments.get(place).and_then(|n| n.parse::<u64>().ok());
     let (count, first) = (number(0).unwrap_or(500), number(1).unwrap_or(0));
+    let most = number(2).unwrap_or(1);
     let mut errors: Vec<(f64, u64)> = Vec::new();
     let mut without = 0;
     for seed in first..first + count {
-        let text = scenario(seed);
+        let text = scenario(seed, most);
         let scenario = Scenario::parse(&text).expect("a drawn scenario is a good one");
         let outcome = wattle_sim::run(&scenario, seed, false).expect("a drawn scenario runs");
+        if most > 1 && outcome.workers.iter().all(|count| *count == 1) {
+            continue;
+        }
         match times(&outcome).filter(|_| outcome.finished && outcome.plans == 1) {
             Some((predicted, measured)) => {
                 let error = predicted / measured - 1.0;

@@ -1,6 +1,6 @@
 //! What must never happen in a simulated swarm, noted as it happens.
 //!
-//! Safety: in one epoch a stage has one owner at work; a pass of a micro-batch is not computed twice without a reset; a
+//! Safety: in one epoch a stage has one owner, and each micro-batch one worker there; a pass of a micro-batch is not computed twice without a reset; a
 //! step that is decided twice has equal losses; whoever holds a stage after the same number of updates holds the same
 //! state. Liveness is the scenario's time limit.
 
@@ -21,6 +21,7 @@ type Cut = Vec<ValueId>;
 #[derive(Debug, Default)]
 pub struct Check {
     owners: BTreeMap<(JobId, Epoch, StageId), usize>,
+    workers: BTreeMap<(JobId, Epoch, StageId, u32), usize>,
     epochs: BTreeMap<(usize, JobId, StageId), Epoch>,
     passes: BTreeSet<(usize, JobId, StageId, Step, u32, bool)>,
     losses: BTreeMap<(JobId, Step), u64>,
@@ -60,6 +61,7 @@ impl Check {
                 }
                 return;
             }
+            Task::ReduceGradients { .. } => return self.reduces(peer, (job, stage)),
             _ => return,
         };
         if !self.passes.insert((peer, job, stage, step, micro_batch, back)) {
@@ -67,6 +69,17 @@ impl Check {
                 "peer {peer} computes micro-batch {micro_batch} of step {step} at {stage} twice"
             ));
         }
+        let epoch = self.epochs.get(&(peer, job, stage)).copied().unwrap_or_default();
+        let worker = *self.workers.entry((job, epoch, stage, micro_batch)).or_insert(peer);
+        if worker != peer {
+            self.violated(format!(
+                "in epoch {epoch:?} micro-batch {micro_batch} of stage {stage} has two workers: peers {worker} and {peer}"
+            ));
+        }
+    }
+
+    /// Only the owner of a stage reduces.
+    fn reduces(&mut self, peer: usize, (job, stage): (JobId, StageId)) {
         let epoch = self.epochs.get(&(peer, job, stage)).copied().unwrap_or_default();
         let owner = *self.owners.entry((job, epoch, stage)).or_insert(peer);
         if owner != peer {
@@ -118,6 +131,15 @@ impl Check {
         }
     }
 
+    /// Returns the fingerprint of each stage's state after so many updates, which all its holders share.
+    pub fn states(&self) -> BTreeMap<(u16, u64), [u8; 32]> {
+        let states = self.states.iter();
+        let number = |stage: StageId| u16::try_from(stage.index()).unwrap_or(u16::MAX);
+        states
+            .map(|((_, stage, step, _), state)| ((number(*stage), step.number()), *state))
+            .collect()
+    }
+
     /// Returns what was violated.
     pub fn finish(self) -> Vec<String> {
         self.violations
@@ -136,17 +158,22 @@ mod tests {
     }
 
     #[test]
-    fn two_owners_doubled_passes_and_changed_losses_are_noted() {
+    fn two_owners_or_workers_doubled_passes_and_changed_losses_are_noted() {
         let mut check = Check::default();
         check.begins(0, &forward(0));
         check.begins(0, &forward(1));
         assert!(check.violations.is_empty());
         check.begins(0, &forward(1));
         check.begins(1, &forward(2));
-        let job = JobId::new([1; 16]);
+        let (job, stage, step) = (JobId::new([1; 16]), StageId::new(0), Step::new(2));
+        for peer in 0..2 {
+            let (shared_from, publish) = (vec![], true);
+            let task = Task::ReduceGradients { job, stage, step, shared_from, publish };
+            check.begins(peer, &task);
+        }
         check.decided(job, Step::new(3), 1.0);
         check.decided(job, Step::new(3), 1.0);
         check.decided(job, Step::new(3), 1.5);
-        assert_eq!(check.finish().len(), 3);
+        assert_eq!(check.finish().len(), 4);
     }
 }

@@ -8,7 +8,7 @@ pub mod numeric;
 pub mod symbolic;
 
 use bytes::Bytes;
-use wattle_protocol::dag::bundle::state_bytes;
+use wattle_protocol::dag::bundle::{gather_chunks, state_bytes};
 use wattle_protocol::ids::{Epoch, JobId, StageId, Step};
 use wattle_protocol::schedule::advert::Hardware;
 use wattle_protocol::schedule::estimate::{parameter_bytes, pass_loads};
@@ -55,6 +55,10 @@ pub fn duration(hardware: &Hardware, work: Option<&StageWork>, task: &Task) -> D
         Task::Forward { .. } => hardware.time(pass_loads(graph).0),
         Task::Backward { .. } => hardware.time(pass_loads(graph).1),
         Task::ReduceGradients { .. } | Task::ShareGradients { .. } => state(2),
+        Task::GatherGradients { .. } => {
+            let chunks = gather_chunks(graph).len() as u64;
+            Duration::from_micros(state(2).micros() / chunks)
+        }
         Task::OptimizerStep { .. } => state(7),
         Task::LoadStage { .. } | Task::Snapshot { .. } => {
             let bytes = state_bytes(graph, &work.train.optimizer);
@@ -71,6 +75,7 @@ pub fn place(task: &Task) -> (JobId, StageId) {
         Task::ResetStep { job, stage, .. }
         | Task::Forward { job, stage, .. }
         | Task::Backward { job, stage, .. }
+        | Task::GatherGradients { job, stage, .. }
         | Task::ShareGradients { job, stage, .. }
         | Task::ReduceGradients { job, stage, .. }
         | Task::OptimizerStep { job, stage, .. }

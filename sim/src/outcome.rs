@@ -15,6 +15,8 @@ pub struct Outcome {
     pub heard: BTreeMap<u64, f64>,
     /// Number of plans.
     pub plans: usize,
+    /// Workers of each stage under the first plan.
+    pub workers: Vec<usize>,
     /// How often the job began anew.
     pub restarts: usize,
     /// Virtual seconds from the first plan to the end.
@@ -33,6 +35,8 @@ pub struct Outcome {
     pub trace: String,
     /// The trace's lines, where they were kept.
     pub lines: Vec<String>,
+    /// Fingerprint of each stage's state after so many updates.
+    pub states: BTreeMap<(u16, u64), [u8; 32]>,
     /// What was violated.
     pub violations: Vec<String>,
 }

@@ -199,6 +199,7 @@ impl Scenario {
             .map_err(|error| format!("job: {error}"))?;
         let order = if job.gpipe { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB };
         let (stages, recompute, backups) = (job.stages, job.recompute, job.backups);
+        let replicas = job.replicas;
         let seed = 1;
         let start = match job.given {
             true => {
@@ -224,7 +225,7 @@ impl Scenario {
                 clip_norm: Some(1.0),
                 seed,
             },
-            swarm: SwarmSpec { stages, order, recompute, backups, replicas: 1 },
+            swarm: SwarmSpec { stages, order, recompute, backups, replicas },
         })
     }
 }

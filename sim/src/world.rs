@@ -6,6 +6,7 @@
 mod faults;
 mod gives;
 mod hears;
+mod probes;
 mod works;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -326,18 +327,6 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Measures a link exactly; it takes a round trip and the bytes of a probe, which no tensor waits for.
-    fn probe(&mut self, me: usize, peer: PeerId) {
-        let Some(&to) = self.places.get(&peer) else {
-            return;
-        };
-        let link = self.network.link(me, to);
-        let back = self.network.link(to, me);
-        let (rate, round_trip) = (link.rate, link.latency + back.latency);
-        let measured = Input::LinkMeasured { peer, rate, round_trip };
-        self.later(me, round_trip + round_trip, Happening::Input(measured));
-    }
-
     fn send(&mut self, me: usize, to: PeerId, message: &Message) {
         let Some(&to) = self.places.get(&to) else {
             return;
@@ -360,6 +349,7 @@ impl<'a> World<'a> {
         let (hash, _, lines) = self.trace.finish();
         self.outcome.trace = hash;
         self.outcome.lines = lines;
+        self.outcome.states = self.check.states();
         self.outcome.violations = self.check.finish();
         self.outcome
     }

@@ -193,6 +193,7 @@ fn voids(task: &Task) -> Option<(JobId, StageId)> {
         Task::ResetStep { job, stage, .. } | Task::Unload { job, stage } => Some((*job, *stage)),
         Task::Forward { .. }
         | Task::Backward { .. }
+        | Task::GatherGradients { .. }
         | Task::ShareGradients { .. }
         | Task::ReduceGradients { .. }
         | Task::OptimizerStep { .. }

@@ -150,6 +150,72 @@ pub fn sum_of_three([x, y, z]: [&[f32]; 3], f: impl Fn(f32, f32, f32) -> f32) ->
     x.iter().zip(y).zip(z).fold(total(lanes), |sum, ((x, y), z)| sum + f(*x, *y, *z))
 }
 
+/// Sums two functions of the elements of three rows in a fixed order, in one pass over them.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+pub fn two_sums_of_three(
+    [x, y, z]: [&[f32]; 3],
+    f: impl Fn(f32, f32, f32) -> (f32, f32),
+) -> (f32, f32) {
+    let ((wide_x, x), (wide_y, y), (wide_z, z)) =
+        (x.as_chunks::<WIDE>(), y.as_chunks::<WIDE>(), z.as_chunks::<WIDE>());
+    let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
+    if !wide_x.is_empty() {
+        let (mut sums, mut others) = ([0.0; WIDE], [0.0; WIDE]);
+        for ((x, y), z) in wide_x.iter().zip(wide_y).zip(wide_z) {
+            for lane in 0..WIDE {
+                let (one, other) = f(x[lane], y[lane], z[lane]);
+                sums[lane] += one;
+                others[lane] += other;
+            }
+        }
+        (a, b) = (folded(&sums), folded(&others));
+    }
+    let ((xs, x), (ys, y), (zs, z)) =
+        (x.as_chunks::<LANES>(), y.as_chunks::<LANES>(), z.as_chunks::<LANES>());
+    for ((x, y), z) in xs.iter().zip(ys).zip(zs) {
+        for lane in 0..LANES {
+            let (one, other) = f(x[lane], y[lane], z[lane]);
+            a[lane] += one;
+            b[lane] += other;
+        }
+    }
+    x.iter().zip(y).zip(z).fold((total(a), total(b)), |(a, b), ((x, y), z)| {
+        let (one, other) = f(*x, *y, *z);
+        (a + one, b + other)
+    })
+}
+
+/// Adds the lanes of a long sum up to those of a short one.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+fn folded(sums: &[f32; WIDE]) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    for sums in sums.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            lanes[lane] += sums[lane];
+        }
+    }
+    lanes
+}
+
+/// Mean and mean squared distance from it, of a row, in one pass over it.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+pub fn mean_and_variance(x: &[f32], inverse: f32) -> (f32, f32) {
+    // Distances from about the mean: the squares lose nothing that a second pass would keep but a few bits, as many as the
+    // row is longer than its beginning in powers of two.
+    let about = &x[..x.len().min(WIDE)];
+    #[expect(clippy::cast_precision_loss, reason = "at most as many as there are lanes")]
+    let about = sum_of(about, |x| x) / about.len() as f32;
+    let (sum, squares) = two_sums_of_three([x; 3], |x, _, _| {
+        let distance = x - about;
+        (distance, distance * distance)
+    });
+    let distance = sum * inverse;
+    (about + distance, (squares * inverse - distance * distance).max(0.0))
+}
+
 /// Sums squares in double precision, in a fixed order on any number of threads.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     let sums = parallel::map(x.len().div_ceil(PIECE), 2 * PIECE, |at| {
@@ -225,6 +291,22 @@ pub fn max_of(row: &[f32]) -> f32 {
 mod tests {
     use super::*;
     use crate::exec::tensor::memory::HostFloats;
+
+    /// Against two passes in double precision; the mean of a row's beginning may be far from the row's.
+    #[test]
+    fn variance_in_one_pass_keeps_its_bits() {
+        for jump in [0.0, 3.0, 1e4] {
+            let number = |i: u16| f32::from(i % 97) * 0.01 + if i < 128 { jump } else { 0.0 };
+            let x: Vec<f32> = (0..4099).map(number).collect();
+            let count = f64::from(4099u16);
+            let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+            let squares = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();
+            let (got_mean, got) = mean_and_variance(&x, 1.0 / 4099.0);
+            let want = squares / count;
+            assert!((f64::from(got) - want).abs() < 1e-5 * want, "{jump}: {got}, not {want}");
+            assert!((f64::from(got_mean) - mean).abs() < 1e-6 * (1.0 + mean.abs()), "{jump}");
+        }
+    }
 
     /// Relative error of the polynomial: a few units in the last place of f32.
     const EXP_TOLERANCE: f64 = 4e-7;

@@ -1,12 +1,14 @@
 //! One loaded stage: its state, and what is in flight within a step.
 //!
 //! Not here: which task comes when (`protocol/src/swarm`). The invariant that makes a redone or taken-over step exact:
-//! gradient parts are added in micro-batch order and summed in part order, statistics apply in micro-batch order.
+//! gradient parts are added in micro-batch order within groups, then group by group (`sums`), and summed in part order;
+//! statistics apply in micro-batch order.
 
 pub mod footprint;
 mod recalibrate;
 mod reduce;
 mod state;
+mod sums;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use wattle_protocol::schedule::footprint::{Footprint, Passes};
 use wattle_protocol::swarm::io::{StageWork, TaskError, TensorKey, TensorName};
 
 pub use self::state::State;
+pub use self::sums::Gather;
+use self::sums::Sums;
 use super::flight::{Flight, Report};
 use super::kernel::RunContext;
 use super::program::{Values, run};
@@ -46,7 +50,7 @@ pub struct Stage<B: HostBackend> {
     /// Sources of buffer updates of a micro-batch, in the order of the updates.
     statistics: BTreeMap<MicroBatch, Vec<Float<B>>>,
     /// Gradient parts summed over micro-batches.
-    sums: BTreeMap<(ValueId, u16), Float<B>>,
+    sums: Sums<B>,
     last_backward: Option<MicroBatch>,
     reduced: Option<BTreeMap<ValueId, Float<B>>>,
 }
@@ -76,7 +80,7 @@ impl<B: HostBackend> Stage<B> {
             buffers: BTreeMap::new(),
             saved: BTreeMap::new(),
             statistics: BTreeMap::new(),
-            sums: BTreeMap::new(),
+            sums: Sums::new(),
             last_backward: None,
             reduced: None,
             work: work.clone(),
@@ -274,12 +278,9 @@ impl<B: HostBackend> Stage<B> {
             parts.push(((part.parameter, part.part), tensor.into_float()?));
         }
         drop(values);
+        let group = work.groups.group(micro_batch);
         for (place, part) in parts {
-            let sum = match self.sums.remove(&place) {
-                Some(sum) => sum.add(part),
-                None => part,
-            };
-            self.sums.insert(place, sum);
+            self.sums.add(group, place, part);
         }
         self.last_backward = Some(micro_batch);
         Ok(flight)

@@ -267,7 +267,7 @@ fn a_stage_runs_under_the_limit_that_it_is_said_to_need_and_not_a_byte_below() {
         let mut spec = spec((dag.clone(), text::KJV), PipelineOrder::OneFOneB, 2);
         (spec.swarm.recompute, spec.swarm.stages) = (recompute, Some(1));
         let most = footprint::of(&whole_work(&spec).unwrap());
-        let needed = Demand::of_owner(&most, 1, false).peak.count();
+        let needed = Demand::of_owner(&most, 1, false, 1).peak.count();
         let plan = placed(&spec, &[needed]).unwrap();
         assert_eq!(plan.prediction.memory, [Bytes::new(needed)]);
         World::new(&spec, &plan, |_| Bytes::new(needed)).two_steps().unwrap();

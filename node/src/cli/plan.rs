@@ -35,9 +35,9 @@ pub(super) struct PlanArgs {
     /// Plan for the swarm that a file describes instead of looking for one; see testbeds/.
     #[arg(long, value_name = "FILE", conflicts_with = "like_this")]
     testbed: Option<PathBuf>,
-    /// Most peers that run one stage at once. Plans with more than 1 are predictions: the swarm does not run them.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    replicas: u16,
+    /// Most peers that run one stage at once; without it, as the job file says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    replicas: Option<u16>,
     /// How tensors cross links in the prediction: dense, topk:RATIO, adatopk:RATIO. The swarm sends dense ones.
     #[arg(long, value_parser = codec, default_value = "dense")]
     codec: Codec,
@@ -110,7 +110,7 @@ impl Swarm {
 /// *Errors*: a job file with mistakes, no peers, or no placement.
 pub(super) async fn run(args: PlanArgs, output: &Output) -> anyhow::Result<()> {
     let mut spec = super::read_job(&args.job)?.spec;
-    spec.swarm.replicas = args.replicas;
+    spec.swarm.replicas = args.replicas.unwrap_or(spec.swarm.replicas);
     let swarm = swarm(&args).await?;
     let able = swarm.adverts.iter().filter(|a| a.hardware.is_some());
     let Some(leader) = able.max_by_key(|a| a.hardware.as_ref().map(|h| h.speed)) else {

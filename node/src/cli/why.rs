@@ -116,7 +116,7 @@ fn names(cause: &Cause) -> (String, String) {
         Cause::Link(from, to) => (format!("link {from} -> {to}"), String::new()),
         Cause::Turn(peer) => ("waits between tasks".to_owned(), format!("at {peer}")),
         Cause::Reduce(stage, _) => (end(), format!("sums of stage {stage}")),
-        Cause::Shared(from, to) => (end(), format!("shared gradients {from} -> {to}")),
+        Cause::Shared(from, to) => (end(), format!("gradients {from} -> {to}")),
         Cause::Store(from, to) => (end(), format!("gradient to backup {from} -> {to}")),
         Cause::Report(from, to) => (end(), format!("report {from} -> {to}")),
         Cause::Decided(from, to) => (end(), format!("decision {from} -> {to}")),

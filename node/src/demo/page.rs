@@ -1,6 +1,6 @@
 //! The demonstration's report: what happened, turned into the plain data that `report` draws.
 
-use wattle_protocol::ids::PeerId;
+use wattle_protocol::ids::{PeerId, StageId};
 use wattle_protocol::wire::message::SpanKind;
 
 use super::show::{Story, stage_list};
@@ -90,8 +90,8 @@ fn dots(story: &Story<'_>) -> Vec<Dot> {
                 .and_then(|v| v.advert.as_ref())
                 .and_then(|a| a.hardware.as_ref());
             let roles = |plan: &wattle_protocol::schedule::Plan| {
-                let owned: Vec<_> =
-                    plan.stage_ids().filter(|s| plan.owner(*s) == Some(peer)).collect();
+                let works = |s: &StageId| plan.stages[s.index()].place(peer).is_some();
+                let owned: Vec<StageId> = plan.stage_ids().filter(works).collect();
                 let stands_by = plan.stages.iter().any(|s| s.backups.contains(&peer));
                 match (owned.is_empty(), stands_by) {
                     (false, _) => stage_list(&owned),

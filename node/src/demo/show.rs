@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde_json::json;
 use wattle_protocol::ids::{PeerId, StageId};
 use wattle_protocol::job::JobSpec;
-use wattle_protocol::schedule::Plan;
+use wattle_protocol::schedule::{Plan, StagePlan};
 use wattle_protocol::wire::message::News;
 
 use super::cast::{Cast, Role};
@@ -164,13 +164,28 @@ pub fn plan_text(plan: &Plan, leader: PeerId, base: u64, restart: bool) -> Strin
         // Writing into a String cannot fail.
         write!(
             text,
-            "\n  stage {stage}: owner {}, {nodes} operators, {compute} compute; backup {}",
+            "\n  stage {stage}: owner {}, {}{nodes} operators, {compute} compute; backup {}",
             roles.owner,
+            replicas_text(roles),
             if backups.is_empty() { "none".into() } else { backups.join(", ") },
         )
         .unwrap_or_default();
     }
     text
+}
+
+/// Names a stage's replicas, with how many micro-batches of a step each runs.
+fn replicas_text(roles: &StagePlan) -> String {
+    let one = |(place, peer): (u16, &PeerId)| {
+        let count = roles.turns.iter().filter(|turn| **turn == place).count();
+        format!("{peer} ({count} micro-batches)")
+    };
+    let all: Vec<String> = (1..).zip(&roles.replicas).map(one).collect();
+    match all.len() {
+        0 => String::new(),
+        1 => format!("replica {}, ", all[0]),
+        _ => format!("replicas {}, ", all.join(", ")),
+    }
 }
 
 /// Most links written out in a line of progress.

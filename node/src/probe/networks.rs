@@ -34,13 +34,6 @@ pub(super) struct Trained {
     pub(super) ops: BTreeMap<&'static str, (Unit, Sample)>,
 }
 
-impl Trained {
-    /// Returns the work of the operators alone.
-    pub(super) fn operators(&self) -> Load {
-        self.ops.values().map(|(_, sample)| sample.load).sum()
-    }
-}
-
 /// Returns the loads of a program's operators, by name.
 pub(super) fn loads(
     stage: &StageGraph,

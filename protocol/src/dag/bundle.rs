@@ -3,8 +3,11 @@
 //!
 //! Every bundle is its tensors one after another, each row-major, four little-endian bytes an element.
 
+use std::ops::Range;
+
 use super::Dtype;
 use super::cut::StageGraph;
+use super::grad::GradientPart;
 use crate::ids::{StageId, ValueId};
 use crate::job::Optimizer;
 use crate::units::Bytes;
@@ -41,6 +44,44 @@ pub fn start_bytes(graph: &StageGraph) -> Bytes {
 pub fn gradient_bytes(graph: &StageGraph, micro_batches: u32) -> Bytes {
     size_of(graph, graph.parameters.iter().copied())
         + size_of(graph, graph.updates.iter().map(|u| u.buffer)) * u64::from(micro_batches)
+}
+
+/// Least bytes of a piece in which replicas' sums are gathered: enough that what each piece costs by itself is little.
+const CHUNK: Bytes = Bytes::new(4 << 20);
+/// Most pieces of a stage's sums.
+const CHUNKS_MAX: u64 = 64;
+
+/// Returns in about how many pieces gradients of so many bytes are gathered.
+pub fn chunks_in(gradient: Bytes) -> u64 {
+    (gradient.count() / CHUNK.count()).clamp(1, CHUNKS_MAX)
+}
+
+/// Returns the pieces in which replicas' sums are gathered, as runs of the stage's gradient parts; at least one.
+pub fn gather_chunks(graph: &StageGraph) -> Vec<Range<usize>> {
+    let size = |part: &GradientPart| size_of(graph, [part.parameter]);
+    let total: Bytes = graph.gradients.iter().map(size).sum();
+    let least = CHUNK.max(Bytes::new(total.count() / CHUNKS_MAX));
+    let (mut chunks, mut start, mut held) = (Vec::new(), 0, Bytes::ZERO);
+    for (place, part) in graph.gradients.iter().enumerate() {
+        held += size(part);
+        if held >= least {
+            chunks.push(start..place + 1);
+            (start, held) = (place + 1, Bytes::ZERO);
+        }
+    }
+    if start < graph.gradients.len() || chunks.is_empty() {
+        chunks.push(start..graph.gradients.len());
+    }
+    chunks
+}
+
+/// Returns the length of a `GroupSums`: the summed gradient parts of its chunk in order; in the first chunk also, for each
+/// micro-batch that went into it in order, the source of each buffer update in order.
+pub fn group_sums_bytes(graph: &StageGraph, chunk: &Range<usize>, micro_batches: usize) -> Bytes {
+    let parts = graph.gradients.get(chunk.clone()).unwrap_or_default();
+    let sums = size_of(graph, parts.iter().map(|part| part.parameter));
+    let updates = size_of(graph, graph.updates.iter().map(|u| u.buffer));
+    if chunk.start == 0 { sums + updates * micro_batches as u64 } else { sums }
 }
 
 /// Returns the length of the `SharedGradient` from one stage to another; `graph` is either's.

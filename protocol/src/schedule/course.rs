@@ -290,21 +290,5 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Deals micro-batches out to workers of these times for one (forward and backward): each goes to whoever would have
-/// finished it first. Empty for a single worker.
-pub(super) fn turns(times: &[u64], micro_batches: u32) -> Vec<u16> {
-    if times.len() < 2 {
-        return Vec::new();
-    }
-    let mut done = vec![0u64; times.len()];
-    let mut deal = || {
-        let finish = |w: &usize| (done[*w].saturating_add(times[*w].max(1)), *w);
-        let worker = (0..times.len()).min_by_key(finish).unwrap_or(0);
-        done[worker] = finish(&worker).0;
-        u16::try_from(worker).unwrap_or(u16::MAX)
-    };
-    (0..micro_batches).map(|_| deal()).collect()
-}
-
 #[cfg(test)]
 mod tests;

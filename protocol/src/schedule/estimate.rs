@@ -5,13 +5,14 @@
 use std::collections::BTreeSet;
 
 use super::codec::Codec;
-use super::course::{Course, Outcome, Station, Wire, Worker, turns};
+use super::course::{Course, Outcome, Station, Wire, Worker};
 use super::footprint::Footprints;
 use super::ground::{Crowd, Ground};
+use super::groups::Groups;
 use super::load::Load;
 use super::tail::{Ending, commit, ready};
 use super::{Prediction, StagePlan};
-use crate::dag::bundle::{gradient_bytes, shared_bytes};
+use crate::dag::bundle::{gather_chunks, gradient_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
 use crate::ids::PeerId;
@@ -166,16 +167,15 @@ impl Placement<'_> {
     fn stations(&self, crowd: &Crowd) -> Vec<Station> {
         let one = |(stage, plan): (&StageGraph, &StagePlan)| {
             let (forward, backward) = pass_loads(stage);
-            let devices: Vec<usize> = plan.workers().map(|peer| self.number(peer)).collect();
-            let gradient = gradient_bytes(stage, self.spec.train.micro_batches);
             let sweep = sweep(parameter_bytes(stage), stage.parameters.len() as u64);
             let leader = self.ground.number(self.leader);
-            let ready = ready(self.ground, crowd, leader, &devices, (gradient, sweep));
-            let worker = |(device, ready): (&usize, u64)| {
-                let time = |load| self.ground.time(*device, load, crowd).micros();
-                Worker { device: *device, forward: time(forward), backward: time(backward), ready }
+            let worker = |peer| {
+                let device = self.number(peer);
+                let time = |load| self.ground.time(device, load, crowd).micros();
+                let ready = ready(self.ground, crowd, leader, device, sweep);
+                Worker { device, forward: time(forward), backward: time(backward), ready }
             };
-            let workers = devices.iter().zip(ready).map(worker).collect();
+            let workers = plan.workers().map(worker).collect();
             Station { workers, turns: plan.turns.clone() }
         };
         self.cut.stages.iter().zip(self.stages).map(one).collect()
@@ -199,6 +199,7 @@ impl Placement<'_> {
             Ending {
                 workers: devices.zip(outcome.ended[place].iter().copied()).collect(),
                 gradient: gradient_bytes(stage, self.spec.train.micro_batches),
+                chunks: gather_chunks(stage).len() as u64,
                 sweep: sweep(parameter_bytes(stage), stage.parameters.len() as u64),
                 backups: self.stages[place].backups.iter().map(|b| self.number(*b)).collect(),
                 shared: others
@@ -211,11 +212,11 @@ impl Placement<'_> {
 
     /// Returns the same stages with micro-batches dealt out to their workers by speed.
     pub(super) fn dealt(&self) -> Vec<StagePlan> {
-        let stations = self.stations(&self.crowd());
+        let (stations, groups) = (self.stations(&self.crowd()), Groups::of(self.spec));
         let one = |(plan, station): (&StagePlan, Station)| {
             let times: Vec<u64> =
                 station.workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
-            StagePlan { turns: turns(&times, self.spec.train.micro_batches), ..plan.clone() }
+            StagePlan { turns: groups.deal(&times), ..plan.clone() }
         };
         self.stages.iter().zip(stations).map(one).collect()
     }

@@ -10,9 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::StagePlan;
 use super::advert::Hardware;
+use super::groups::Groups;
 use super::pipeline::in_flight;
 use crate::dag::Fact;
-use crate::dag::bundle::{gradient_bytes, optimizer_slots, shared_bytes, start_bytes, state_bytes};
+use crate::dag::bundle::{
+    gradient_bytes, group_sums_bytes, optimizer_slots, shared_bytes, start_bytes, state_bytes,
+};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::lifetimes::{HEADER, Lifetimes, tensor_bytes};
 use crate::ids::{PeerId, StageId, ValueId};
@@ -52,8 +55,10 @@ pub struct Footprint {
     pub state: Bytes,
     /// Kept of a micro-batch from its forward to its backward pass.
     pub saved: Bytes,
-    /// Gradient parts, from the first backward pass to the update.
+    /// Gradient parts of one group of micro-batches, from the first backward pass to the update.
     pub sums: Bytes,
+    /// A bundle of sums of groups, with their statistics, as replicas hand them on.
+    pub gathered: Bytes,
     /// Gradients that are sums of several parts, from the reduction to the update.
     pub reduced: Bytes,
     /// Added by a forward pass at its peak, with the copies that it sends.
@@ -88,11 +93,13 @@ impl Footprint {
         let statistics: Bytes = graph.updates.iter().map(|u| size(&u.from)).sum();
         let saved = graph.saved.iter().map(size).sum::<Bytes>();
         let part = |g: &crate::dag::grad::GradientPart| size(&g.parameter);
+        let all = train.micro_batches as usize;
         let (forward, backward) = working(graph, passes, fact, threads);
         Self {
             state: bundle + HEADER * tensors + NODE * nodes,
             saved: saved + statistics,
             sums: graph.gradients.iter().map(part).sum(),
+            gathered: group_sums_bytes(graph, &(0..graph.gradients.len()), all),
             reduced: reduced(graph, size),
             forward,
             backward: backward.less(saved),
@@ -166,20 +173,28 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Returns the demand of an owned stage with so many micro-batches in flight.
+    /// Returns the demand of a stage that a peer runs, with so many micro-batches in flight and so many groups of them to
+    /// sum up.
     ///
     /// A stage is loaded; runs passes, while bundles come and go; sums gradients up and hands them to backups; and at the
     /// end, or when a backup is new, its state is pulled. One bundle more may have come than micro-batches are in flight,
-    /// as the stage before may be one ahead.
-    pub fn of_owner(footprint: &Footprint, kept: u64, has_backups: bool) -> Self {
+    /// as the stage before may be one ahead. Every worker counts all groups: the others' may become its own. Sums that
+    /// are gathered come in one bundle and go in another, in pieces; another's may lie there before its own are done.
+    pub fn of_owner(footprint: &Footprint, kept: u64, has_backups: bool, groups: u64) -> Self {
         let f = footprint;
         let published = if has_backups { f.gradient } else { Bytes::ZERO };
-        let others = f.state + f.saved * kept.saturating_sub(1) + f.arriving * (kept + 1) + f.sums;
+        let (sums, gathered, adding) = match groups {
+            0 | 1 => (f.sums, Bytes::ZERO, Bytes::ZERO),
+            _ => (f.sums * groups, f.gathered, f.sums + f.gathered * 2 + f.copy),
+        };
+        let saved = f.saved * kept.saturating_sub(1);
+        let others = f.state + saved + f.arriving * (kept + 1) + sums + gathered;
         let running = others + f.saved;
+        let gathering = f.state + sums + adding;
         let reducing = f.state + f.sums + f.shared + f.reducing(false) + published;
         let pulled =
-            f.state + f.bundle + if has_backups { f.sums + f.gradient } else { Bytes::ZERO };
-        let held = running.max(reducing).max(pulled).max(f.state + f.start);
+            f.state + f.bundle + if has_backups { sums + f.gradient } else { Bytes::ZERO };
+        let held = running.max(gathering).max(reducing).max(pulled).max(f.state + f.start);
         // A forward pass makes what is saved of its micro-batch.
         let passing = (others + f.forward).max(running + f.backward);
         let writing = reducing.max(pulled) + f.copy;
@@ -230,6 +245,7 @@ pub struct Footprints<'a> {
     spec: &'a JobSpec,
     cut: &'a Cut,
     passes: Vec<Passes>,
+    groups: u16,
     known: BTreeMap<(usize, u64), Footprint>,
 }
 
@@ -237,7 +253,8 @@ impl<'a> Footprints<'a> {
     /// Takes the stages of a cut.
     pub fn of(spec: &'a JobSpec, cut: &'a Cut) -> Self {
         let passes = cut.stages.iter().map(Passes::of).collect();
-        Self { spec, cut, passes, known: BTreeMap::new() }
+        let groups = Groups::of(spec).count();
+        Self { spec, cut, passes, groups, known: BTreeMap::new() }
     }
 
     fn footprint(&mut self, stage: usize, threads: u64) -> Footprint {
@@ -249,11 +266,12 @@ impl<'a> Footprints<'a> {
             .or_insert_with(|| Footprint::of(graph, passes, train, threads))
     }
 
-    /// Returns what the owner of a stage needs for it.
+    /// Returns what a worker of a stage needs for it.
     pub fn owner(&mut self, stage: usize, room: Room, has_backups: bool) -> Demand {
         let (order, micro_batches) = (self.spec.swarm.order, self.spec.train.micro_batches);
         let kept = u64::from(in_flight(order, stage, self.cut.stages.len(), micro_batches));
-        Demand::of_owner(&self.footprint(stage, room.threads), kept, has_backups)
+        let groups = u64::from(self.groups);
+        Demand::of_owner(&self.footprint(stage, room.threads), kept, has_backups, groups)
     }
 
     /// Returns what a backup of a stage needs for it.
@@ -274,7 +292,7 @@ impl<'a> Footprints<'a> {
             *sum = sum.and(demand);
         };
         for (stage, plan) in stages.iter().enumerate() {
-            let has_backups = !plan.backups.is_empty();
+            let has_backups = plan.followers().next().is_some();
             // A replica keeps no more micro-batches than an owner without replicas would.
             for worker in plan.workers() {
                 let own = room(worker).unwrap_or(nothing);

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::groups::Groups;
 use crate::dag::Source;
 use crate::dag::bundle::optimizer_slots;
 use crate::dag::cost::workspace::workspace;
@@ -56,11 +57,12 @@ impl Outline {
         for (value, at) in readers {
             saved[at] += tensor_bytes(dag.fact(value));
         }
+        let sums = u64::from(Groups::of(spec).count());
         Self {
             parameters: running(&parameters),
             saved: running(&saved),
             own,
-            copies: 2 + optimizer_slots(&spec.train.optimizer) as u64,
+            copies: 1 + sums + optimizer_slots(&spec.train.optimizer) as u64,
             recompute: spec.swarm.recompute,
         }
     }

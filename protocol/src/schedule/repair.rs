@@ -1,4 +1,5 @@
-//! The least change of a plan after a loss: the same cut, a new owner only where the old one is gone.
+//! The least change of a plan after a loss: the same cut, a new owner only where the old one is gone, and a lost
+//! replica's micro-batches dealt out to the workers that are left.
 //!
 //! Pure: takes the old plan and who can go on with each stage, returns the next plan. Not here: finding out who
 //! can (`swarm/lead`), or moving stages for speed.
@@ -40,7 +41,7 @@ pub fn repair(
     let ground = ground_of(&able, parts.chain(backups).chain([request.leader]), adverts, &links);
     let standby = Standby { spec, able: &able, ground: &ground, barred };
     let workers: Vec<StagePlan> =
-        owners.iter().map(|owner| StagePlan::alone(*owner, Vec::new())).collect();
+        previous.stages.iter().zip(&owners).zip(holders).map(workers_left).collect();
     let mut stages = standby.with_backups(&cut, &workers, &mut Footprints::of(spec, &cut));
     for ((stage, old), holding) in stages.iter_mut().zip(&previous.stages).zip(holders) {
         // A peer that already follows the stage needs no transfer of state: it stays a backup.
@@ -50,7 +51,7 @@ pub fn repair(
             .iter()
             .chain(holding)
             .copied()
-            .filter(|p| *p != owner && holding.contains(p))
+            .filter(|p| *p != owner && !stage.replicas.contains(p) && holding.contains(p))
             .collect();
         kept.extend(stage.backups.iter().copied());
         let mut unique = Vec::new();
@@ -59,13 +60,14 @@ pub fn repair(
                 unique.push(peer);
             }
         }
-        unique.truncate(usize::from(spec.swarm.backups));
+        unique.truncate(usize::from(spec.swarm.backups).saturating_sub(stage.replicas.len()));
         stage.backups = unique;
     }
     let leader = request.leader;
     let codec = request.codec;
     let placement = Placement { spec, cut: &cut, stages: &stages, leader, ground: &ground, codec };
-    let prediction = placement.predict();
+    let stages = placement.dealt();
+    let prediction = Placement { stages: &stages, ..placement }.predict();
     Ok(Plan {
         job: request.job,
         epoch: request.epoch,
@@ -77,4 +79,10 @@ pub fn repair(
         recompute: previous.recompute,
         prediction,
     })
+}
+
+/// Returns the workers of a stage that can go on with it: its first holder owns it, no one else begins to run it.
+fn workers_left(((old, owner), holding): ((&StagePlan, &PeerId), &Vec<PeerId>)) -> StagePlan {
+    let left = old.workers().filter(|p| p != owner && holding.contains(p));
+    StagePlan { replicas: left.collect(), ..StagePlan::alone(*owner, Vec::new()) }
 }

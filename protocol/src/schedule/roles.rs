@@ -93,20 +93,23 @@ impl Standby<'_> {
         workers: &[StagePlan],
         footprints: &mut Footprints<'_>,
     ) -> Vec<StagePlan> {
-        let wanted = usize::from(self.spec.swarm.backups);
+        let backups = usize::from(self.spec.swarm.backups);
+        // Replicas hold the state too.
+        let wanted = |plan: &StagePlan| backups.saturating_sub(plan.replicas.len());
         let mut plans = workers.to_vec();
         let mut demands: BTreeMap<PeerId, Demand> = BTreeMap::new();
         for (at, plan) in plans.iter_mut().enumerate() {
             plan.backups.clear();
             for peer in plan.workers() {
-                let own = footprints.owner(at, self.room(peer), wanted > 0);
+                let publishes = backups > 0 || !plan.replicas.is_empty();
+                let own = footprints.owner(at, self.room(peer), publishes);
                 let sum = demands.entry(peer).or_default();
                 *sum = sum.and(own);
             }
         }
         for (at, (stage, plan)) in cut.stages.iter().zip(&mut plans).enumerate() {
             for peer in self.nearest(stage, plan, workers) {
-                if plan.backups.len() == wanted {
+                if plan.backups.len() == wanted(plan) {
                     break;
                 }
                 let (room, had) = (self.room(peer), demands.get(&peer).copied());

@@ -1,9 +1,9 @@
 //! The end of a step, from the last backward pass to the leader's decision: gather replicas' gradients, exchange parts of
-//! shared parameters, reduce, store at backups, report; and what lies between the decision and a worker's next pass: hearing
-//! of it, the gradient handed out, the update. Workers near the leader begin before those that hear of it later.
+//! shared parameters, reduce, store at replicas and backups, report; and what lies between the decision and a worker's next
+//! pass: hearing of it, the update. Workers near the leader begin before those that hear of it later.
 //!
 //! Times in microseconds. Replicas are gathered along a chain in chunks, so that every link carries the gradient once
-//! each way however many there are.
+//! however many there are.
 
 use super::ground::{Crowd, Ground};
 use super::load::Load;
@@ -16,6 +16,8 @@ pub(super) struct Ending {
     pub(super) workers: Vec<(usize, u64)>,
     /// Gradients of the stage, summed over micro-batches.
     pub(super) gradient: Bytes,
+    /// In how many pieces replicas' sums are gathered.
+    pub(super) chunks: u64,
     /// One pass over the parameters.
     pub(super) sweep: Load,
     pub(super) backups: Vec<usize>,
@@ -31,41 +33,43 @@ impl Ending {
         self.workers.first().copied().unwrap_or_default()
     }
 
-    /// Returns how long the gradient takes along the chain of workers, towards the owner or from it.
-    fn chain(&self, ground: &Ground<'_>, towards: bool) -> Duration {
-        let mut slowest: Option<Rate> = None;
-        let mut travel = Duration::ZERO;
+    /// Returns how long the gradient takes along the chain of workers to the owner: all of it on the slowest link, a
+    /// piece on each other one, and a piece's sum at each worker.
+    fn chain(&self, ground: &Ground<'_>, crowd: &Crowd) -> Duration {
+        let chunks = self.chunks.max(1);
+        let piece = Bytes::new(self.gradient.count() / chunks);
+        let (mut slowest, mut each): (Option<Rate>, Duration) = (None, Duration::ZERO);
         for pair in self.workers.windows(2) {
-            let (near, far) = (pair[0].0, pair[1].0);
-            let link = if towards { ground.link(far, near) } else { ground.link(near, far) };
-            slowest = Some(slowest.map_or(link.0, |rate| rate.min(link.0)));
-            travel += link.1;
+            let (rate, travel) = ground.link(pair[1].0, pair[0].0);
+            slowest = Some(slowest.map_or(rate, |slowest| slowest.min(rate)));
+            each += piece / rate + travel;
         }
-        slowest.map_or(Duration::ZERO, |rate| self.gradient / rate + travel)
+        let Some(slowest) = slowest else {
+            return Duration::ZERO;
+        };
+        let sweep = |(device, _): &(usize, u64)| ground.time(*device, self.sweep, crowd);
+        let sums: Duration = self.workers.iter().map(sweep).fold(Duration::ZERO, |a, b| a + b);
+        let rest = Bytes::new(self.gradient.count() - piece.count());
+        rest / slowest + each + Duration::from_micros(sums.micros() / chunks)
     }
 
     /// Returns when the owner has the gradients of all workers.
-    fn gathered(&self, ground: &Ground<'_>) -> u64 {
+    fn gathered(&self, ground: &Ground<'_>, crowd: &Crowd) -> u64 {
         let last = self.workers.iter().map(|(_, ended)| *ended).max().unwrap_or(0);
-        last.saturating_add(self.chain(ground, true).micros())
+        last.saturating_add(self.chain(ground, crowd).micros())
     }
 }
 
-/// Returns how long after the decision each worker of a stage, the owner first, can begin its next pass.
+/// Returns how long after the decision a worker can begin its next pass: it hears of it, and applies the update.
 pub(super) fn ready(
     ground: &Ground<'_>,
     crowd: &Crowd,
     leader: Option<usize>,
-    workers: &[usize],
-    (gradient, sweep): (Bytes, Load),
-) -> Vec<u64> {
-    let owner = workers.first().copied().unwrap_or_default();
-    let workers: Vec<(usize, u64)> = workers.iter().map(|device| (*device, 0)).collect();
-    let chain = Ending { workers, gradient, sweep, backups: Vec::new(), shared: Vec::new() };
-    let handed = chain.chain(ground, false);
-    let heard = leader.map_or(Duration::ZERO, |l| ground.transfer(l, owner, Bytes::ZERO).1);
-    let update = |device| ground.time(device, sweep, crowd) * UPDATE_SWEEPS;
-    chain.workers.iter().map(|(device, _)| (heard + handed + update(*device)).micros()).collect()
+    device: usize,
+    sweep: Load,
+) -> u64 {
+    let heard = leader.map_or(Duration::ZERO, |l| ground.transfer(l, device, Bytes::ZERO).1);
+    (heard + ground.time(device, sweep, crowd) * UPDATE_SWEEPS).micros()
 }
 
 /// Returns how long after the last pass the step is decided.
@@ -75,7 +79,7 @@ pub(super) fn commit(
     endings: &[Ending],
     leader: Option<usize>,
 ) -> Duration {
-    let gathered: Vec<u64> = endings.iter().map(|e| e.gathered(ground)).collect();
+    let gathered: Vec<u64> = endings.iter().map(|e| e.gathered(ground, crowd)).collect();
     let all = endings.iter().flat_map(|e| &e.workers);
     let drained = all.map(|(_, ended)| *ended).max().unwrap_or(0);
     let mut decided = drained;
@@ -87,11 +91,13 @@ pub(super) fn commit(
             let arrival = gathered[*other].saturating_add((busy + travel).micros());
             whole = whole.max(arrival);
         }
-        let stored = |backup: &usize| {
-            let (busy, travel) = ground.transfer(owner, *backup, ending.gradient);
+        let stored = |follower: usize| {
+            let (busy, travel) = ground.transfer(owner, follower, ending.gradient);
             busy + travel * 2
         };
-        let stored = ending.backups.iter().map(stored).max().unwrap_or_default();
+        let replicas = ending.workers.iter().skip(1).map(|(device, _)| *device);
+        let followers = replicas.chain(ending.backups.iter().copied());
+        let stored = followers.map(stored).max().unwrap_or_default();
         let report = leader.map_or(Duration::ZERO, |l| ground.transfer(owner, l, Bytes::ZERO).1);
         let reduce = ground.time(owner, ending.sweep, crowd);
         decided = decided.max(whole.saturating_add((reduce + stored + report).micros()));

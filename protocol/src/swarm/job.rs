@@ -112,7 +112,7 @@ impl Job {
     pub(super) fn holdings(&self) -> Vec<Holding> {
         let owned = self.stages.values().filter(|s| s.has_state).map(|s| Holding {
             stage: s.id,
-            applied: s.applied,
+            applied: s.applied(),
             next_gradient: s.reduced,
         });
         let followed = self.backups.values().filter_map(|b| {
@@ -148,9 +148,7 @@ impl Job {
         self.works = proposal.works;
         self.plan = Some(plan.clone());
         let mine = |stage: StageId| {
-            plan.stages
-                .get(stage.index())
-                .is_some_and(|s| s.owner == ctx.me || s.backups.contains(&ctx.me))
+            plan.stages.get(stage.index()).is_some_and(|s| s.holders().any(|p| p == ctx.me))
         };
         let foreign: Vec<StageId> =
             self.stages.keys().chain(self.backups.keys()).copied().filter(|s| !mine(*s)).collect();
@@ -160,7 +158,7 @@ impl Job {
             let roles = &plan.stages[stage.index()];
             if roles.owner == ctx.me {
                 self.own(stage, &plan, proposal.base, ctx);
-            } else if roles.backups.contains(&ctx.me) {
+            } else if roles.followers().any(|p| p == ctx.me) {
                 self.follow(stage, &plan, proposal.base, ctx);
             }
         }
@@ -177,6 +175,9 @@ impl Job {
         if proposal.base < self.steps() {
             for stage in self.stages.values_mut() {
                 stage.begin(ctx);
+            }
+            for backup in self.backups.values_mut() {
+                backup.begin(ctx);
             }
         }
     }
@@ -200,11 +201,11 @@ impl Job {
         }
     }
 
-    /// Becomes, or stays, a backup of a stage.
+    /// Becomes, or stays, a replica or a backup of a stage.
     fn follow(&mut self, id: StageId, plan: &Arc<Plan>, base: Step, ctx: &mut Ctx<'_>) {
         let work = self.works[id.index()].clone();
         if let Some(stage) = self.stages.remove(&id) {
-            let applied = stage.has_state.then_some(stage.applied);
+            let applied = stage.has_state.then_some(stage.applied());
             let backup = Backup::new(id, work.clone(), plan.clone(), applied);
             self.backups.insert(id, backup);
         } else if !self.backups.contains_key(&id) {
@@ -217,7 +218,7 @@ impl Job {
             self.backups.insert(id, Backup::new(id, work.clone(), plan.clone(), applied));
         }
         if let Some(backup) = self.backups.get_mut(&id) {
-            backup.adopt(plan.clone(), work);
+            backup.adopt(plan.clone(), work, base, ctx);
             backup.tick(ctx);
         }
     }
@@ -260,7 +261,7 @@ impl Job {
         let counts_on = |p: &Proposal| {
             let part = |s: &StageId| {
                 let roles = p.plan.stages.get(s.index());
-                roles.is_some_and(|r| r.owner == ctx.me || r.backups.contains(&ctx.me))
+                roles.is_some_and(|r| r.holders().any(|p| p == ctx.me))
             };
             lost.iter().any(part)
         };
@@ -310,10 +311,13 @@ impl Job {
         let steps = self.steps();
         for stage in self.stages.values_mut() {
             // A decision may be heard twice: a step in work must not begin again.
-            let due = stage.applied == commit.step.next() && stage.applied < steps;
+            let due = stage.applied() == commit.step.next() && stage.applied() < steps;
             if due && stage.phase == Phase::Idle {
                 stage.begin(ctx);
             }
+        }
+        for backup in self.backups.values_mut() {
+            backup.begin(ctx);
         }
     }
 
@@ -329,8 +333,8 @@ impl Job {
         {
             let roles = plan.stages.get(stage.index())?;
             let work = self.works.get(stage.index())?;
-            let holder = roles.owner == from || roles.backups.contains(&from);
-            return holder.then(|| state_bytes(&work.graph, &work.train.optimizer));
+            let holds = roles.holders().any(|p| p == from);
+            return holds.then(|| state_bytes(&work.graph, &work.train.optimizer));
         }
         let owned = self.stages.values().find_map(|s| s.awaits(from, key));
         owned.or_else(|| self.backups.values().find_map(|b| b.awaits(from, key)))
@@ -352,8 +356,10 @@ impl Job {
                 stage.on_arrived(key, ctx);
             }
         }
-        for backup in self.backups.values_mut() {
-            backup.on_arrived(key, ctx);
+        for (id, backup) in &mut self.backups {
+            if receiver.is_none_or(|r| r == *id) {
+                backup.on_arrived(key, ctx);
+            }
         }
     }
 
@@ -367,7 +373,7 @@ impl Job {
             TensorName::Activation { edge, .. } => edges(edge).map(|(_, to)| to),
             TensorName::Cotangent { edge, .. } => edges(edge).map(|(from, _)| from),
             TensorName::SharedGradient { to, .. } => Some(to),
-            TensorName::StageStart { stage } => Some(stage),
+            TensorName::StageStart { stage } | TensorName::GroupSums { stage, .. } => Some(stage),
             TensorName::StageGradient { .. } | TensorName::StageState { .. } => None,
         }
     }

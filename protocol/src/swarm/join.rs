@@ -11,7 +11,7 @@ use super::job::{Ending, Job, Proposal};
 use super::lead::Report;
 use super::{Ctx, JOBS_MAX, Peer};
 use crate::ids::{Epoch, JobId, PeerId, Step, Term};
-use crate::job::{JobSpec, MICRO_BATCHES_MAX, STAGES_MAX};
+use crate::job::{JobSpec, MICRO_BATCHES_MAX, REPLICAS_MAX, STAGES_MAX};
 use crate::schedule::advert::{Advert, SignedAdvert};
 use crate::schedule::codec::Codec;
 use crate::schedule::deeds::{Deed, corrected};
@@ -49,9 +49,9 @@ pub(super) fn check_spec(spec: &JobSpec) -> Result<(), String> {
     if spec.swarm.stages.is_some_and(|n| n == 0 || n > STAGES_MAX) {
         return Err(format!("stages is {:?}; 1 to {STAGES_MAX} are possible", spec.swarm.stages));
     }
-    if spec.swarm.replicas != 1 {
+    if spec.swarm.replicas == 0 || spec.swarm.replicas > REPLICAS_MAX {
         let got = spec.swarm.replicas;
-        return Err(format!("replicas is {got}; stages are run by 1 peer so far"));
+        return Err(format!("replicas is {got}; 1 to {REPLICAS_MAX} are possible"));
     }
     let rate = train.learning_rate;
     if !(rate.peak.is_finite() && rate.floor.is_finite()) {
@@ -189,7 +189,7 @@ impl Job {
                 return Err("the plan does not follow from its evidence".into());
             }
         }
-        let has_part = |s: &crate::schedule::StagePlan| s.owner == me || s.backups.contains(&me);
+        let has_part = |s: &crate::schedule::StagePlan| s.holders().any(|p| p == me);
         if plan.stages.iter().any(has_part) && !ctx.gossip.has_device() {
             return Err("this peer has no device to compute on".into());
         }
@@ -251,11 +251,11 @@ impl Job {
                     self.on_step_commit(commit, ctx);
                 }
             }
-            JobMessage::GradientHeld { epoch, stage, step } => {
+            JobMessage::GradientHeld { epoch, stage, step, losses, stats } => {
                 if epoch == self.epoch()
                     && let Some(stage) = self.stages.get_mut(&stage)
                 {
-                    stage.on_held(from, step, ctx);
+                    stage.on_held(from, step, (losses, stats), ctx);
                 }
             }
             JobMessage::Pull { stage, applied } => self.on_pull(from, stage, applied, ctx),

@@ -45,10 +45,10 @@ const ANSWER: Duration = Duration::from_millis(10_000);
 /// What a stage has reported of a step.
 #[derive(Debug)]
 struct Ready {
-    owner: PeerId,
     sum_of_squares: f64,
     loss: Option<f64>,
-    stats: StageStats,
+    /// What it cost each worker, the owner first.
+    stats: Vec<(PeerId, StageStats)>,
 }
 
 #[derive(Debug)]
@@ -275,7 +275,9 @@ impl Job {
 
     /// A stage is ready with a step; when all are, the step is decided.
     pub(super) fn on_ready(&mut self, from: PeerId, body: JobMessage, ctx: &mut Ctx<'_>) {
-        let JobMessage::StepReady { epoch, step, stage, sum_of_squares, loss, stats } = body else {
+        let JobMessage::StepReady { epoch, step, stage, sum_of_squares, loss, stats, replicas } =
+            body
+        else {
             return;
         };
         let (Some(lead), Some(plan)) = (&mut self.lead, self.plan.clone()) else {
@@ -298,12 +300,16 @@ impl Job {
             return;
         }
         lead.trace.heard(stage, ctx.now);
-        if from != ctx.me
-            && let Some(work) = self.works.get(stage.index())
-        {
-            learn(from, work, &plan, &stats.spans, ctx);
+        let works = |(p, _): &(PeerId, StageStats)| plan.stages[stage.index()].place(*p).is_some();
+        let replicas = replicas.into_iter().filter(works);
+        let stats: Vec<(PeerId, StageStats)> =
+            std::iter::once((from, *stats)).chain(replicas).collect();
+        if let Some(work) = self.works.get(stage.index()) {
+            for (peer, stats) in stats.iter().filter(|(peer, _)| *peer != ctx.me) {
+                learn(*peer, work, &plan, &stats.spans, ctx);
+            }
         }
-        ready.insert(stage, Ready { owner: from, sum_of_squares, loss, stats: *stats });
+        ready.insert(stage, Ready { sum_of_squares, loss, stats });
         if ready.len() == plan.stages.len() {
             self.decide(step, &plan, ctx);
         }
@@ -336,7 +342,9 @@ impl Job {
         lead.decided = ctx.now;
         lead.trace.decided(step, ctx.now);
         lead.failures = 0;
-        let stages = ready.into_iter().map(|(id, r)| (id, r.owner, r.stats)).collect();
+        let each = ready.into_iter();
+        let each = each.flat_map(|(id, r)| r.stats.into_iter().map(move |(p, s)| (id, p, s)));
+        let stages = each.collect();
         let epoch = plan.epoch;
         self.tell(News::Step { commit, epoch, elapsed, stages }, ctx);
         for peer in &plan.council {

@@ -10,14 +10,15 @@ use crate::wire::message::JobMessage;
 impl Job {
     /// Somebody wants the state of a stage.
     pub(super) fn on_pull(&self, from: PeerId, stage: StageId, least: Step, ctx: &mut Ctx<'_>) {
-        let owned = self.stages.get(&stage).filter(|s| s.has_state).map(|s| s.applied);
+        let owned = self.stages.get(&stage).filter(|s| s.has_state).map(|s| s.applied());
         let followed = self.backups.get(&stage).and_then(|b| b.applied);
         // A decision may be under way to here yet: the one who asks will ask again.
         let Some(step) = owned.or(followed).filter(|applied| *applied >= least) else {
             return self.give(from, stage, ctx);
         };
         let roles = self.plan.as_ref().and_then(|p| p.stages.get(stage.index()));
-        let entitled = from == self.submitter || roles.is_some_and(|r| r.backups.contains(&from));
+        let entitled =
+            from == self.submitter || roles.is_some_and(|r| r.followers().any(|p| p == from));
         let name = TensorName::StageState { stage };
         if !entitled || ctx.is_shipping(self.id, name, from) {
             return;
@@ -37,7 +38,7 @@ impl Job {
         self.ask(ctx);
     }
 
-    /// Asks owners, and on later attempts their backups, for what is still awaited.
+    /// Asks owners, and on later attempts their followers, for what is still awaited.
     pub(super) fn ask(&mut self, ctx: &mut Ctx<'_>) {
         let Some(plan) = self.plan.clone() else {
             return;
@@ -45,12 +46,8 @@ impl Job {
         let applied = self.steps();
         for (stage, asked) in &mut self.pulling {
             let roles = &plan.stages[stage.index()];
-            let holders: Vec<PeerId> =
-                std::iter::once(roles.owner).chain(roles.backups.iter().copied()).collect();
-            let living: Vec<PeerId> = holders
-                .into_iter()
-                .filter(|p| *p == ctx.me || ctx.membership.is_living(*p))
-                .collect();
+            let living: Vec<PeerId> =
+                roles.holders().filter(|p| *p == ctx.me || ctx.membership.is_living(*p)).collect();
             if living.is_empty() {
                 continue;
             }

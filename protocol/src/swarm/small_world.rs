@@ -5,6 +5,7 @@ mod failures;
 mod deeds;
 mod given;
 mod job;
+mod replicas;
 mod runs;
 mod strangers;
 mod tasks;

@@ -17,14 +17,15 @@ impl Stage {
     pub(super) fn ask_start(&self, ctx: &mut Ctx<'_>) {
         if !self.has_state {
             let body = JobMessage::Pull { stage: self.id, applied: Step::default() };
-            ctx.send(self.plan.submitter, self.job, body);
+            ctx.send(self.shift.plan.submitter, self.job, body);
         }
     }
 
     /// Says whether a peer's bundle is the one that the stage starts from.
     pub(super) fn awaits_start(&self, from: PeerId, key: &TensorKey) -> bool {
         let is_own = key.name == TensorName::StageStart { stage: self.id };
-        is_own && !self.has_state && key.epoch == self.plan.epoch && from == self.plan.submitter
+        let plan = &self.shift.plan;
+        is_own && !self.has_state && key.epoch == plan.epoch && from == plan.submitter
     }
 
     /// Takes the weights, if this is them: loads them and begins. Returns whether it was.
@@ -36,12 +37,12 @@ impl Stage {
             self.has_state = true;
             let task = Task::LoadStage {
                 job: self.job,
-                work: self.work.clone(),
+                work: self.shift.work.clone(),
                 source: StateSource::Given(key),
                 step: key.step,
             };
             ctx.run((self.job, self.id), Purpose::Load, task);
-            self.reset(ctx);
+            self.shift.reset(ctx);
             self.begin(ctx);
         }
         // The load, handed over before, still reads it.

@@ -21,6 +21,8 @@ pub(super) enum Purpose {
     Reset,
     /// A pass of the pipeline.
     Pass(Pass),
+    /// A piece of the sums of a stage's workers.
+    Gather(u16),
     /// Parts of shared gradients are in the store.
     Share,
     /// Gradients are reduced.
@@ -87,7 +89,9 @@ impl Peer {
         }
         self.with_job(id, now, out, |job, ctx| {
             if let Some(stage) = job.stages.get_mut(&stage) {
-                stage.on_done(task, purpose, outcome, (began, ended, ops), ctx);
+                stage.on_done(task, purpose, outcome, (began, ended, &ops), ctx);
+            } else if let Some(backup) = job.backups.get_mut(&stage) {
+                backup.on_done(task, purpose, outcome, (began, ended, &ops), ctx);
             }
         });
     }
@@ -148,8 +152,9 @@ impl Peer {
             return;
         }
         self.with_job(key.job, now, out, |job, ctx| {
-            let mut stages = job.stages.values_mut();
-            stages.any(|s| s.on_shipped(key, to, size, delivered, ctx));
+            let owned = job.stages.values_mut().map(|s| &mut s.shift);
+            let mut shifts = owned.chain(job.backups.values_mut().filter_map(|b| b.shift.as_mut()));
+            shifts.any(|s| s.on_shipped(key, to, size, delivered, ctx));
         });
     }
 }

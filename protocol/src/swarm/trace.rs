@@ -27,7 +27,10 @@ impl Peer {
         let Some(known) = self.jobs.get(&job) else {
             return;
         };
-        let stages = known.stages.values().flat_map(|stage| stage.trace.steps().cloned()).collect();
+        let owned = known.stages.values().map(|stage| &stage.shift.trace);
+        let shared = known.backups.values().filter_map(|backup| backup.shift.as_ref());
+        let traces = owned.chain(shared.map(|shift| &shift.trace));
+        let stages = traces.flat_map(|trace| trace.steps().cloned()).collect();
         let decisions = known.lead.iter().flat_map(|lead| lead.trace.list().cloned()).collect();
         let traces = Traces { job, asked, now, stages, decisions };
         let message = Box::new(Message::Traces(Box::new(traces)));
@@ -42,6 +45,7 @@ pub(super) fn cargo(name: TensorName) -> Option<Cargo> {
         TensorName::Cotangent { edge, micro_batch } => Some(Cargo::Cotangent(edge, micro_batch)),
         TensorName::SharedGradient { stage, to } => Some(Cargo::Shared(stage, to)),
         TensorName::StageGradient { stage } => Some(Cargo::Gradient(stage)),
+        TensorName::GroupSums { stage, worker, chunk } => Some(Cargo::Sums(stage, worker, chunk)),
         TensorName::StageState { .. } | TensorName::StageStart { .. } => None,
     }
 }

@@ -26,7 +26,7 @@ pub enum Cause {
     Turn(PeerId),
     /// Sharing and reducing gradients.
     Reduce(StageId, PeerId),
-    /// Parts of shared gradients from one peer to another.
+    /// Parts of gradients from one peer to another: of shared parameters, or of a stage's other workers.
     Shared(PeerId, PeerId),
     /// A stage's gradient to a backup, and its receipt.
     Store(PeerId, PeerId),
@@ -124,7 +124,8 @@ struct Task {
 struct Walk<'a> {
     leader: &'a Answer,
     decision: &'a Decision,
-    stages: BTreeMap<StageId, (&'a Answer, &'a StageTrace)>,
+    /// By stage and worker.
+    stages: BTreeMap<(StageId, PeerId), (&'a Answer, &'a StageTrace)>,
 }
 
 /// The path so far: where it stands on the asker's clock, and what was passed.
@@ -157,11 +158,19 @@ impl<'a> Walk<'a> {
         let mut stages = BTreeMap::new();
         for answer in answers {
             for trace in answer.traces.stages.iter().filter(|t| t.step == decision.step) {
-                stages.insert(trace.stage, (answer, trace));
+                stages.insert((trace.stage, answer.peer), (answer, trace));
             }
         }
-        let all = decision.heard.iter().all(|(stage, _)| stages.contains_key(stage));
-        (all && !decision.heard.is_empty()).then_some(Self { leader, decision, stages })
+        let walk = Self { leader, decision, stages };
+        let all = decision.heard.iter().all(|(stage, _)| walk.owner(*stage).is_some());
+        (all && !decision.heard.is_empty()).then_some(walk)
+    }
+
+    /// Returns who reported a stage.
+    fn owner(&self, stage: StageId) -> Option<(&'a Answer, &'a StageTrace)> {
+        let all = self.stages.range((stage, PeerId::new([0; 32]))..);
+        let mut own = all.take_while(|((of, _), _)| *of == stage).map(|(_, pair)| *pair);
+        own.find(|(_, trace)| trace.marks.iter().any(|mark| mark.what == What::Ready))
     }
 
     fn run(&self, begun: i64, ended: i64) -> (Vec<(Cause, i64)>, i64) {
@@ -178,7 +187,7 @@ impl<'a> Walk<'a> {
 
     /// Walks from a stage's report back to the decision before. None where a trace breaks off.
     fn end(&self, stage: StageId, path: &mut Path) -> Option<()> {
-        let (answer, trace) = *self.stages.get(&stage)?;
+        let (answer, trace) = self.owner(stage)?;
         let ready = trace.marks.iter().rev().find(|m| m.what == What::Ready)?.began;
         let report = Cause::Report(answer.peer, self.leader.peer);
         path.back_to(answer.at(ready), report);
@@ -208,7 +217,9 @@ impl<'a> Walk<'a> {
                     let (from, to) = (sender.peer, answer.peer);
                     let cause = match cargo {
                         Cargo::Activation(..) | Cargo::Cotangent(..) => Cause::Link(from, to),
-                        Cargo::Shared(..) | Cargo::Gradient(_) => Cause::Shared(from, to),
+                        Cargo::Shared(..) | Cargo::Sums(..) | Cargo::Gradient(_) => {
+                            Cause::Shared(from, to)
+                        }
                     };
                     path.back_to(sender.at(at), cause);
                     task = self.ended_by(sender.peer, at)?;
@@ -235,7 +246,7 @@ impl<'a> Walk<'a> {
             SpanKind::Reduce => return path.back_to(from, Cause::Reduce(task.stage, peer)),
             SpanKind::Optimizer => return path.back_to(from, Cause::Update(task.stage, peer)),
         };
-        let Some((_, trace)) = self.stages.get(&task.stage) else {
+        let Some((_, trace)) = self.stages.get(&(task.stage, peer)) else {
             return;
         };
         let kin = |m: &&Mark| matches!(m.what, What::Ran(kind, _) if kind == task.kind);
@@ -254,7 +265,7 @@ impl<'a> Walk<'a> {
 
     /// Returns what came last of all that a task needed: its tensors, the device, the beginning of the step.
     fn needed(&self, task: Task, peer: PeerId) -> Option<Needed> {
-        let (_, trace) = self.stages.get(&task.stage)?;
+        let (_, trace) = self.stages.get(&(task.stage, peer))?;
         let tensor = trace.marks.iter().filter_map(|m| match m.what {
             What::Came(cargo) if is_for(cargo, task) && m.began <= task.began => {
                 Some((m.began, cargo))
@@ -325,7 +336,7 @@ fn is_for(cargo: Cargo, task: Task) -> bool {
     match (cargo, task.kind) {
         (Cargo::Activation(_, m), SpanKind::Forward)
         | (Cargo::Cotangent(_, m), SpanKind::Backward) => task.micro_batch == Some(m),
-        (Cargo::Shared(_, to), SpanKind::Reduce) => to == task.stage,
+        (Cargo::Shared(_, to) | Cargo::Sums(to, ..), SpanKind::Reduce) => to == task.stage,
         _ => false,
     }
 }

@@ -213,7 +213,7 @@ pub enum JobMessage {
         /// Version of the plan.
         epoch: Epoch,
     },
-    /// A stage's gradient is reduced and stored at its backups.
+    /// A stage's gradient is reduced and stored at its replicas and backups.
     StepReady {
         /// The plan's version.
         epoch: Epoch,
@@ -227,6 +227,8 @@ pub enum JobMessage {
         loss: Option<f64>,
         /// What the step cost here.
         stats: Box<StageStats>,
+        /// What it cost the replicas.
+        replicas: Vec<(PeerId, StageStats)>,
     },
     /// A step is decided: apply it.
     StepCommit {
@@ -235,7 +237,7 @@ pub enum JobMessage {
         /// The step.
         commit: Commit,
     },
-    /// I hold a stage's state and its reduced gradient of this step, as its backup.
+    /// I hold a stage's state and its reduced gradient of this step, as its backup or replica.
     GradientHeld {
         /// The plan's version.
         epoch: Epoch,
@@ -243,6 +245,10 @@ pub enum JobMessage {
         stage: StageId,
         /// The step.
         step: Step,
+        /// Losses of the micro-batches that I ran, from a replica of the stage that computes them.
+        losses: Vec<(MicroBatch, f64)>,
+        /// What the step cost me, if I am a replica.
+        stats: Option<Box<StageStats>>,
     },
     /// Send me the state of a stage; of a submitter: what you gave for it to start from.
     Pull {
@@ -341,14 +347,14 @@ pub enum News {
         epoch: Epoch,
         /// From the commit before (or the adoption) to this one, at the leader.
         elapsed: Duration,
-        /// What it cost each stage, in order.
+        /// What it cost each stage, in order; several times where there are replicas, the owner first.
         stages: Vec<(StageId, PeerId, StageStats)>,
     },
     /// A member is lost.
     Lost {
         /// Who.
         peer: PeerId,
-        /// Stages that it owned.
+        /// Stages that it ran.
         stages: Vec<StageId>,
         /// The step in work.
         step: Step,

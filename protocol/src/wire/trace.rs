@@ -28,6 +28,8 @@ pub enum Cargo {
     Cotangent(EdgeId, MicroBatch),
     /// Gradient parts of shared parameters, from the first stage for the second.
     Shared(StageId, StageId),
+    /// A piece of the sums of a stage's workers, from the worker of this number.
+    Sums(StageId, u16, u16),
     /// A stage's reduced gradient, for its backups.
     Gradient(StageId),
 }

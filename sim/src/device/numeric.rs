@@ -55,14 +55,18 @@ impl Device for Numeric {
     }
 
     fn fingerprint(&mut self, job: JobId, stage: StageId) -> Option<[u8; 32]> {
-        let named: BTreeMap<String, Vec<f32>> = self.executor.parameters(job, stage).ok()?;
-        let mut hasher = blake3::Hasher::new();
-        for (name, values) in named {
-            hasher.update(name.as_bytes());
-            for value in values {
-                hasher.update(&value.to_bits().to_le_bytes());
-            }
-        }
-        Some(*hasher.finalize().as_bytes())
+        Some(fingerprint(&self.executor.parameters(job, stage).ok()?))
     }
+}
+
+/// Returns a fingerprint of tensors by name.
+pub fn fingerprint(named: &BTreeMap<String, Vec<f32>>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for (name, values) in named {
+        hasher.update(name.as_bytes());
+        for value in values {
+            hasher.update(&value.to_bits().to_le_bytes());
+        }
+    }
+    *hasher.finalize().as_bytes()
 }

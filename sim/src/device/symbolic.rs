@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use wattle_protocol::dag::bundle::gather_chunks;
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
 use wattle_protocol::swarm::io::{
     GradientSource, Outcome, StageWork, StateSource, Task, TaskError, TensorKey, TensorName,
@@ -27,6 +28,8 @@ struct Stage {
     flight: BTreeMap<MicroBatch, Print>,
     /// What each micro-batch added to the gradients.
     gradients: BTreeMap<MicroBatch, Print>,
+    /// Sums that were gathered, and how many pieces of them.
+    gathered: Option<(Print, usize)>,
     reduced: Option<Print>,
 }
 
@@ -64,6 +67,23 @@ fn fraction(print: &Print) -> f64 {
 
 fn read(bytes: &Bytes) -> Result<Print, TaskError> {
     Print::try_from(bytes.as_ref()).map_err(|_| missing("a fingerprint of 32 bytes"))
+}
+
+impl Stage {
+    /// Adds the sum of each group that there is to what the groups before have, in the order of groups; within a group in
+    /// the order of micro-batches, whatever order they came in.
+    fn sum_from(&self, before: Option<Print>) -> Option<Print> {
+        let mut groups: BTreeMap<u16, Print> = BTreeMap::new();
+        for (micro_batch, gradient) in &self.gradients {
+            let sum = groups.entry(self.work.groups.group(*micro_batch)).or_insert([0; 32]);
+            *sum = print(&[b"sum", sum, gradient]);
+        }
+        let add = |sum: Option<Print>, group: &Print| match sum {
+            Some(sum) => Some(print(&[b"add", &sum, group])),
+            None => Some(*group),
+        };
+        groups.values().fold(before, add)
+    }
 }
 
 impl Symbolic {
@@ -134,15 +154,48 @@ impl Symbolic {
         Ok(())
     }
 
-    /// Sums, in the order of micro-batches whatever order they came in.
+    /// Sums of all groups, in order.
     fn own(&mut self, job: JobId, id: StageId) -> Result<Print, TaskError> {
         let stage = self.stage(job, id)?;
+        if let Some((sum, pieces)) = stage.gathered {
+            let all = gather_chunks(&stage.work.graph).len();
+            return if pieces == all {
+                Ok(sum)
+            } else {
+                Err(missing(format!("{pieces} of {all}")))
+            };
+        }
         let wanted = stage.work.train.micro_batches;
         if u32::try_from(stage.gradients.len()) != Ok(wanted) {
             return Err(missing(format!("{} of {wanted} gradients", stage.gradients.len())));
         }
-        let sum = stage.gradients.values().fold([0; 32], |sum, g| print(&[b"sum", &sum, g]));
-        Ok(sum)
+        stage.sum_from(None).ok_or_else(|| missing("gradients"))
+    }
+
+    /// Adds own groups to those before. Every piece carries the whole sum's fingerprint.
+    fn gather(
+        &mut self,
+        (job, id, step): (JobId, StageId, Step),
+        chunk: u16,
+        (worker, source): (u16, Option<u16>),
+    ) -> Result<(), TaskError> {
+        let epoch = self.stage(job, id)?.epoch;
+        let key = |worker| {
+            let name = TensorName::GroupSums { stage: id, worker, chunk };
+            TensorKey { job, epoch, step, name }
+        };
+        let before = source.map(|source| self.take(key(source))).transpose()?;
+        let stage = self.stage(job, id)?;
+        let sum = stage.sum_from(before).ok_or_else(|| missing("gradients"))?;
+        let pieces = stage.gathered.map_or(0, |(_, pieces)| pieces);
+        if usize::from(chunk) != pieces || stage.gathered.is_some_and(|(known, _)| known != sum) {
+            return Err(TaskError::Panicked(format!("piece {chunk} is not the next of its sums")));
+        }
+        stage.gathered = Some((sum, pieces + 1));
+        if worker > 0 {
+            self.store.insert(key(worker), Bytes::copy_from_slice(&sum));
+        }
+        Ok(())
     }
 
     fn reduce(
@@ -191,6 +244,7 @@ impl Symbolic {
         stage.applied = step.next();
         stage.flight.clear();
         stage.gradients.clear();
+        stage.gathered = None;
         Ok(())
     }
 }
@@ -208,7 +262,9 @@ impl Device for Symbolic {
                 };
                 let (flight, gradients) = (BTreeMap::new(), BTreeMap::new());
                 let (work, epoch, applied) = (work.clone(), Epoch::default(), *step);
-                let stage = Stage { work, epoch, applied, state, flight, gradients, reduced: None };
+                let (gathered, reduced) = (None, None);
+                let stage =
+                    Stage { work, epoch, applied, state, flight, gradients, gathered, reduced };
                 self.stages.insert((*job, id), stage);
             }
             Task::ResetStep { job, stage, epoch } => {
@@ -216,13 +272,16 @@ impl Device for Symbolic {
                 stage.epoch = *epoch;
                 stage.flight.clear();
                 stage.gradients.clear();
-                stage.reduced = None;
+                (stage.gathered, stage.reduced) = (None, None);
             }
             Task::Forward { job, stage, step, micro_batch } => {
                 return self.forward(*job, *stage, *step, *micro_batch);
             }
             Task::Backward { job, stage, step, micro_batch } => {
                 self.backward(*job, *stage, *step, *micro_batch)?;
+            }
+            Task::GatherGradients { job, stage, step, chunk, worker, source, .. } => {
+                self.gather((*job, *stage, *step), *chunk, (*worker, *source))?;
             }
             Task::ShareGradients { job, stage, step } => {
                 let own = self.own(*job, *stage)?;

@@ -90,6 +90,9 @@ pub struct JobPart {
     /// Copies of each stage's state.
     #[serde(default = "single")]
     pub backups: u8,
+    /// Most peers that run a stage at once.
+    #[serde(default = "alone")]
+    pub replicas: u16,
     /// Whether to run GPipe's order instead of 1F1B.
     #[serde(default)]
     pub gpipe: bool,
@@ -123,6 +126,8 @@ pub struct FaultPart {
 pub enum Victim {
     /// The owner of a stage.
     Stage(u16),
+    /// The first replica of a stage.
+    Replica(u16),
     /// Who leads the job.
     Leader,
     /// Who submitted it.
@@ -140,7 +145,7 @@ impl FromStr for Victim {
         let words: Vec<&str> = text.split_whitespace().collect();
         let wrong = || {
             format!(
-                "\"{text}\" names nobody; write \"stage N\", \"peer N\", \"leader\", \"submitter\" or \"random\""
+                "\"{text}\" names nobody; write \"stage N\", \"replica N\", \"peer N\", \"leader\", \"submitter\" or \"random\""
             )
         };
         match words.as_slice() {
@@ -148,6 +153,7 @@ impl FromStr for Victim {
             ["submitter"] => Ok(Self::Submitter),
             ["random"] => Ok(Self::Random),
             ["stage", n] => n.parse().map(Self::Stage).map_err(|_| wrong()),
+            ["replica", n] => n.parse().map(Self::Replica).map_err(|_| wrong()),
             ["peer", n] => n.parse().map(Self::Peer).map_err(|_| wrong()),
             _ => Err(wrong()),
         }
@@ -159,6 +165,9 @@ fn one() -> usize {
 }
 fn unit() -> f64 {
     1.0
+}
+fn alone() -> u16 {
+    1
 }
 fn single() -> u8 {
     1

@@ -70,6 +70,10 @@ impl World<'_> {
                 let owner = self.plan.as_ref()?.0.owner(StageId::new(stage))?;
                 *self.places.get(&owner)?
             }
+            Victim::Replica(stage) => {
+                let roles = self.plan.as_ref()?.0.stages.get(usize::from(stage))?;
+                *self.places.get(roles.replicas.first()?)?
+            }
             Victim::Random => {
                 let living: Vec<usize> =
                     (0..self.submitter()).filter(|p| self.nodes[*p].alive).collect();

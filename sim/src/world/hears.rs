@@ -25,6 +25,8 @@ impl World<'_> {
                 if self.started.is_none() {
                     self.started = Some(self.now);
                     self.outcome.predicted_step = plan.prediction.step.seconds();
+                    let stages = plan.stages.iter();
+                    self.outcome.workers = stages.map(|s| s.workers().count()).collect();
                     self.set_faults();
                 }
                 self.plan = Some((*plan, leader));

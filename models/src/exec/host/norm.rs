@@ -3,7 +3,7 @@
 use super::elements::rewrite;
 use super::fresh::{fill, fill_rows, write_rows};
 use super::parallel::{map, pieces};
-use super::{sum_of, sum_of_pairs, sum_of_three, vectorised};
+use super::{mean_and_variance, sum_of, sum_of_pairs, sum_of_three, two_sums_of_three, vectorised};
 use crate::exec::tensor::memory::HostFloats;
 
 /// Normalised rows, their means and reciprocal standard deviations.
@@ -27,8 +27,7 @@ pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32) -> LayerNorme
         |rows, mut y| {
             let mut ends = Vec::with_capacity(rows.len());
             for x in x[rows.start * width..rows.end * width].chunks_exact(width) {
-                let mean = sum_of(x, |x| x) * inverse;
-                let variance = sum_of(x, |x| (x - mean) * (x - mean)) * inverse;
+                let (mean, variance) = mean_and_variance(x, inverse);
                 let rstd = 1.0 / (variance + eps).sqrt();
                 let row = x.iter().zip(gain).zip(bias);
                 y.write(width, row.map(|((x, gain), bias)| (x - mean) * rstd * gain + bias));
@@ -82,9 +81,11 @@ pub fn layer_norm_grad(
 // Always: it must vectorise within the caller's loop.
 fn layer_norm_row([x, g, gain]: [&[f32]; 3], mean: f32, rstd: f32) -> impl Iterator<Item = f32> {
     let inverse = share(gain.len());
-    let sum = sum_of_pairs(g, gain, |g, gain| g * gain) * inverse;
-    let dot = sum_of_three([x, g, gain], |x, g, gain| g * gain * (x - mean));
-    let slope = dot * rstd * inverse;
+    let (sum, dot) = two_sums_of_three([x, g, gain], |x, g, gain| {
+        let scaled = g * gain;
+        (scaled, scaled * (x - mean))
+    });
+    let (sum, slope) = (sum * inverse, dot * rstd * inverse);
     let row = x.iter().zip(g).zip(gain);
     row.map(move |((x, g), gain)| (g * gain - sum - (x - mean) * rstd * slope) * rstd)
 }

@@ -24,9 +24,8 @@ impl<B: HostBackend> Stage<B> {
     /// Returns what the stage holds: its state, values saved for backward passes, and gradients.
     pub fn held(&self) -> Bytes {
         let f = &self.footprint;
-        let sums = if self.sums.is_empty() { Bytes::ZERO } else { f.sums };
         let reduced = if self.reduced.is_some() { f.reduced } else { Bytes::ZERO };
-        f.state + f.saved * self.saved.len() as u64 + sums + reduced
+        f.state + f.saved * self.saved.len() as u64 + f.sums * self.sums.held() + reduced
     }
 
     /// Returns what the stage and its tasks take.

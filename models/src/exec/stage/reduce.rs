@@ -61,15 +61,17 @@ impl<B: HostBackend> Stage<B> {
     /// Reads this stage's parts of shared parameters, one bundle for each stage that shares some.
     ///
     /// *Errors*: [`TaskError::Missing`] where a part is not here.
-    pub fn share(&self, step: Step) -> Result<Flight, TaskError> {
+    pub fn share(&mut self, step: Step) -> Result<Flight, TaskError> {
         self.check_step(step)?;
-        let graph = &self.work.graph;
+        let work = self.work.clone();
+        let graph = &work.graph;
         let sharers: BTreeSet<StageId> =
             graph.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
         let mut flight = Flight::of(self.job, graph.stage, Report::Done);
+        let sums = self.sums.whole().clone();
         for to in sharers.into_iter().filter(|s| *s != graph.stage) {
             let part = |place: (ValueId, u16)| {
-                let sum = self.sums.get(&place).map(begin);
+                let sum = sums.get(&place).map(begin);
                 sum.ok_or_else(|| TaskError::Missing(format!("gradient part {place:?}")))
             };
             let parts = shared_parts(graph, graph.stage, to).map(part);
@@ -92,7 +94,7 @@ impl<B: HostBackend> Stage<B> {
         self.check_step(step)?;
         let work = self.work.clone();
         let graph = &work.graph;
-        let mut parts: BTreeMap<(ValueId, u16), Float<B>> = self.sums.clone();
+        let mut parts: BTreeMap<(ValueId, u16), Float<B>> = self.sums.whole().clone();
         for from in shared_from {
             self.read_shared(*from, store, &mut parts)?;
         }
@@ -171,7 +173,6 @@ impl<B: HostBackend> Stage<B> {
     /// Multiplies what backward passes have summed, as a loss scaled by this would.
     #[cfg(test)]
     pub(crate) fn scale_gradients(&mut self, factor: f32) {
-        let sums = std::mem::take(&mut self.sums).into_iter();
-        self.sums = sums.map(|(place, sum)| (place, sum.scale(factor))).collect();
+        self.sums.scale(factor);
     }
 }

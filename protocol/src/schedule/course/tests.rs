@@ -4,6 +4,7 @@ use super::*;
 use crate::ids::PeerId;
 use crate::schedule::advert::{Advert, Link};
 use crate::schedule::codec::Codec;
+use crate::schedule::groups::Groups;
 use crate::schedule::links::Links;
 use crate::units::{Duration, Rate};
 
@@ -38,13 +39,6 @@ fn gpipe_takes_the_time_of_two_lines() {
     assert_eq!(outcome.spans.len(), 2 * 3 * 4 + 2 * 2 * 4);
 }
 
-#[test]
-fn turns_follow_speed() {
-    assert_eq!(turns(&[10], 4), Vec::<u16>::new());
-    assert_eq!(turns(&[10, 10], 4), [0, 1, 0, 1]);
-    assert_eq!(turns(&[10, 30], 8), [0, 0, 0, 1, 0, 0, 0, 1]);
-}
-
 proptest::proptest! {
     #[test]
     fn every_pass_runs_once_and_no_device_runs_two_at_once(
@@ -61,7 +55,7 @@ proptest::proptest! {
                 Worker { device: device - 1, forward: spans[device - 1], backward: spans[device - 1], ready: 0 }
             }).collect();
             let times: Vec<u64> = workers.iter().map(|w| w.forward + w.backward).collect();
-            Station { turns: turns(&times, micro_batches), workers }
+            Station { turns: Groups::new(4, micro_batches).deal(&times), workers }
         }).collect();
         let wires: Vec<Wire> = (1..stages).flat_map(|to| (0..to).map(move |from| {
             Wire { from, to, there: Bytes::ZERO, back: (from + 1 == to).then_some(Bytes::ZERO) }

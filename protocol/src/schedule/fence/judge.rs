@@ -7,14 +7,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use super::super::codec::Codec;
-use super::super::course::{Course, Station, Wire, Worker, turns};
+use super::super::course::{Course, Station, Wire, Worker};
 use super::super::estimate::sweep;
 use super::super::ground::Ground;
+use super::super::groups::Groups;
 use super::super::load::Load;
 use super::super::pipeline::in_flight;
 use super::super::tail::{Ending, commit, ready};
 use super::grain::Grain;
-use crate::dag::bundle::optimizer_slots;
+use crate::dag::bundle::{chunks_in, optimizer_slots};
 use crate::job::JobSpec;
 use crate::units::Bytes;
 
@@ -56,6 +57,7 @@ pub(super) struct Judge<'a> {
     pub(super) spec: &'a JobSpec,
     pub(super) ground: &'a Ground<'a>,
     pub(super) rules: Rules,
+    pub(super) groups: Groups,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
     /// Verdicts so far: changes of near layouts are often the same.
@@ -95,7 +97,9 @@ impl<'a> Judge<'a> {
             0 => vec![Vec::new(); able],
             _ => (0..able).map(near).collect(),
         };
-        Self { grain, spec, ground, rules, near, known: RefCell::default(), spent: Cell::new(0) }
+        let groups = Groups::of(spec);
+        let (known, spent) = (RefCell::default(), Cell::new(0));
+        Self { grain, spec, ground, rules, groups, near, known, spent }
     }
 
     /// Returns the effort of all verdicts so far: a pass or a unit counts one.
@@ -127,22 +131,21 @@ impl<'a> Judge<'a> {
         let crowd = self.ground.crowd(layout.stages.iter().flatten().copied());
         let mut stations = Vec::with_capacity(count);
         for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
-            let update = (part.parameters, sweep(part.parameters, part.tensors));
-            let ready = ready(self.ground, &crowd, self.rules.leader, peers, update);
-            let worker = |(device, ready): (&usize, u64)| {
+            let sweep = sweep(part.parameters, part.tensors);
+            let worker = |device: &usize| {
                 let time =
                     |load: Load| self.ground.time(*device, load + Load::PASS, &crowd).micros();
                 Worker {
                     device: *device,
                     forward: time(part.forward),
                     backward: time(part.backward),
-                    ready,
+                    ready: ready(self.ground, &crowd, self.rules.leader, *device, sweep),
                 }
             };
-            let workers: Vec<Worker> = peers.iter().zip(ready).map(worker).collect();
+            let workers: Vec<Worker> = peers.iter().map(worker).collect();
             let times: Vec<u64> =
                 workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
-            let station = Station { turns: turns(&times, micro_batches), workers };
+            let station = Station { turns: self.groups.deal(&times), workers };
             let kept = in_flight(self.spec.swarm.order, index, count, micro_batches);
             if !self.fits(part, &station, kept) {
                 return None;
@@ -165,8 +168,9 @@ impl<'a> Judge<'a> {
                     .zip(ended.iter().copied())
                     .collect(),
                 gradient: part.parameters,
+                chunks: chunks_in(part.parameters),
                 sweep: sweep(part.parameters, part.tensors),
-                backups: self.backups(station.workers[0].device, layout),
+                backups: self.backups(station, layout),
                 shared: part.ties,
             })
             .collect();
@@ -261,7 +265,8 @@ impl<'a> Judge<'a> {
 
     /// Says whether every worker of a stage has the memory that it takes.
     fn fits(&self, part: &Part, station: &Station, kept: u32) -> bool {
-        let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
+        let slots = 1 + u64::from(self.groups.count());
+        let slots = slots + optimizer_slots(&self.spec.train.optimizer) as u64;
         let state = part.parameters * slots;
         (0..).zip(&station.workers).all(|(worker, at)| {
             let kept = u64::from(share(&station.turns, worker, kept));
@@ -274,8 +279,10 @@ impl<'a> Judge<'a> {
     }
 
     /// Returns who would back a stage up: peers without a stage first, then those with the fastest links.
-    fn backups(&self, owner: usize, layout: &Layout) -> Vec<usize> {
+    fn backups(&self, station: &Station, layout: &Layout) -> Vec<usize> {
         let wanted = usize::from(self.spec.swarm.backups);
+        // Replicas hold the state too.
+        let wanted = wanted.saturating_sub(station.workers.len() - 1);
         if wanted == 0 {
             return Vec::new();
         }
@@ -283,7 +290,7 @@ impl<'a> Judge<'a> {
         for peer in layout.stages.iter().flatten() {
             busy[*peer] = true;
         }
-        let near = &self.near[owner];
+        let near = &self.near[station.workers[0].device];
         let idle = near.iter().filter(|peer| !busy[**peer]);
         let working = near.iter().filter(|peer| busy[**peer]);
         idle.chain(working).take(wanted).copied().collect()

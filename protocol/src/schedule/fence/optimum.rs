@@ -5,7 +5,6 @@
 //! closed set to a larger one. A branch is left where a bound that holds for everything below it is no better than the
 //! best layout known.
 
-use super::super::course::turns;
 use super::judge::{Judge, Layout};
 use crate::job::STAGES_MAX;
 use crate::units::Bytes;
@@ -183,7 +182,7 @@ impl Search<'_, '_> {
             |table: &[Vec<u64>], peer: usize| members(set).map(|u| table[u][peer]).sum::<u64>();
         let both: Vec<u64> = workers.iter().map(|peer| sum(&self.each, *peer)).collect();
         let ahead: Vec<u64> = workers.iter().map(|peer| sum(&self.ahead, *peer)).collect();
-        let turns = turns(&both, micro_batches);
+        let turns = self.judge.groups.deal(&both);
         let busy = |worker: usize| {
             let count = turns.iter().filter(|turn| usize::from(**turn) == worker).count() as u64;
             both[worker] * if turns.is_empty() { u64::from(micro_batches) } else { count }

@@ -38,6 +38,8 @@ pub(super) struct Stretch<'a> {
     parameters: Vec<u64>,
     saved: Vec<u64>,
     inputs: Vec<u64>,
+    /// Gradient sums that a stage keeps.
+    sums: u16,
 }
 
 /// A group's numbers for one line.
@@ -90,6 +92,7 @@ impl<'a> Stretch<'a> {
                 .map(|b| judge.rules.codec.least(b))
                 .collect(),
             order,
+            sums: judge.groups.count(),
             grain,
             spec,
             ground,
@@ -247,7 +250,8 @@ impl<'a> Stretch<'a> {
 
     fn memory(&self, (start, end): (usize, usize), kept: u64) -> u64 {
         let of = |sums: &[u64]| sums[end] - sums[start];
-        let slots = 2 + optimizer_slots(&self.spec.train.optimizer) as u64;
+        let slots = 1 + u64::from(self.sums);
+        let slots = slots + optimizer_slots(&self.spec.train.optimizer) as u64;
         let values = match self.spec.swarm.recompute {
             false => (of(&self.saved) + of(&self.inputs)).saturating_mul(kept),
             true => {

@@ -3,6 +3,7 @@
 use crate::dag::cut::StageGraph;
 use crate::ids::{TensorHash, ValueId};
 use crate::job::{DataSpec, JobSpec, TrainSpec};
+use crate::schedule::groups::Groups;
 
 /// Everything the execution thread needs to run one stage.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +14,8 @@ pub struct StageWork {
     pub data: DataSpec,
     /// Training procedure.
     pub train: TrainSpec,
+    /// The order in which gradients are summed over micro-batches.
+    pub groups: Groups,
     /// Hashes of what parameters and buffers start from, in order; None where they are drawn from the seed.
     pub start: Option<Vec<(ValueId, TensorHash)>>,
 }
@@ -21,6 +24,7 @@ impl StageWork {
     /// Makes the work of one stage of a job.
     pub fn of(spec: &JobSpec, graph: StageGraph) -> Self {
         let start = spec.start.of_stage(&spec.dag, &graph);
-        Self { graph, data: spec.data.clone(), train: spec.train, start }
+        let groups = Groups::of(spec);
+        Self { graph, data: spec.data.clone(), train: spec.train, groups, start }
     }
 }

@@ -132,11 +132,11 @@ impl Job {
     }
 }
 
-/// Returns the stages that a plan gives a peer, as owner or backup.
+/// Returns the stages that a plan gives a peer, as owner, replica or backup.
 fn parts(plan: &Plan, peer: PeerId) -> Vec<StageId> {
     let has_part = |stage: &StageId| {
         let roles = &plan.stages[stage.index()];
-        roles.owner == peer || roles.backups.contains(&peer)
+        roles.holders().any(|p| p == peer)
     };
     plan.stage_ids().filter(has_part).collect()
 }

@@ -51,7 +51,8 @@ impl Job {
             if *peer == self.submitter || !self.is_gone(*peer, ctx) {
                 continue;
             }
-            let stages = plan.stage_ids().filter(|s| plan.owner(*s) == Some(*peer)).collect();
+            let works = |s: &StageId| plan.stages[s.index()].workers().any(|p| p == *peer);
+            let stages = plan.stage_ids().filter(works).collect();
             self.tell(News::Lost { peer: *peer, stages, step }, ctx);
         }
     }
@@ -101,10 +102,9 @@ impl Job {
             .filter(|p| *p == ctx.me || ctx.membership.is_living(*p))
             .collect();
         let gap = plan.stage_ids().zip(&plan.stages).any(|(id, s)| {
-            let fits = |p: &PeerId| {
-                *p != s.owner && !s.backups.contains(p) && !lead.is_barred(*p, id, ctx.now)
-            };
-            s.backups.len() < wanted && able.iter().any(fits)
+            let fits =
+                |p: &PeerId| s.holders().all(|q| q != *p) && !lead.is_barred(*p, id, ctx.now);
+            s.followers().count() < wanted && able.iter().any(fits)
         });
         if gap {
             self.inquire(ctx);
@@ -225,10 +225,7 @@ fn standing(
                 .map(|(p, _)| p)
                 .collect();
             let roles = &plan.stages[stage.index()];
-            let mut order: Vec<PeerId> = std::iter::once(roles.owner)
-                .chain(roles.backups.iter().copied())
-                .filter(|p| able.contains(p))
-                .collect();
+            let mut order: Vec<PeerId> = roles.holders().filter(|p| able.contains(p)).collect();
             let others: Vec<PeerId> = able.iter().copied().filter(|p| !order.contains(p)).collect();
             order.extend(others);
             order

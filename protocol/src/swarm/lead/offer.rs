@@ -8,7 +8,7 @@ use crate::schedule::advert::{Advert, SignedAdvert};
 use crate::schedule::codec::Codec;
 use crate::schedule::deeds::{Deed, corrected};
 use crate::schedule::fence::{Request, place};
-use crate::schedule::{Basis, Plan, PlanError};
+use crate::schedule::{Basis, Plan, PlanError, StagePlan};
 use crate::swarm::Ctx;
 use crate::swarm::job::Job;
 use crate::wire::message::{Commit, JobMessage, News};
@@ -191,7 +191,7 @@ impl Job {
 /// Whose consent a plan needs, whatever the majority says: those with a part in it.
 pub(super) fn needed(plan: &Plan) -> BTreeSet<PeerId> {
     let stages = plan.stages.iter();
-    stages.flat_map(|s| std::iter::once(s.owner).chain(s.backups.iter().copied())).collect()
+    stages.flat_map(StagePlan::holders).collect()
 }
 
 /// Everybody whom a change of plan concerns, in order.

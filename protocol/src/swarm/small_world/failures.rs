@@ -97,8 +97,7 @@ fn check_broken(whole: bool, error: &TaskError) {
         let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
         assert_eq!(losses, expected, "moment {moment}");
         let plan = world.plan.as_ref().unwrap();
-        let parts =
-            |of: &crate::schedule::StagePlan| of.owner == victim || of.backups.contains(&victim);
+        let parts = |of: &crate::schedule::StagePlan| of.holders().any(|p| p == victim);
         assert!(!parts(&plan.stages[stage.index()]), "moment {moment}");
         if whole {
             assert!(!plan.stages.iter().any(parts), "moment {moment}");

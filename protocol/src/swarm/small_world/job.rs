@@ -7,9 +7,9 @@ use crate::job::{
     DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
 
-fn chain(layers: usize) -> Dag {
+fn chain(layers: usize, rows: usize) -> Dag {
     let mut b = DagBuilder::new("chain");
-    let mut x = b.input("tokens", Fact::f32(&[4, 8]));
+    let mut x = b.input("tokens", Fact::f32(&[rows, 8]));
     let shared = b.parameter("shared", &[8, 8], Init::Normal(0.1), true);
     x = b.op("first", Op::Linear, &[x, shared]).unwrap();
     for layer in 0..layers {
@@ -18,7 +18,7 @@ fn chain(layers: usize) -> Dag {
         x = b.op(format!("r{layer}"), Op::Relu, &[x]).unwrap();
     }
     x = b.op("last", Op::Linear, &[x, shared]).unwrap();
-    let targets = b.input("targets", Fact::i32(&[4]));
+    let targets = b.input("targets", Fact::i32(&[rows]));
     let loss = b.op("loss", Op::CrossEntropy(Targets::default()), &[x, targets]).unwrap();
     b.output(loss);
     b.finish().unwrap()
@@ -27,7 +27,7 @@ fn chain(layers: usize) -> Dag {
 pub(super) fn spec(stages: u16, steps: u64) -> JobSpec {
     JobSpec {
         name: "chain".into(),
-        dag: chain(6),
+        dag: chain(6, 4),
         start: Start::Seed,
         data: DataSpec { source: "none".into(), seed: 1 },
         train: TrainSpec {
@@ -46,6 +46,15 @@ pub(super) fn spec(stages: u16, steps: u64) -> JobSpec {
             replicas: 1,
         },
     }
+}
+
+/// A job that is worth several workers a stage.
+pub(super) fn heavy((stages, replicas, backups): (u16, u16, u8), steps: u64) -> JobSpec {
+    let mut spec = spec(stages, steps);
+    spec.dag = chain(6, 4096);
+    spec.train.micro_batches = 8;
+    (spec.swarm.replicas, spec.swarm.backups) = (replicas, backups);
+    spec
 }
 
 /// The same job from weights that the submitter gives.

@@ -129,17 +129,6 @@ fn a_member_that_was_left_behind_lets_the_job_go() {
 }
 
 #[test]
-fn a_job_that_wants_replicas_is_refused_with_the_reason() {
-    let mut world = World::new(4);
-    let mut spec = spec(2, 5);
-    spec.swarm.replicas = 2;
-    world.submit(spec);
-    let reason = world.run_until_failed(LIMIT);
-    assert!(reason.contains("replicas is 2"), "{reason}");
-    assert!(world.plan.is_none());
-}
-
-#[test]
 fn a_voter_without_a_part_is_replaced_once_it_is_gone() {
     let mut world = World::new(5);
     let mut spec = spec(3, 400);

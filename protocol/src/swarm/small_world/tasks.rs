@@ -9,6 +9,7 @@ pub(super) fn task_job(task: &Task) -> JobId {
         | Task::ResetStep { job, .. }
         | Task::Forward { job, .. }
         | Task::Backward { job, .. }
+        | Task::GatherGradients { job, .. }
         | Task::ShareGradients { job, .. }
         | Task::ReduceGradients { job, .. }
         | Task::OptimizerStep { job, .. }
@@ -23,6 +24,7 @@ pub(super) fn task_stage(task: &Task) -> StageId {
         Task::ResetStep { stage, .. }
         | Task::Forward { stage, .. }
         | Task::Backward { stage, .. }
+        | Task::GatherGradients { stage, .. }
         | Task::ShareGradients { stage, .. }
         | Task::ReduceGradients { stage, .. }
         | Task::OptimizerStep { stage, .. }
