@@ -305,7 +305,8 @@ impl Job {
         let stats: Vec<(PeerId, StageStats)> =
             std::iter::once((from, *stats)).chain(replicas).collect();
         if let Some(work) = self.works.get(stage.index()) {
-            for (peer, stats) in stats.iter().filter(|(peer, _)| *peer != ctx.me) {
+            let me = ctx.me;
+            for (peer, stats) in stats.iter().filter(|(peer, _)| *peer != me) {
                 learn(*peer, work, &plan, &stats.spans, ctx);
             }
         }

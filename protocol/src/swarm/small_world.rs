@@ -20,12 +20,10 @@ use super::{Config, Peer};
 use crate::ids::{Epoch, PeerId, StageId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
-use crate::schedule::advert::Hardware;
-use crate::schedule::kinds::Kinds;
-use crate::units::{Bytes, Duration, Instant, Rate, Speed};
+use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::{Message, News};
 use job::spec;
-use tasks::{task_job, task_stage};
+use tasks::{hardware, task_job, task_stage};
 
 const LATENCY: Duration = Duration::from_millis(2);
 const WORK: Duration = Duration::from_millis(3);
@@ -75,24 +73,6 @@ struct World {
     given: BTreeSet<(PeerId, PeerId)>,
     /// How many times as long tasks take at some.
     slow: BTreeMap<PeerId, u64>,
-}
-
-/// A device of so many times the usual speed.
-fn hardware(times: u64) -> Hardware {
-    let speed = Speed::from_flops_per_second(times * 1_000_000_000);
-    Hardware {
-        device: "test".into(),
-        speed,
-        conv_speed: speed,
-        vector_speed: speed,
-        touch_rate: Rate::from_bytes_per_second(times * 1_000_000_000),
-        overhead: Duration::from_micros(3),
-        kinds: Kinds { pass: Duration::from_micros(3_000 / times), ..Kinds::default() },
-        memory: Bytes::new(1 << 30),
-        host: 0,
-        host_capacity: 0,
-        demand: 0,
-    }
 }
 
 impl World {
