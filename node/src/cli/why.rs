@@ -63,8 +63,7 @@ async fn ask(
     let mut best: BTreeMap<PeerId, Answer> = BTreeMap::new();
     for _ in 0..ROUNDS {
         node.command(Command::AskTraces(job)).await;
-        let end = tokio::time::Instant::now() + ANSWERS;
-        while let Ok(Some(event)) = tokio::time::timeout_at(end, events.recv()).await {
+        for event in heard(events).await {
             let Event::Traces(answer) = event else { continue };
             if answer.traces.job != job {
                 continue;
@@ -85,12 +84,24 @@ async fn ask(
     Ok((job, found))
 }
 
+/// Returns what is heard while answers are waited for.
+async fn heard(events: &mut mpsc::Receiver<Event>) -> Vec<Event> {
+    let mut list = Vec::new();
+    let listening = async {
+        while let Some(event) = events.recv().await {
+            list.push(event);
+        }
+    };
+    // The node may have stopped; then there is nothing more to hear.
+    tokio::time::timeout(ANSWERS, listening).await.unwrap_or_default();
+    list
+}
+
 /// Returns the job that the swarm works on, where there is one.
 async fn the_only(node: &Node, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<JobId> {
     node.command(Command::AskRuns).await;
-    let end = tokio::time::Instant::now() + ANSWERS;
     let mut jobs = BTreeMap::new();
-    while let Ok(Some(event)) = tokio::time::timeout_at(end, events.recv()).await {
+    for event in heard(events).await {
         if let Event::Runs { briefs, .. } = event {
             let open = briefs.into_iter().filter(|brief| brief.done < brief.steps);
             jobs.extend(open.map(|brief| (brief.job, brief.name)));

@@ -4,7 +4,7 @@
 //! always measures.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use wattle_protocol::schedule::advert::Hardware;
 
@@ -35,7 +35,7 @@ fn processor() -> String {
 }
 
 pub(super) fn read(place: &Path) -> Option<Hardware> {
-    let age = SystemTime::now().duration_since(std::fs::metadata(place).ok()?.modified().ok()?);
+    let age = std::fs::metadata(place).ok()?.modified().ok()?.elapsed();
     let text = std::fs::read_to_string(place).ok().filter(|_| age.is_ok_and(|a| a < AGE_MAX))?;
     serde_json::from_str(&text)
         .inspect_err(|error| tracing::debug!(%error, "an old measurement is not read"))

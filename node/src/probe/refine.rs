@@ -49,6 +49,7 @@ impl Refiner {
             Task::ResetStep { .. }
             | Task::Forward { .. }
             | Task::Backward { .. }
+            | Task::GatherGradients { .. }
             | Task::ShareGradients { .. }
             | Task::ReduceGradients { .. }
             | Task::OptimizerStep { .. }
@@ -114,6 +115,7 @@ impl Pass {
             }
             Task::LoadStage { .. }
             | Task::ResetStep { .. }
+            | Task::GatherGradients { .. }
             | Task::ShareGradients { .. }
             | Task::ReduceGradients { .. }
             | Task::OptimizerStep { .. }
