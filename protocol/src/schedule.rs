@@ -163,6 +163,17 @@ impl Plan {
         (0..u16::try_from(self.stages.len()).unwrap_or(u16::MAX)).map(StageId::new)
     }
 
+    /// Returns everybody with a part in it: the council, then holders of stages that it has no seat for; each once.
+    pub fn members(&self) -> Vec<PeerId> {
+        let mut list = self.council.clone();
+        for peer in self.stages.iter().flat_map(StagePlan::holders) {
+            if !list.contains(&peer) {
+                list.push(peer);
+            }
+        }
+        list
+    }
+
     /// Returns how many votes make a majority of the council.
     pub fn majority(&self) -> usize {
         self.council.len() / 2 + 1

@@ -1,13 +1,13 @@
 //! What is predicted to fit runs under exactly that limit, and a byte below it is refused: the rule of
 //! `protocol/src/schedule/footprint.rs` at the planner and at the executor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use wattle_protocol::dag::Dag;
 use wattle_protocol::dag::cut::CutEdge;
-use wattle_protocol::ids::{EdgeId, Epoch, PeerId, StageId, Step};
+use wattle_protocol::ids::{EdgeId, Epoch, MicroBatch, PeerId, StageId, Step};
 use wattle_protocol::job::{JobSpec, Optimizer, PipelineOrder};
 use wattle_protocol::schedule::advert::{Advert, Hardware, Link};
 use wattle_protocol::schedule::codec::Codec;
@@ -15,12 +15,13 @@ use wattle_protocol::schedule::fence::{Request, place, stage_graphs};
 use wattle_protocol::schedule::footprint::Demand;
 use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::schedule::pipeline::{Pass, passes};
-use wattle_protocol::schedule::{Plan, PlanError};
+use wattle_protocol::schedule::{Plan, PlanError, StagePlan};
 use wattle_protocol::swarm::io::{
     GradientSource, StageWork, StateSource, Task, TaskError, TensorKey, TensorName,
 };
 use wattle_protocol::units::{Bytes, Duration, Rate, Speed};
 
+use super::replicas::{Gathering, gathers};
 use super::{EPOCH, JOB, job, key, work};
 use crate::data::{images, text};
 use crate::exec::stage::footprint;
@@ -69,11 +70,11 @@ impl<'a> World<'a> {
     fn new(spec: &'a JobSpec, plan: &'a Plan, memory: impl Fn(PeerId) -> Bytes) -> Self {
         let cut = stage_graphs(spec, &plan.assignment, plan.recompute).unwrap();
         let works = cut.stages.into_iter().map(|graph| work(spec, graph)).collect();
-        let parts = plan.stages.iter().flat_map(|s| s.backups.iter().chain([&s.owner]));
-        let open = |peer: &PeerId| {
+        let parts = plan.stages.iter().flat_map(StagePlan::holders);
+        let open = |peer: PeerId| {
             let executor = Executor::new(DeviceChoice::Cpu).unwrap();
-            executor.store().limit(Some(memory(*peer)));
-            (*peer, executor)
+            executor.store().limit(Some(memory(peer)));
+            (peer, executor)
         };
         Self { spec, plan, works, peers: parts.map(open).collect() }
     }
@@ -98,10 +99,10 @@ impl<'a> World<'a> {
         let (plan, step) = (self.plan, Step::new(0));
         for (stage, work) in plan.stage_ids().zip(self.works.clone()) {
             let roles = &plan.stages[stage.index()];
-            for peer in roles.backups.iter().chain([&roles.owner]) {
+            for peer in roles.holders() {
                 let (work, source) = (work.clone(), StateSource::Initial);
-                self.run(*peer, Task::LoadStage { job: JOB, work, source, step })?;
-                self.run(*peer, Task::ResetStep { job: JOB, stage, epoch: EPOCH })?;
+                self.run(peer, Task::LoadStage { job: JOB, work, source, step })?;
+                self.run(peer, Task::ResetStep { job: JOB, stage, epoch: EPOCH })?;
             }
         }
         Ok(())
@@ -128,22 +129,27 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Runs all passes of a step, the earliest stage that can go on first, so that bundles pile up behind it.
+    /// Runs all passes of a step, the earliest worker that can go on first, so that bundles pile up behind it.
     fn passes(&mut self, step: u64) -> Result<(), TaskError> {
         let (count, micro_batches) = (self.plan.stages.len(), self.spec.train.micro_batches);
-        let list = |stage| passes(self.plan.order, stage, count, micro_batches);
-        let lists: Vec<Vec<Pass>> = (0..count).map(list).collect();
-        let mut next = vec![0; count];
-        while next.iter().zip(&lists).any(|(at, list)| *at < list.len()) {
-            let is_ready = |stage: &StageId| {
-                let at = stage.index();
-                let Some(pass) = lists[at].get(next[at]) else { return false };
-                let store = self.peers[&self.owner(*stage)].store();
+        let mut lines: Vec<(StageId, PeerId, VecDeque<Pass>)> = Vec::new();
+        for (stage, roles) in self.plan.stage_ids().zip(&self.plan.stages) {
+            let all = passes(self.plan.order, stage.index(), count, micro_batches);
+            for (place, peer) in (0..).zip(roles.workers()) {
+                let own = all.iter().copied().filter(|p| roles.turn(micro_batch(*p)) == place);
+                lines.push((stage, peer, own.collect()));
+            }
+        }
+        while lines.iter().any(|(.., passes)| !passes.is_empty()) {
+            let is_ready = |(stage, peer, passes): &(StageId, PeerId, VecDeque<Pass>)| {
+                let Some(pass) = passes.front() else { return false };
+                let store = self.peers[peer].store();
                 self.bundles(*stage, *pass).0.iter().all(|n| store.bytes(&key(step, *n)).is_some())
             };
-            let stage = self.plan.stage_ids().find(is_ready).expect("some stage can go on");
-            let pass = lists[stage.index()][next[stage.index()]];
-            let (owner, at) = (self.owner(stage), Step::new(step));
+            let at = lines.iter().position(is_ready).expect("some worker can go on");
+            let (stage, worker) = (lines[at].0, lines[at].1);
+            let pass = lines[at].2.pop_front().unwrap();
+            let at = Step::new(step);
             let task = match pass {
                 Pass::Forward(micro_batch) => {
                     Task::Forward { job: JOB, stage, step: at, micro_batch }
@@ -152,16 +158,31 @@ impl<'a> World<'a> {
                     Task::Backward { job: JOB, stage, step: at, micro_batch }
                 }
             };
-            self.run(owner, task)?;
+            self.run(worker, task)?;
             for (name, to) in self.bundles(stage, pass).1 {
-                self.ship(key(step, name), owner, self.owner(to));
+                let to = self.plan.worker(to, micro_batch(pass)).unwrap();
+                self.ship(key(step, name), worker, to);
             }
-            next[stage.index()] += 1;
         }
         Ok(())
     }
 
-    /// Reduces, hands gradients to backups, updates, and pulls every stage's state.
+    /// Gathers the sums of all workers at the owners.
+    fn gather(&mut self, step: u64) -> Result<(), TaskError> {
+        for (roles, work) in self.plan.stages.iter().zip(self.works.clone()) {
+            let peers: Vec<PeerId> = roles.workers().collect();
+            for Gathering { worker, task, made } in gathers(roles, &work, step) {
+                let from = peers[usize::from(worker)];
+                self.run(from, task)?;
+                if let Some((name, sink)) = made {
+                    self.ship(key(step, name), from, peers[usize::from(sink)]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reduces, hands gradients to followers, updates, and pulls every stage's state.
     fn commit(&mut self, number: u64) -> Result<(), TaskError> {
         let (plan, step) = (self.plan, Step::new(number));
         let sharers = |work: &StageWork| -> Vec<StageId> {
@@ -179,20 +200,21 @@ impl<'a> World<'a> {
             }
         }
         for (stage, work) in plan.stage_ids().zip(&works) {
-            let (owner, backups) = (self.owner(stage), &plan.stages[stage.index()].backups);
-            let (shared_from, publish) = (sharers(work), !backups.is_empty());
+            let followers: Vec<PeerId> = plan.stages[stage.index()].followers().collect();
+            let (owner, publish) = (self.owner(stage), !followers.is_empty());
+            let shared_from = sharers(work);
             self.run(owner, Task::ReduceGradients { job: JOB, stage, step, shared_from, publish })?;
             let key = key(number, TensorName::StageGradient { stage });
             let bundle = self.peers[&owner].store().take(&key);
-            for backup in backups {
-                self.peers[backup].store().accept(key, bundle.clone().unwrap());
+            for follower in &followers {
+                self.peers[follower].store().accept(key, bundle.clone().unwrap());
             }
             let update =
                 |gradient| Task::OptimizerStep { job: JOB, stage, step, scale: 1.0, gradient };
             self.run(owner, update(GradientSource::Own))?;
-            for backup in backups {
-                self.run(*backup, update(GradientSource::Stored(key)))?;
-                self.peers[backup].store().drop_key(&key);
+            for follower in &followers {
+                self.run(*follower, update(GradientSource::Stored(key)))?;
+                self.peers[follower].store().drop_key(&key);
             }
         }
         for executor in self.peers.values() {
@@ -211,9 +233,16 @@ impl<'a> World<'a> {
         self.load()?;
         for step in 0..2 {
             self.passes(step)?;
+            self.gather(step)?;
             self.commit(step)?;
         }
         Ok(())
+    }
+}
+
+fn micro_batch(pass: Pass) -> MicroBatch {
+    match pass {
+        Pass::Forward(micro_batch) | Pass::Backward(micro_batch) => micro_batch,
     }
 }
 
@@ -282,12 +311,12 @@ fn a_stage_runs_under_the_limit_that_it_is_said_to_need_and_not_a_byte_below() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn what_the_planner_lets_through_is_never_refused(
         shares in proptest::collection::vec(20u64..120, 1..4),
         micro_batches in 1u32..5,
-        backups in 0u8..3,
+        (backups, replicas) in (0u8..3, 1u16..4),
         is_tied: bool,
         is_gpipe: bool,
         recompute: bool,
@@ -295,6 +324,7 @@ proptest! {
         let order = if is_gpipe { PipelineOrder::GPipe } else { PipelineOrder::OneFOneB };
         let mut spec = spec(if is_tied { tied() } else { buffered() }, order, micro_batches);
         (spec.swarm.recompute, spec.swarm.backups) = (recompute, backups);
+        spec.swarm.replicas = replicas;
         let mut alone = spec.clone();
         alone.swarm.stages = Some(1);
         let whole = placed(&alone, &[1 << 40; 3]).unwrap().prediction.memory[0].count();

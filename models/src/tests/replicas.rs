@@ -1,6 +1,6 @@
 //! Stages that several workers run compute what one process computes, to the bit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use wattle_protocol::dag::bundle::gather_chunks;
@@ -11,7 +11,7 @@ use wattle_protocol::job::{JobSpec, Optimizer};
 use wattle_protocol::schedule::StagePlan;
 use wattle_protocol::swarm::io::{GradientSource, Outcome, StageWork, Task, TensorKey, TensorName};
 
-use super::{JOB, job, key, load, work};
+use super::{JOB, gpu, job, key, load, work};
 use crate::single::Steps;
 use crate::{DeviceChoice, Executor, data, zoo};
 
@@ -26,7 +26,8 @@ struct Crew {
 }
 
 impl Crew {
-    fn new(spec: &JobSpec, stages: usize, workers: &[u16]) -> Self {
+    fn new(spec: &JobSpec, workers: &[u16], device: DeviceChoice) -> Self {
+        let stages = workers.len();
         let training = differentiate(spec.dag.clone(), MICRO_BATCHES).unwrap();
         let stage = |node| u16::try_from(node * stages / training.forward_nodes).unwrap();
         let assignment: Vec<StageId> =
@@ -43,7 +44,7 @@ impl Crew {
             let alone = StagePlan::alone(peer(0), Vec::new());
             plans.push(StagePlan { replicas: (1..*count).map(peer).collect(), turns, ..alone });
             let mut own: Vec<Executor> =
-                (0..*count).map(|_| Executor::new(DeviceChoice::Cpu).unwrap()).collect();
+                (0..*count).map(|_| Executor::new(device).unwrap()).collect();
             for executor in &mut own {
                 load(executor, work, None).unwrap();
             }
@@ -86,31 +87,12 @@ impl Crew {
 
     /// Gathers a stage's sums along its workers to the owner.
     fn gather(&mut self, stage: usize, step: u64) {
-        let (work, plan) = (self.works[stage].clone(), self.plans[stage].clone());
-        let (job, id) = (JOB, work.graph.stage);
-        for worker in (0..u16::try_from(self.executors[stage].len()).unwrap()).rev() {
-            let (source, sink) = (plan.source(worker), plan.sink(worker));
-            let chunks = u16::try_from(gather_chunks(&work.graph).len()).unwrap();
-            let behind = (0..MICRO_BATCHES).map(MicroBatch::new);
-            let behind = behind.filter(|m| plan.turn(*m) > worker);
-            let first = behind.map(|m| work.groups.group(m) + 1).max().unwrap_or(0);
-            for chunk in (0..chunks).filter(|_| source.is_some() || sink.is_some()) {
-                let step_at = Step::new(step);
-                let task = Task::GatherGradients {
-                    job,
-                    stage: id,
-                    step: step_at,
-                    chunk,
-                    worker,
-                    source,
-                    first,
-                };
-                self.executors[stage][usize::from(worker)].run(&task).unwrap();
-                if let Some(sink) = sink {
-                    let name = TensorName::GroupSums { stage: id, worker, chunk };
-                    let ends = ((stage, usize::from(worker)), (stage, usize::from(sink)));
-                    self.copy(ends.0, ends.1, key(step, name));
-                }
+        let list = gathers(&self.plans[stage], &self.works[stage], step);
+        for Gathering { worker, task, made } in list {
+            self.executors[stage][usize::from(worker)].run(&task).unwrap();
+            if let Some((name, sink)) = made {
+                let ends = ((stage, usize::from(worker)), (stage, usize::from(sink)));
+                self.copy(ends.0, ends.1, key(step, name));
             }
         }
     }
@@ -190,6 +172,33 @@ impl Crew {
     }
 }
 
+/// One worker's addition of one piece of the sums, and what it makes for which other worker.
+pub(super) struct Gathering {
+    pub(super) worker: u16,
+    pub(super) task: Task,
+    pub(super) made: Option<(TensorName, u16)>,
+}
+
+/// Lists who of a stage's workers adds which sums up, in order.
+pub(super) fn gathers(plan: &StagePlan, work: &StageWork, step: u64) -> Vec<Gathering> {
+    let (job, stage, step) = (JOB, work.graph.stage, Step::new(step));
+    let chunks = u16::try_from(gather_chunks(&work.graph).len()).unwrap();
+    let mut list = Vec::new();
+    for worker in (0..u16::try_from(plan.workers().count()).unwrap()).rev() {
+        let (source, sink) = (plan.source(worker), plan.sink(worker));
+        let behind = (0..work.train.micro_batches).map(MicroBatch::new);
+        let behind = behind.filter(|m| plan.turn(*m) > worker);
+        let first = behind.map(|m| work.groups.group(m) + 1).max().unwrap_or(0);
+        let has_part = sink.is_some() || (worker == 0 && source.is_some());
+        for chunk in (0..chunks).filter(|_| has_part) {
+            let task = Task::GatherGradients { job, stage, step, chunk, worker, source, first };
+            let name = TensorName::GroupSums { stage, worker, chunk };
+            list.push(Gathering { worker, task, made: sink.map(|sink| (name, sink)) });
+        }
+    }
+    list
+}
+
 fn name(
     edge: EdgeId,
     micro_batch: MicroBatch,
@@ -204,33 +213,32 @@ fn name(
 
 fn sharers(work: &StageWork) -> Vec<StageId> {
     let shared = work.graph.shared.iter().flat_map(|s| s.stages.iter().copied());
-    let others: std::collections::BTreeSet<_> = shared.filter(|s| *s != work.graph.stage).collect();
+    let others: BTreeSet<StageId> = shared.filter(|s| *s != work.graph.stage).collect();
     others.into_iter().collect()
 }
 
 /// Goal: losses and all tensors after a few steps are those of one process, whoever ran which micro-batch. Method: every
 /// number of replicas up to four, with fewer workers too, in one stage and in two (tied weights in both).
-fn check(model: &str, source: &str) {
+fn check(model: &str, source: &str, most: u16, device: DeviceChoice) {
     let mut spec = job(zoo::by_name(model, Some(2)).unwrap().unwrap(), source);
     spec.train.micro_batches = MICRO_BATCHES;
     spec.train.clip_norm = Some(1.0);
     spec.train.optimizer =
         Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
     let mut plain = Vec::new();
-    for replicas in 1..=4u16 {
+    for replicas in 1..=most {
         spec.swarm.replicas = replicas;
-        let mut alone = Steps::begin(&spec, DeviceChoice::Cpu).unwrap();
+        let mut alone = Steps::begin(&spec, device).unwrap();
         let losses: Vec<u64> = (0..STEPS).map(|_| alone.next_loss().unwrap().to_bits()).collect();
         let bits = |(name, values): (String, Vec<f32>)| {
             (name, values.iter().map(|v| v.to_bits()).collect())
         };
         let tensors: BTreeMap<String, Vec<u32>> =
             alone.parameters().unwrap().into_iter().map(bits).collect();
-        for crew in [vec![1], vec![2], vec![replicas], vec![1, replicas], vec![replicas, 2]] {
-            if crew.iter().any(|count| *count > replicas) {
-                continue;
-            }
-            let mut workers = Crew::new(&spec, crew.len(), &crew);
+        let few = replicas.min(2);
+        let crews = [vec![1], vec![few], vec![replicas], vec![1, replicas], vec![replicas, few]];
+        for crew in BTreeSet::from(crews) {
+            let mut workers = Crew::new(&spec, &crew, device);
             let got: Vec<u64> =
                 (0..STEPS).map(|step| workers.step(&spec, step).to_bits()).collect();
             assert_eq!(got, losses, "{model}, {replicas} replicas, workers {crew:?}");
@@ -244,10 +252,17 @@ fn check(model: &str, source: &str) {
 
 #[test]
 fn a_transformer_with_replicas_equals_one_process() {
-    check("gpt2-nano", data::text::KJV);
+    check("gpt2-nano", data::text::KJV, 4, DeviceChoice::Cpu);
 }
 
 #[test]
 fn batch_norm_with_replicas_equals_one_process() {
-    check("resnet-tiny", data::images::DIGITS);
+    check("resnet-tiny", data::images::DIGITS, 4, DeviceChoice::Cpu);
+}
+
+#[test]
+fn replicas_on_gpus_equal_one_process_on_a_gpu() {
+    if gpu().is_some() {
+        check("resnet-tiny", data::images::DIGITS, 2, DeviceChoice::Wgpu);
+    }
 }

@@ -192,8 +192,7 @@ impl Demand {
         let running = others + f.saved;
         let gathering = f.state + sums + adding;
         let reducing = f.state + f.sums + f.shared + f.reducing(false) + published;
-        let pulled =
-            f.state + f.bundle + if has_backups { sums + f.gradient } else { Bytes::ZERO };
+        let pulled = f.state + f.bundle + if has_backups { sums + f.gradient } else { Bytes::ZERO };
         let held = running.max(gathering).max(reducing).max(pulled).max(f.state + f.start);
         // A forward pass makes what is saved of its micro-batch.
         let passing = (others + f.forward).max(running + f.backward);

@@ -39,7 +39,11 @@ impl Ending {
         let chunks = self.chunks.max(1);
         let piece = Bytes::new(self.gradient.count() / chunks);
         let (mut slowest, mut each): (Option<Rate>, Duration) = (None, Duration::ZERO);
-        for pair in self.workers.windows(2) {
+        // Whoever has no turn has nothing to add, and is left out.
+        let (owner, replicas) = (self.workers.iter().take(1), self.workers.iter().skip(1));
+        let links: Vec<&(usize, u64)> =
+            owner.chain(replicas.filter(|(_, ended)| *ended > 0)).collect();
+        for pair in links.windows(2) {
             let (rate, travel) = ground.link(pair[1].0, pair[0].0);
             slowest = Some(slowest.map_or(rate, |slowest| slowest.min(rate)));
             each += piece / rate + travel;
@@ -48,7 +52,7 @@ impl Ending {
             return Duration::ZERO;
         };
         let sweep = |(device, _): &(usize, u64)| ground.time(*device, self.sweep, crowd);
-        let sums: Duration = self.workers.iter().map(sweep).fold(Duration::ZERO, |a, b| a + b);
+        let sums = links.into_iter().map(sweep).fold(Duration::ZERO, |a, b| a + b);
         let rest = Bytes::new(self.gradient.count() - piece.count());
         rest / slowest + each + Duration::from_micros(sums.micros() / chunks)
     }

@@ -25,8 +25,8 @@ impl Peer {
             },
             Command::Pull(id) => self.with_job(id, now, out, Job::pull),
             Command::Release(id) => self.with_job(id, now, out, |job, ctx| {
-                let council = job.plan.as_ref().map(|p| p.council.clone()).unwrap_or_default();
-                for peer in council {
+                let members = job.plan.as_ref().map(|p| p.members()).unwrap_or_default();
+                for peer in members {
                     ctx.send(peer, id, JobMessage::Release);
                 }
             }),

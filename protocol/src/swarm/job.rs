@@ -164,7 +164,7 @@ impl Job {
         }
         ctx.out.push(Effect::Announce(self.id));
         for peer in
-            plan.council.iter().filter(|p| **p != ctx.me && !ctx.membership.is_connected(**p))
+            plan.members().iter().filter(|p| **p != ctx.me && !ctx.membership.is_connected(**p))
         {
             // Who works together has to meet, however many others there are.
             let addresses = ctx.gossip.advert(*peer).map(|s| s.advert.addresses.clone());

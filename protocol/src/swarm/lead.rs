@@ -170,8 +170,8 @@ impl Job {
         if !alone || ctx.now.since(lead.decided) < KEEP {
             return;
         }
-        let council = self.plan.as_ref().map(|p| p.council.clone()).unwrap_or_default();
-        for peer in council {
+        let members = self.plan.as_ref().map(|p| p.members()).unwrap_or_default();
+        for peer in members {
             ctx.send(peer, self.id, JobMessage::Release);
         }
     }
@@ -182,10 +182,10 @@ impl Job {
             // Before the first plan there is nobody to hold a lease from.
             return true;
         };
-        for peer in &plan.council {
-            if *peer != ctx.me {
+        for peer in plan.members() {
+            if peer != ctx.me {
                 let body = JobMessage::Lease { term: lead.term, epoch: plan.epoch, sent: ctx.now };
-                ctx.send(*peer, self.id, body);
+                ctx.send(peer, self.id, body);
             }
         }
         let young = ctx.now.since(lead.began) < ctx.config.lease;
@@ -214,8 +214,8 @@ impl Job {
         let Some(lead) = &mut self.lead else {
             return;
         };
-        let votes = self.plan.as_ref().is_some_and(|plan| plan.council.contains(&from));
-        if lead.term != term || !votes {
+        let is_member = self.plan.as_ref().is_some_and(|plan| plan.members().contains(&from));
+        if lead.term != term || !is_member {
             return;
         }
         lead.granted.insert(from, sent);
@@ -348,8 +348,8 @@ impl Job {
         let stages = each.collect();
         let epoch = plan.epoch;
         self.tell(News::Step { commit, epoch, elapsed, stages }, ctx);
-        for peer in &plan.council {
-            ctx.send(*peer, self.id, JobMessage::StepCommit { epoch, commit });
+        for peer in plan.members() {
+            ctx.send(peer, self.id, JobMessage::StepCommit { epoch, commit });
         }
         if step.next() >= self.steps() {
             self.finish(ctx);

@@ -36,7 +36,7 @@ impl Job {
         };
         lead.phase = Phase::Inquiring { reports: BTreeMap::new(), since: ctx.now };
         let term = lead.term;
-        for peer in plan.council.clone() {
+        for peer in plan.members() {
             ctx.send(peer, self.id, JobMessage::Inquire { term });
         }
     }
@@ -47,7 +47,7 @@ impl Job {
             return;
         };
         let step = self.last.map(|l| l.step.next()).unwrap_or_default();
-        for peer in &plan.council {
+        for peer in &plan.members() {
             if *peer == self.submitter || !self.is_gone(*peer, ctx) {
                 continue;
             }
@@ -126,8 +126,8 @@ impl Job {
         report: Report,
         ctx: &mut Ctx<'_>,
     ) {
-        let votes = self.plan.as_ref().is_some_and(|plan| plan.council.contains(&from));
-        let Some(lead) = self.lead.as_mut().filter(|_| votes) else {
+        let is_member = self.plan.as_ref().is_some_and(|plan| plan.members().contains(&from));
+        let Some(lead) = self.lead.as_mut().filter(|_| is_member) else {
             return;
         };
         let Phase::Inquiring { reports, .. } = &mut lead.phase else {
@@ -148,7 +148,7 @@ impl Job {
             return;
         };
         let living = |p: &&PeerId| !self.is_gone(**p, ctx);
-        let all = plan.council.iter().filter(living).all(|p| reports.contains_key(p));
+        let all = plan.members().iter().filter(living).all(|p| reports.contains_key(p));
         let majority =
             plan.council.iter().filter(|p| reports.contains_key(p)).count() >= plan.majority();
         if !majority || (!all && ctx.now.since(*since) < INQUIRY) {
