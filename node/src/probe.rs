@@ -15,10 +15,10 @@ mod refine;
 use std::collections::BTreeMap;
 
 use wattle_models::Executor;
+use wattle_protocol::dag::Fact;
 use wattle_protocol::dag::Op;
 use wattle_protocol::dag::cost::{Unit, flops};
 use wattle_protocol::dag::op::Gelu;
-use wattle_protocol::dag::Fact;
 use wattle_protocol::schedule::advert::Hardware;
 use wattle_protocol::schedule::fitted::{Sample, fitted};
 use wattle_protocol::schedule::kinds::Kinds;
@@ -119,9 +119,8 @@ fn by_operators(begun: &Hardware, networks: &[&Trained]) -> Hardware {
     let with = |overhead: &u64| {
         let overhead = Duration::from_micros(*overhead).max(begun.overhead);
         let found = fitted(&Hardware { overhead, ..begun.clone() }, &samples);
-        let off = |network: &&Trained| {
-            (found.time(network.load).seconds() / network.took).ln().powi(2)
-        };
+        let off =
+            |network: &&Trained| (found.time(network.load).seconds() / network.took).ln().powi(2);
         (networks.iter().map(off).sum::<f64>(), found)
     };
     let tried = OVERHEADS.iter().map(with);
@@ -137,9 +136,8 @@ fn chains(executor: &mut Executor) -> Hardware {
     // One operator and the mean are in the pass.
     let pass = (one - overhead * 2.0).max(0.0);
     let large = [LARGE / 256, 256];
-    let mut each = |op: Op, shape: &[usize]| {
-        (chained(op, shape, REPEATS) - pass) / REPEATS as f64 - overhead
-    };
+    let mut each =
+        |op: Op, shape: &[usize]| (chained(op, shape, REPEATS) - pass) / REPEATS as f64 - overhead;
     let touched = (LARGE * 4 * 2) as f64;
     let wide = each(scale(), &large).max(1e-9);
     let curved = each(Op::Gelu(Gelu::Tanh), &large);

@@ -75,7 +75,13 @@ pub(crate) enum Done {
     /// The device works and has been measured.
     Measured(Hardware),
     /// A task is done, or has failed.
-    Task { id: TaskId, result: Result<Outcome, TaskError>, began: Instant, ended: Instant, ops: OpTimes },
+    Task {
+        id: TaskId,
+        result: Result<Outcome, TaskError>,
+        began: Instant,
+        ended: Instant,
+        ops: OpTimes,
+    },
     /// There is no such device; nothing will run.
     NoDevice(String),
 }

@@ -35,9 +35,7 @@ use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::units::{Bytes, Duration, Rate, Speed};
 
 use crate::network::LinkSpec;
-pub use parts::{
-    Arithmetic, FaultPart, JobPart, LinkPart, LinksSpec, PairSpec, PeersSpec, Victim,
-};
+pub use parts::{Arithmetic, FaultPart, JobPart, LinkPart, LinksSpec, PairSpec, PeersSpec, Victim};
 
 /// Most peers of a scenario.
 const PEERS_MAX: usize = 2000;

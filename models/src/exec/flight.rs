@@ -52,7 +52,14 @@ impl Flight {
     }
 
     fn with(report: Report) -> Self {
-        Self { place: None, bundles: Vec::new(), report, size: Bytes::ZERO, is_cut: false, times: OpTimes::default() }
+        Self {
+            place: None,
+            bundles: Vec::new(),
+            report,
+            size: Bytes::ZERO,
+            is_cut: false,
+            times: OpTimes::default(),
+        }
     }
 
     /// Notes what its operators took.

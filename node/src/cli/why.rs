@@ -80,7 +80,8 @@ async fn ask(
     anyhow::ensure!(!best.is_empty(), "no peer takes part in job {job}");
     let answers: Vec<Answer> = best.into_values().collect();
     let found = explain(&answers);
-    let found = found.context("no step is remembered whole yet; try again when the job has done a few")?;
+    let found =
+        found.context("no step is remembered whole yet; try again when the job has done a few")?;
     Ok((job, found))
 }
 
@@ -112,7 +113,9 @@ async fn the_only(node: &Node, events: &mut mpsc::Receiver<Event>) -> anyhow::Re
     match jobs.first_key_value() {
         Some((job, _)) if jobs.len() == 1 => Ok(*job),
         Some(_) => anyhow::bail!("there are several jobs; name one: {}", names.join(", ")),
-        None => anyhow::bail!("no job runs here; pass --join TICKET of a peer that takes part in one"),
+        None => {
+            anyhow::bail!("no job runs here; pass --join TICKET of a peer that takes part in one")
+        }
     }
 }
 

@@ -35,10 +35,7 @@ pub(super) struct Trained {
 }
 
 /// Returns the loads of a program's operators, by name.
-pub(super) fn loads(
-    stage: &StageGraph,
-    program: &Program,
-) -> BTreeMap<&'static str, (Unit, Load)> {
+pub(super) fn loads(stage: &StageGraph, program: &Program) -> BTreeMap<&'static str, (Unit, Load)> {
     let mut loads: BTreeMap<&'static str, (Unit, Load)> = BTreeMap::new();
     for node in &program.nodes {
         let load = program_load(stage, std::slice::from_ref(node));

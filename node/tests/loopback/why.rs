@@ -53,7 +53,11 @@ fn a_running_job_says_where_its_time_goes() {
     let text = String::from_utf8_lossy(&told.stdout).into_owned();
     assert!(text.contains("end of step") && text.contains("unattributed"), "{text}");
     let none = ask(&[&"0".repeat(32), "--wait", "3"]);
-    assert!(!none.status.success() && said(&none).contains("no peer takes part"), "{}", said(&none));
+    assert!(
+        !none.status.success() && said(&none).contains("no peer takes part"),
+        "{}",
+        said(&none)
+    );
     drop(submitter);
     sink.join().unwrap();
 }

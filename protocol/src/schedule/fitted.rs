@@ -59,7 +59,8 @@ pub fn fitted(hardware: &Hardware, samples: &BTreeMap<&'static str, (Unit, Sampl
     if let Some((load, time)) = all(Unit::Convolutions) {
         found.conv_speed = speed(load.convolutions.count(), time);
     }
-    let is_dense = |s: &Sample| s.load.elements.count() as f64 > s.load.bytes.count() as f64 * DENSE;
+    let is_dense =
+        |s: &Sample| s.load.elements.count() as f64 > s.load.bytes.count() as f64 * DENSE;
     if let Some((load, time)) = sum(Unit::Elements, &|s| !is_dense(s)) {
         found.touch_rate = Rate::from_bytes_per_second(whole(load.bytes.count() as f64 / time));
     }

@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Ctx;
-use super::io::{GradientSource, OpTimes, Outcome, StageWork, StateSource, Task, TensorKey, TensorName};
+use super::io::{
+    GradientSource, OpTimes, Outcome, StageWork, StateSource, Task, TensorKey, TensorName,
+};
 use super::shift::Shift;
 use super::tasks::Purpose;
 use crate::dag::bundle::{gradient_bytes, state_bytes};

@@ -70,7 +70,17 @@ impl Peer {
         out: &mut Outbox,
     ) {
         match body {
-            JobMessage::Propose { term, spec, plan, basis, evidence, deeds, base, last, restart } => {
+            JobMessage::Propose {
+                term,
+                spec,
+                plan,
+                basis,
+                evidence,
+                deeds,
+                base,
+                last,
+                restart,
+            } => {
                 let proposed =
                     Proposed { term, spec, plan, basis, evidence, deeds, base, last, restart };
                 self.on_propose(from, id, proposed, now, out);

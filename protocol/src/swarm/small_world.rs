@@ -1,8 +1,8 @@
 //! A world of a few peers in one test: constant latency, constant task times, kills. Only for this room's own tests;
 //! the simulator is the real one.
 
-mod failures;
 mod deeds;
+mod failures;
 mod given;
 mod job;
 mod replicas;
@@ -13,8 +13,8 @@ mod tasks;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::{
-    Admission, Command, Effect, Event, Input, OpTimes, Outbox, Outcome, StateSource, Task, TaskError,
-    TensorKey, TensorName, Timer,
+    Admission, Command, Effect, Event, Input, OpTimes, Outbox, Outcome, StateSource, Task,
+    TaskError, TensorKey, TensorName, Timer,
 };
 use super::{Config, Peer};
 use crate::ids::{Epoch, PeerId, StageId, Step, TaskId};

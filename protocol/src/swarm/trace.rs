@@ -11,7 +11,8 @@ use crate::schedule::pipeline::Pass;
 use crate::units::{Bytes, Duration, Instant};
 use crate::wire::message::{Message, SpanKind};
 use crate::wire::trace::{
-    Cargo, Decision, MARKS_MAX, Mark, NAME_MAX, OPS_MAX, OpTime, STEPS_KEPT, StageTrace, Traces, What,
+    Cargo, Decision, MARKS_MAX, Mark, NAME_MAX, OPS_MAX, OpTime, STEPS_KEPT, StageTrace, Traces,
+    What,
 };
 
 impl Peer {

@@ -58,7 +58,13 @@ impl World<'_> {
                 let changes = matches!(task, Task::LoadStage { .. } | Task::OptimizerStep { .. });
                 let state = changes.then(|| node.device.fingerprint(job, stage)).flatten();
                 self.check.ended(me, &task, state);
-                Input::TaskDone { task: id, outcome, began, ended: self.now, ops: OpTimes::default() }
+                Input::TaskDone {
+                    task: id,
+                    outcome,
+                    began,
+                    ended: self.now,
+                    ops: OpTimes::default(),
+                }
             }
             Err(error) => Input::TaskFailed { task: id, error },
         };

@@ -69,11 +69,7 @@ impl Job {
     }
 
     /// Places the job from nothing, with those who have not failed at it lately; with all where those are too few.
-    pub(super) fn place_anew(
-        &self,
-        epoch: Epoch,
-        ctx: &Ctx<'_>,
-    ) -> Result<Placed, PlanError> {
+    pub(super) fn place_anew(&self, epoch: Epoch, ctx: &Ctx<'_>) -> Result<Placed, PlanError> {
         let request = Request {
             spec: &self.spec,
             job: self.id,
