@@ -111,9 +111,14 @@ fn measured(executor: &mut Executor) -> Hardware {
 /// such that whole networks come out right.
 fn by_operators(begun: &Hardware, networks: &[&Trained]) -> Hardware {
     let mut samples: BTreeMap<&'static str, (Unit, Sample)> = BTreeMap::new();
+    let longest = networks.iter().map(|network| network.took).fold(0.0, f64::max);
     for network in networks {
+        // Each network counts for as much as the longest: sizes differ in speed, and no size is the usual one.
+        let times = whole(longest / network.took.max(1e-9)).max(1);
         for (name, (unit, sample)) in &network.ops {
-            samples.entry(name).or_insert((*unit, Sample::default())).1.add(*sample);
+            let load = sample.load.times(times);
+            let sample = Sample { load, nanos: sample.nanos.saturating_mul(times) };
+            samples.entry(name).or_insert((*unit, Sample::default())).1.add(sample);
         }
     }
     let with = |overhead: &u64| {

@@ -20,7 +20,7 @@ const WAITING_MAX: usize = 64 << 20;
 /// Largest packet.
 const PACKET: usize = 65_536;
 /// The last part of a wait is spent looking at the clock, since a sleep ends late.
-const SPIN: Duration = Duration::from_micros(60);
+const SPIN: Duration = Duration::from_micros(15);
 
 struct Link {
     rate: f64,

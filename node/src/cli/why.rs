@@ -138,20 +138,27 @@ fn names(cause: &Cause) -> (String, String) {
     }
 }
 
+/// Causes that a line sums up.
+struct Group {
+    name: String,
+    took: Duration,
+    parts: Vec<(String, Duration)>,
+}
+
 /// Returns groups of causes with their time and parts, the longest first.
-fn groups(found: &Explanation) -> Vec<(String, Duration, Vec<(String, Duration)>)> {
-    let mut groups: Vec<(String, Duration, Vec<(String, Duration)>)> = Vec::new();
+fn groups(found: &Explanation) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
     for (cause, took) in &found.parts {
-        let (group, part) = names(cause);
-        match groups.iter_mut().find(|(name, ..)| *name == group) {
-            Some((_, sum, parts)) => {
-                *sum += *took;
-                parts.push((part, *took));
+        let (name, part) = names(cause);
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) => {
+                group.took += *took;
+                group.parts.push((part, *took));
             }
-            None => groups.push((group, *took, vec![(part, *took)])),
+            None => groups.push(Group { name, took: *took, parts: vec![(part, *took)] }),
         }
     }
-    groups.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    groups.sort_by(|a, b| b.took.cmp(&a.took).then_with(|| a.name.cmp(&b.name)));
     groups
 }
 
@@ -165,8 +172,8 @@ fn text(job: JobId, found: &Explanation) -> String {
         "Job {job}: {} a step (mean of {}), {known:.0} % of it on the critical path of members' own clocks.\n",
         found.step, found.steps
     );
-    for (name, sum, parts) in groups(found) {
-        let share = percent(sum, found);
+    for Group { name, took, parts } in groups(found) {
+        let share = percent(took, found);
         if share < 0.05 {
             continue;
         }
