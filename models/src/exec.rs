@@ -18,6 +18,7 @@ pub mod reading;
 pub mod stage;
 pub mod store;
 pub mod tensor;
+mod times;
 pub mod traffic;
 
 use std::collections::BTreeMap;
@@ -199,7 +200,7 @@ impl Executor {
     ///
     /// *Errors*: as for [`run`](Self::run).
     pub fn launch(&mut self, task: &Task) -> Result<Flight, TaskError> {
-        let result = contain(|| {
+        let mut result = contain(|| {
             if self.is_lost && matches!(task, Task::LoadStage { .. }) {
                 self.reopen()?;
             }
@@ -211,7 +212,11 @@ impl Executor {
             }
         });
         self.is_lost |= matches!(result, Err(TaskError::DeviceLost(_)));
-        if let Ok(flight) = &result {
+        if let Ok(flight) = &mut result {
+            if !self.is_host() {
+                // What was measured is how long launching took.
+                flight.take_times();
+            }
             self.engine.flying += flight.size();
         }
         self.engine.note_memory();

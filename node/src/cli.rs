@@ -8,6 +8,7 @@ mod plan;
 mod probe;
 mod sim;
 mod table;
+mod why;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,8 @@ enum Command {
     Peers(look::LookArgs),
     /// Show which jobs a swarm works on.
     Status(look::StatusArgs),
+    /// Explain where the time of a running job's steps goes.
+    Why(why::WhyArgs),
     /// Measure this machine.
     Probe(probe::ProbeArgs),
     /// Show what a network consists of and costs.
@@ -277,6 +280,7 @@ async fn run(command: Command, output: Arc<Output>) -> anyhow::Result<()> {
         }
         Command::Peers(args) => look::peers(args, &output).await,
         Command::Status(args) => look::status(args, &output).await,
+        Command::Why(args) => why::run(args, &output).await,
         Command::Probe(args) => {
             tokio::task::spawn_blocking(move || probe::run(&args, &output)).await?
         }

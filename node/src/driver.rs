@@ -141,8 +141,8 @@ impl Driver {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Measured(hardware) => self.input(Input::Measured(hardware)),
-            Done::Task { id, result: Ok(outcome), began, ended } => {
-                self.input(Input::TaskDone { task: id, outcome, began, ended });
+            Done::Task { id, result: Ok(outcome), began, ended, ops } => {
+                self.input(Input::TaskDone { task: id, outcome, began, ended, ops });
             }
             Done::Task { id, result: Err(error), .. } => {
                 self.input(Input::TaskFailed { task: id, error });

@@ -169,6 +169,7 @@ impl Follower {
                 }
                 Event::Job { .. }
                 | Event::Runs { .. }
+                | Event::Traces(_)
                 | Event::PeerAlive(_)
                 | Event::PeerLost(_)
                 | Event::MayStop => {}

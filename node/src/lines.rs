@@ -16,7 +16,7 @@ pub fn event(event: &Event) -> Option<Value> {
         Event::PeerAlive(peer) => Some(membership(*peer, "here")),
         Event::PeerLost(peer) => Some(membership(*peer, "gone")),
         Event::Job { job, news } => Some(self::news(*job, news)),
-        Event::Runs { .. } | Event::Pulled { .. } | Event::MayStop => None,
+        Event::Runs { .. } | Event::Pulled { .. } | Event::Traces(_) | Event::MayStop => None,
     }
 }
 
@@ -50,6 +50,9 @@ pub fn news(job: JobId, news: &News) -> Value {
                 "base": base.number(),
                 "restart": restart,
                 "predicted_step_seconds": plan.prediction.step.seconds(),
+                "predicted_commit_seconds": plan.prediction.commit.seconds(),
+                "predicted_compute_seconds": plan.prediction.stage_compute.iter()
+                    .map(|d| d.seconds()).collect::<Vec<_>>(),
                 "predicted_bubble": f64::from(plan.prediction.bubble_permille) / 1000.0,
                 "stages": plan.stages.iter().enumerate().map(stage).collect::<Vec<_>>(),
             })

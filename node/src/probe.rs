@@ -1,33 +1,34 @@
 //! What this machine can do, measured by running small networks through the executor that jobs run through.
 //!
-//! The coefficients of `Hardware::time`: what an operator takes however small it is, the rate of reading and writing,
-//! the speeds of element-wise arithmetic and of matrix products, each from a network of one kind of operator. A
-//! training pass of a small transformer then says how far their sum is from the truth, and all are set right by that;
-//! one of a small residual network leaves the speed of convolutions. Taken at the share of the machine that its owner
-//! gives, and one process of this machine at a time.
+//! The coefficients of `Hardware::time`: what an operator takes however small it is and what a pass does, from networks of
+//! one and of many small operators; then each kind of operator from its share of the training passes of a few networks,
+//! by the executor's own clock. A GPU does not tell its operators' times: there, networks of one kind of operator and
+//! whole training passes say what they can. Taken at the share of the machine that its owner gives, one process of this
+//! machine at a time, and kept for later starts.
+//!
+//! Reading order: [`hardware`]; `networks` (what is run), `cache` (what was measured before), `refine` (real tasks).
 
-use std::sync::Arc;
+mod cache;
+mod networks;
+mod refine;
+
+use std::collections::BTreeMap;
 
 use wattle_models::Executor;
-use wattle_protocol::dag::cost::flops;
+use wattle_protocol::dag::Fact;
+use wattle_protocol::dag::Op;
+use wattle_protocol::dag::cost::{Unit, flops};
 use wattle_protocol::dag::op::Gelu;
-use wattle_protocol::dag::{Dag, DagBuilder, DagError, Fact, Init, Op};
-use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
-use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
-};
 use wattle_protocol::schedule::advert::Hardware;
-use wattle_protocol::schedule::estimate::program_load;
+use wattle_protocol::schedule::fitted::{Sample, fitted};
+use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::schedule::load::Load;
-use wattle_protocol::swarm::io::{StageWork, StateSource, Task, TaskError};
 use wattle_protocol::units::{Bytes, Duration, Flops, Rate, Speed};
 
+use self::networks::{REPEATS, Trained, time, trained};
+pub(crate) use self::refine::{Pass, Refiner};
 use crate::worker::WorkerConfig;
 
-/// Runs of each network; the median counts: what a job will see, not what a lucky run can do.
-const RUNS: u32 = 7;
-/// Operators in one network, so that what surrounds a run weighs little.
-const REPEATS: u64 = 16;
 /// Side of the matrices: about what a small transformer's stage multiplies.
 const SIDE: usize = 256;
 /// Elements of the tensors that element-wise operators run over: 1 MiB, beyond the first caches.
@@ -39,76 +40,147 @@ const LEFT_MIN: f64 = 0.3;
 /// Memory that jobs may use where the system does not say what is free.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
 
-/// Networks whose training tells the speed of matrix products and of convolutions.
-const TRAINED: [&str; 2] = ["gpt2-nano", "resnet-tiny"];
+/// Networks whose training passes are measured, and how often each: all kinds of operators, small and middling sizes.
+const TRAINED: [(&str, u32); 5] =
+    [("gpt2-nano", 7), ("gpt2-mini", 3), ("resnet-tiny", 7), ("lstm-nano", 5), ("resnet18", 1)];
+/// What an operator of a network may take however small it is, in microseconds: caches are colder than in a chain.
+const OVERHEADS: [u64; 9] = [1, 2, 4, 7, 11, 16, 22, 30, 40];
+/// Passes of each network that is compared.
+const CHECKS: u32 = 5;
+/// Those that tell of products and of convolutions on a device that does not tell of operators.
+const PRODUCTS: usize = 0;
+const CONVOLUTIONS: usize = 2;
 
-/// Measures this machine through an executor.
+/// Measures this machine through an executor, or remembers it.
 pub(crate) fn hardware(executor: &mut Executor, config: &WorkerConfig) -> Hardware {
     let _turn = Turn::wait();
-    let chained = |executor: &mut Executor, op: Op, shape: &[usize]| {
-        time(executor, chain(op, shape).map_err(|e| e.to_string())) / REPEATS as f64
-    };
-    let overhead = chained(executor, Op::Scale { factor: 1.0 }, &[8, 8]);
-    let large = [LARGE / 256, 256];
-    let touched = (LARGE * 4 * 2) as f64;
-    let wide = chained(executor, Op::Scale { factor: 1.0 }, &large) - overhead;
-    let curved = chained(executor, Op::Gelu(Gelu::Tanh), &large) - overhead;
-    let matrices = chained(executor, Op::Linear, &[SIDE, SIDE]) - overhead;
-    let share = config.share.clamp(0.001, 1.0);
-    let fact = Fact::f32(&large);
-    let curve = flops(&Op::Gelu(Gelu::Tanh), &[&fact], &[&fact]).count() as f64;
-    let products = (2 * SIDE * SIDE * SIDE) as f64;
-    let mut found = Hardware {
-        device: executor.device_name().chars().take(100).collect(),
-        speed: Speed::from_flops_per_second(whole(products / matrices.max(1e-9))),
-        conv_speed: Speed::default(),
-        vector_speed: Speed::from_flops_per_second(whole(curve / (curved - wide).max(1e-9))),
-        touch_rate: Rate::from_bytes_per_second(whole(touched / wide.max(1e-9))),
-        overhead: Duration::from_seconds(overhead).max(Duration::from_micros(1)),
+    let place = cache::place(executor.device_name(), executor_threads());
+    let known = place.as_deref().filter(|_| config.remember).and_then(cache::read);
+    let found = known.unwrap_or_else(|| {
+        let found = measured(executor);
+        if let Some(place) = &place {
+            cache::write(place, &found);
+        }
+        found
+    });
+    let found = Hardware {
         memory: Bytes::new(config.memory.unwrap_or_else(free_memory)),
         host: host(),
         host_capacity: thousandths(threads()),
         demand: thousandths(config.share * f64::from(executor_threads())),
+        ..found
     };
-    found.conv_speed = found.speed;
-    if let Some((took, load)) = trained(executor, TRAINED[0]) {
-        found = at_share(found.clone(), found.time(load).seconds() / took);
+    at_share(found, config.share.clamp(0.001, 1.0))
+}
+
+/// Returns the predicted and the measured seconds of a training pass of a network; None where it does not run.
+pub(crate) fn compared(
+    executor: &mut Executor,
+    found: &Hardware,
+    model: &str,
+) -> Option<(f64, f64)> {
+    let network = trained(executor, model, CHECKS)?;
+    Some((found.time(network.load).seconds(), network.took))
+}
+
+/// Measures all of the device.
+fn measured(executor: &mut Executor) -> Hardware {
+    let begun = chains(executor);
+    let networks: Vec<Option<Trained>> =
+        TRAINED.iter().map(|(model, runs)| trained(executor, model, *runs)).collect();
+    let all: Vec<&Trained> = networks.iter().flatten().collect();
+    if all.iter().any(|network| !network.ops.is_empty()) {
+        return by_operators(&begun, &all);
     }
-    if let Some((took, load)) = trained(executor, TRAINED[1]) {
-        let known = found.time(Load { convolutions: Flops::ZERO, ..load }).seconds();
+    let mut found = begun;
+    if let Some(network) = &networks[PRODUCTS] {
+        found = at_share(found.clone(), found.time(network.load).seconds() / network.took);
+    }
+    if let Some(network) = &networks[CONVOLUTIONS] {
+        let none = Flops::ZERO;
+        let rest = Load { convolutions: none, convolution_grads: none, ..network.load };
+        let all = network.load.convolutions + network.load.convolution_grads;
         // Where the rest seems to explain everything, convolutions still took a part of it.
-        let left = (took - known).max(took * LEFT_MIN);
-        let speed = whole(load.convolutions.count() as f64 / left);
-        found.conv_speed = Speed::from_flops_per_second(speed.max(1));
+        let left = (network.took - found.time(rest).seconds()).max(network.took * LEFT_MIN);
+        found.conv_speed = Speed::from_flops_per_second(whole(all.count() as f64 / left).max(1));
     }
-    at_share(found, share)
+    found
+}
+
+/// Takes each kind of operator's coefficient from what its operators took, and what operators take however small they are
+/// such that whole networks come out right.
+fn by_operators(begun: &Hardware, networks: &[&Trained]) -> Hardware {
+    let mut samples: BTreeMap<&'static str, (Unit, Sample)> = BTreeMap::new();
+    let longest = networks.iter().map(|network| network.took).fold(0.0, f64::max);
+    for network in networks {
+        // Each network counts for as much as the longest: sizes differ in speed, and no size is the usual one.
+        let times = whole(longest / network.took.max(1e-9)).max(1);
+        for (name, (unit, sample)) in &network.ops {
+            let load = sample.load.times(times);
+            let sample = Sample { load, nanos: sample.nanos.saturating_mul(times) };
+            samples.entry(name).or_insert((*unit, Sample::default())).1.add(sample);
+        }
+    }
+    let with = |overhead: &u64| {
+        let overhead = Duration::from_micros(*overhead).max(begun.overhead);
+        let found = fitted(&Hardware { overhead, ..begun.clone() }, &samples);
+        let off =
+            |network: &&Trained| (found.time(network.load).seconds() / network.took).ln().powi(2);
+        (networks.iter().map(off).sum::<f64>(), found)
+    };
+    let tried = OVERHEADS.iter().map(with);
+    tried.min_by(|a, b| a.0.total_cmp(&b.0)).map_or_else(|| begun.clone(), |(_, found)| found)
+}
+
+/// Measures networks of one kind of operator.
+fn chains(executor: &mut Executor) -> Hardware {
+    let mut chained = |op: Op, shape: &[usize], count: u64| time(executor, op, shape, count);
+    let scale = || Op::Scale { factor: 1.0 };
+    let (one, many) = (chained(scale(), &[8, 8], 1), chained(scale(), &[8, 8], REPEATS));
+    let overhead = ((many - one) / (REPEATS - 1) as f64).max(1e-7);
+    // One operator and the mean are in the pass.
+    let pass = (one - overhead * 2.0).max(0.0);
+    let large = [LARGE / 256, 256];
+    let mut each =
+        |op: Op, shape: &[usize]| (chained(op, shape, REPEATS) - pass) / REPEATS as f64 - overhead;
+    let touched = (LARGE * 4 * 2) as f64;
+    let wide = each(scale(), &large).max(1e-9);
+    let curved = each(Op::Gelu(Gelu::Tanh), &large);
+    let matrices = each(Op::Linear, &[SIDE, SIDE]);
+    let fact = Fact::f32(&large);
+    let curve = flops(&Op::Gelu(Gelu::Tanh), &[&fact], &[&fact]).count() as f64;
+    let products = (2 * SIDE * SIDE * SIDE) as f64;
+    let speed = |flops: f64, time: f64| Speed::from_flops_per_second(whole(flops / time.max(1e-9)));
+    Hardware {
+        device: executor.device_name().chars().take(100).collect(),
+        speed: speed(products, matrices),
+        conv_speed: speed(products, matrices),
+        vector_speed: speed(curve, curved - wide),
+        touch_rate: Rate::from_bytes_per_second(whole(touched / wide)),
+        overhead: Duration::from_seconds(overhead).max(Duration::from_micros(1)),
+        kinds: Kinds { pass: Duration::from_seconds(pass), ..Kinds::default() },
+        memory: Bytes::ZERO,
+        host: 0,
+        host_capacity: 0,
+        demand: 0,
+    }
 }
 
 /// Returns what a peer has that gets only a share of the machine's time.
-fn at_share(whole_machine: Hardware, share: f64) -> Hardware {
+pub(crate) fn at_share(whole_machine: Hardware, share: f64) -> Hardware {
     let less =
         |speed: Speed| Speed::from_flops_per_second(whole(speed.flops_per_second() as f64 * share));
     let touch = whole_machine.touch_rate.bytes_per_second() as f64 * share;
+    let longer = |time: Duration| Duration::from_seconds(time.seconds() / share);
     Hardware {
         speed: less(whole_machine.speed),
         conv_speed: less(whole_machine.conv_speed),
         vector_speed: less(whole_machine.vector_speed),
         touch_rate: Rate::from_bytes_per_second(whole(touch)),
-        overhead: Duration::from_seconds(whole_machine.overhead.seconds() / share),
+        overhead: longer(whole_machine.overhead),
+        kinds: Kinds { pass: longer(whole_machine.kinds.pass), ..whole_machine.kinds },
         ..whole_machine
     }
-}
-
-/// Returns the seconds of a training pass of a network of the zoo and its load; None where it does not run.
-fn trained(executor: &mut Executor, model: &str) -> Option<(f64, Load)> {
-    let ran = crate::demo::job::spec(model, Some(1), 1).and_then(|spec| {
-        let work = wattle_models::single::whole_work(&probe_job(spec.dag, spec.data))?;
-        let took = run(executor, &work, true).map_err(|error| anyhow::anyhow!("{error:?}"))?;
-        let nodes = work.graph.forward.nodes.iter().chain(&work.graph.backward.nodes);
-        Ok((took, program_load(&work.graph, &nodes.cloned().collect::<Vec<_>>())))
-    });
-    ran.inspect_err(|error| tracing::warn!(%error, model, "a network of the probe does not run"))
-        .ok()
 }
 
 #[expect(
@@ -151,85 +223,6 @@ fn executor_threads() -> u16 {
 
 fn thousandths(value: f64) -> u32 {
     u32::try_from(whole(value * 1000.0)).unwrap_or(u32::MAX)
-}
-
-/// One operator again and again over one tensor, then a mean, so that the network has a loss.
-fn chain(op: Op, shape: &[usize]) -> Result<Dag, DagError> {
-    let mut b = DagBuilder::new("probe");
-    let mut x = b.parameter("x", shape, Init::Normal(0.01), false);
-    let weight = matches!(op, Op::Linear)
-        .then(|| b.parameter("w", &[shape[1], shape[1]], Init::Normal(0.01), false));
-    for place in 0..REPEATS {
-        let operands: Vec<_> = std::iter::once(x).chain(weight).collect();
-        x = b.op(format!("op{place}"), op.clone(), &operands)?;
-    }
-    let axes = (0..shape.len()).collect();
-    let loss = b.op("loss", Op::ReduceMean { axes, keep: false }, &[x])?;
-    b.output(loss);
-    b.finish()
-}
-
-/// Returns the median seconds of a few forward passes; infinite where they do not run.
-fn time(executor: &mut Executor, dag: Result<Dag, String>) -> f64 {
-    let data = DataSpec { source: String::new(), seed: 0 };
-    let ran = dag.and_then(|dag| {
-        let work = wattle_models::single::whole_work(&probe_job(dag, data));
-        let work = work.map_err(|error| error.to_string())?;
-        run(executor, &work, false).map_err(|error| format!("{error:?}"))
-    });
-    ran.unwrap_or_else(|error| {
-        tracing::warn!(error, "the device did not run a probe");
-        f64::INFINITY
-    })
-}
-
-fn probe_job(dag: Dag, data: DataSpec) -> JobSpec {
-    JobSpec {
-        name: "probe".into(),
-        dag,
-        start: Start::Seed,
-        data,
-        train: TrainSpec {
-            steps: 1,
-            micro_batches: RUNS + 1,
-            optimizer: Optimizer::Sgd { momentum: 0.0, weight_decay: 0.0 },
-            learning_rate: LearningRate { peak: 0.0, floor: 0.0, warmup: 0 },
-            clip_norm: None,
-            seed: 0,
-        },
-        swarm: SwarmSpec {
-            stages: Some(1),
-            order: Some(PipelineOrder::OneFOneB),
-            recompute: Some(false),
-            backups: 0,
-            replicas: 1,
-            stages_per_peer: 1,
-        },
-    }
-}
-
-/// Returns the median seconds of a few passes.
-fn run(executor: &mut Executor, work: &Arc<StageWork>, back: bool) -> Result<f64, TaskError> {
-    let (job, stage, step) = (JobId::new([0xff; 16]), StageId::default(), Step::default());
-    let work = Arc::clone(work);
-    executor.run(&Task::LoadStage { job, work, source: StateSource::Initial, step })?;
-    executor.run(&Task::ResetStep { job, stage, epoch: Epoch::default() })?;
-    let mut times = Vec::new();
-    for run in 0..=RUNS {
-        let micro_batch = MicroBatch::new(run);
-        let began = tokio::time::Instant::now();
-        executor.run(&Task::Forward { job, stage, step, micro_batch })?;
-        if back {
-            executor.run(&Task::Backward { job, stage, step, micro_batch })?;
-        }
-        // The first run warms caches and compiles kernels.
-        if run > 0 {
-            times.push(began.elapsed().as_secs_f64());
-        }
-    }
-    executor.run(&Task::Unload { job, stage })?;
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
 }
 
 /// A turn among the processes of this machine: peers that start together would measure each other.

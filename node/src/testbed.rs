@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::advert::{Advert, Hardware, Link};
+use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::units::{Bytes, Duration, Rate, Speed};
 
 /// Most peers of a testbed.
@@ -268,6 +269,7 @@ fn hardware(device: Device, label: String) -> Hardware {
         vector_speed: speed(ELEMENTS),
         touch_rate: Rate::from_bytes_per_second((device.gbyte * TOUCHED * 1e9) as u64),
         overhead: OVERHEAD,
+        kinds: Kinds::default(),
         memory: Bytes::new((device.memory_gib * MEMORY * f64::from(1u32 << 30)) as u64),
         host: 0,
         host_capacity: 0,

@@ -91,7 +91,7 @@ fn report(event: &Event, output: &Output) {
         Event::PeerAlive(peer) => output.progress(&format!("peer {peer} is here")),
         Event::PeerLost(peer) => output.progress(&format!("peer {peer} is gone")),
         Event::Job { job, news } => output.progress(&format!("job {job}: {}", lines::text(news))),
-        Event::Runs { .. } | Event::Pulled { .. } | Event::MayStop => {}
+        Event::Runs { .. } | Event::Pulled { .. } | Event::Traces(_) | Event::MayStop => {}
     }
 }
 

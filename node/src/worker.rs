@@ -15,10 +15,11 @@ use tokio::sync::mpsc;
 use wattle_models::exec::{DeviceChoice, Executor, Flight, Flights, Store};
 use wattle_protocol::ids::{Epoch, JobId, Step, TaskId};
 use wattle_protocol::schedule::advert::Hardware;
-use wattle_protocol::swarm::io::{Outcome, Task, TaskError, TensorKey};
+use wattle_protocol::swarm::io::{OpTimes, Outcome, Task, TaskError, TensorKey};
 use wattle_protocol::units::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::probe::{Pass, Refiner};
 
 /// Tasks that may wait; a stage never has more than a step's worth under way.
 const QUEUE: usize = 4096;
@@ -74,7 +75,13 @@ pub(crate) enum Done {
     /// The device works and has been measured.
     Measured(Hardware),
     /// A task is done, or has failed.
-    Task { id: TaskId, result: Result<Outcome, TaskError>, began: Instant, ended: Instant },
+    Task {
+        id: TaskId,
+        result: Result<Outcome, TaskError>,
+        began: Instant,
+        ended: Instant,
+        ops: OpTimes,
+    },
     /// There is no such device; nothing will run.
     NoDevice(String),
 }
@@ -88,6 +95,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) share: f64,
     /// Memory that jobs may use; None: most of what is free.
     pub(crate) memory: Option<u64>,
+    /// Whether an earlier measurement of this machine will do.
+    pub(crate) remember: bool,
 }
 
 /// The execution thread's handle.
@@ -166,11 +175,12 @@ fn serve(
     let hardware = crate::probe::hardware(&mut executor, config);
     // What is advertised is what is given; the probe's own networks are small, and measure whatever is given.
     executor.store().limit(Some(hardware.memory));
-    if done.blocking_send(Done::Measured(hardware)).is_err() {
+    if done.blocking_send(Done::Measured(hardware.clone())).is_err() {
         return;
     }
     let (flights, ended, share) = (Flights::default(), clock.now(), config.share);
-    let mut bench = Bench { executor, flights, clock, share, ended, done };
+    let refiner = Refiner::new(hardware);
+    let mut bench = Bench { executor, flights, clock, share, ended, refiner, done };
     while let Ok(order) = queue.recv() {
         let heard = match order {
             Order::Run { id, task } => bench.launch(id, &task),
@@ -189,7 +199,7 @@ fn serve(
 
 /// What lands, in order.
 enum Item {
-    Task { id: TaskId, began: Instant },
+    Task { id: TaskId, began: Instant, pass: Option<Pass> },
     Forget(Forget),
 }
 
@@ -204,6 +214,7 @@ struct Bench {
     share: f64,
     /// When the last task landed.
     ended: Instant,
+    refiner: Refiner,
     done: mpsc::Sender<Done>,
 }
 
@@ -215,8 +226,9 @@ impl Bench {
         }
         self.flights.cut_for(task);
         let began = self.clock.now();
+        self.refiner.hears(task);
         let flight = self.executor.launch(task);
-        self.flights.push(Item::Task { id, began }, flight);
+        self.flights.push(Item::Task { id, began, pass: Pass::of(task) }, flight);
         // A share of the machine is emulated one task at a time.
         while self.share < 1.0 && !self.flights.is_empty() {
             self.land_oldest()?;
@@ -236,20 +248,25 @@ impl Bench {
         self.land(item, flight)
     }
 
-    fn land(&mut self, item: Item, flight: Result<Flight, TaskError>) -> Result<(), Unheard> {
-        let (id, began) = match item {
-            Item::Task { id, began } => (id, began),
+    fn land(&mut self, item: Item, mut flight: Result<Flight, TaskError>) -> Result<(), Unheard> {
+        let (id, began, pass) = match item {
+            Item::Task { id, began, pass } => (id, began, pass),
             Item::Forget(forget) => {
                 forget.act(&self.executor.store());
                 return Ok(());
             }
         };
+        let ops = flight.as_mut().map(Flight::take_times).unwrap_or_default().over(self.share);
         let result = flight.and_then(|flight| self.executor.land(flight));
         // The device computes one task at a time: what was launched earlier has waited for the one before.
         let began = began.max(self.ended);
         stretch(self.clock.now().since(began), self.share);
         self.ended = self.clock.now();
-        let done = Done::Task { id, result, began, ended: self.ended };
+        if let Some(hardware) = pass.and_then(|pass| self.refiner.ran(pass, &ops)) {
+            tracing::info!("tasks say more of this machine than the probe did");
+            self.done.blocking_send(Done::Measured(hardware)).map_err(|_| Unheard)?;
+        }
+        let done = Done::Task { id, result, began, ended: self.ended, ops };
         self.done.blocking_send(done).map_err(|_| Unheard)
     }
 }

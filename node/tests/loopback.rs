@@ -6,6 +6,8 @@
 mod kills;
 #[path = "loopback/operators.rs"]
 mod operators;
+#[path = "loopback/why.rs"]
+mod why;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `meet` (dials), `measure` (links), `fencing` (who is near whom), `job` (one job at one member)
 //! with `stage`, `shift` (a worker's passes), `start`, `backup`, `elect` and `lead`, `join` (checking a proposal),
-//! `pull` (state to whoever may have it), `tell` (news for people), `submit` (handing a job in), `tasks`.
+//! `pull` (state to whoever may have it), `tell` (news for people), `trace` and [`why`] (where a step's time goes), `submit` (handing a job in), `tasks`.
 
 mod backup;
 mod command;
@@ -13,6 +13,7 @@ pub mod io;
 mod job;
 mod join;
 mod lead;
+mod learn;
 mod measure;
 mod meet;
 mod membership;
@@ -25,6 +26,8 @@ mod start;
 mod submit;
 mod tasks;
 mod tell;
+mod trace;
+pub mod why;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -39,6 +42,7 @@ use crate::ids::{Epoch, JobId, PeerId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Advert;
+use crate::schedule::deeds::Deeds;
 use crate::units::{Duration, Instant};
 use crate::wire::message::{JobBrief, JobMessage, Message};
 use fencing::Fencing;
@@ -105,6 +109,8 @@ struct Ctx<'a> {
     local: &'a mut VecDeque<(JobId, JobMessage)>,
     /// Tensors that pass from one stage of this peer to another.
     arrivals: &'a mut VecDeque<TensorKey>,
+    /// What peers did, as this one has seen.
+    deeds: &'a mut Deeds,
     /// Who waits for which snapshot.
     snapshots: &'a mut BTreeMap<TensorKey, BTreeSet<PeerId>>,
 }
@@ -143,6 +149,7 @@ pub struct Peer {
     jobs: BTreeMap<JobId, Job>,
     submissions: BTreeMap<JobId, Submission>,
     tasks: Tasks,
+    deeds: Deeds,
     snapshots: BTreeMap<TensorKey, BTreeSet<PeerId>>,
     local: VecDeque<(JobId, JobMessage)>,
     arrivals: VecDeque<TensorKey>,
@@ -164,6 +171,7 @@ impl Peer {
             jobs: BTreeMap::new(),
             submissions: BTreeMap::new(),
             tasks: Tasks::default(),
+            deeds: Deeds::default(),
             snapshots: BTreeMap::new(),
             local: VecDeque::new(),
             arrivals: VecDeque::new(),
@@ -196,8 +204,8 @@ impl Peer {
             Input::LinkUsed { peer, size, took } => self.on_link_used(peer, size, took, now),
             Input::Received { from, message } => self.on_message(from, *message, now, out),
             Input::TimerFired(timer) => self.on_timer(timer, now, out),
-            Input::TaskDone { task, outcome, began, ended } => {
-                self.on_task(task, &outcome, (began, ended), now, out);
+            Input::TaskDone { task, outcome, began, ended, ops } => {
+                self.on_task(task, &outcome, (began, ended, ops), now, out);
             }
             Input::TaskFailed { task, error } => self.on_task_failed(task, &error, now, out),
             Input::TensorArrived { key, .. } => {
@@ -299,6 +307,7 @@ impl Peer {
             leader: job.election.leader,
             local: &mut self.local,
             arrivals: &mut self.arrivals,
+            deeds: &mut self.deeds,
             snapshots: &mut self.snapshots,
         };
         act(job, &mut ctx);
@@ -361,6 +370,11 @@ impl Peer {
                     }
                 }
                 out.push(Effect::Notify(Event::Runs { from, briefs }));
+            }
+            Message::AskTraces { job, sent } => self.on_ask_traces(from, job, sent, now, out),
+            Message::Traces(traces) => {
+                let traces = Box::new(why::Answer::of(from, *traces, now));
+                out.push(Effect::Notify(Event::Traces(traces)));
             }
             Message::Submit { spec, term } => self.on_submit(from, *spec, term, now, out),
             Message::Job { job, body } => self.on_job_message(from, job, *body, now, out),

@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::advert::{Advert, Hardware, LINKS_MAX, SignedAdvert};
+use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::schedule::planted::Planted;
 use wattle_protocol::swarm::io::{Effect, Input, Outbox, Timer};
 use wattle_protocol::swarm::{Config, Peer};
@@ -39,6 +40,7 @@ fn hardware() -> Hardware {
         vector_speed: speed,
         touch_rate: Rate::from_mbit(80_000.0),
         overhead: Duration::from_micros(3),
+        kinds: Kinds::default(),
         memory: Bytes::new(8 << 30),
         host: 1,
         host_capacity: 8000,

@@ -66,11 +66,9 @@ fn scenario(seed: u64, most: u64) -> String {
     text
 }
 
-/// Returns predicted and measured seconds of a step: from the first decision that was heard to the last.
+/// Returns predicted and measured seconds of a step.
 fn times(outcome: &Outcome) -> Option<(f64, f64)> {
-    let (first, last) = (outcome.heard.first_key_value()?, outcome.heard.last_key_value()?);
-    let steps = u32::try_from(last.0 - first.0).ok().filter(|steps| *steps > 0)?;
-    Some((outcome.predicted_step, (last.1 - first.1) / f64::from(steps)))
+    outcome.step_seconds().map(|measured| (outcome.predicted_step, measured))
 }
 
 #[expect(clippy::print_stdout, reason = "an example prints")]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use wattle_protocol::dag::bundle::{gather_chunks, state_bytes};
 use wattle_protocol::ids::{Epoch, JobId, StageId, Step};
 use wattle_protocol::schedule::advert::Hardware;
-use wattle_protocol::schedule::estimate::{parameter_bytes, program_load};
+use wattle_protocol::schedule::estimate::{parameter_bytes, pass_loads};
 use wattle_protocol::schedule::load::Load;
 use wattle_protocol::swarm::io::{Outcome, StageWork, Task, TaskError, TensorKey};
 use wattle_protocol::units::Duration;
@@ -52,8 +52,8 @@ pub fn duration(hardware: &Hardware, work: Option<&StageWork>, task: &Task) -> D
         hardware.time(Load { bytes, launches: graph.parameters.len() as u64, ..Load::default() })
     };
     match task {
-        Task::Forward { .. } => hardware.time(program_load(graph, &graph.forward.nodes)),
-        Task::Backward { .. } => hardware.time(program_load(graph, &graph.backward.nodes)),
+        Task::Forward { .. } => hardware.time(pass_loads(graph).0),
+        Task::Backward { .. } => hardware.time(pass_loads(graph).1),
         Task::ReduceGradients { .. } | Task::ShareGradients { .. } => state(2),
         Task::GatherGradients { .. } => {
             let chunks = gather_chunks(graph).len() as u64;

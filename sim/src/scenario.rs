@@ -21,8 +21,9 @@
 //! rejoin_after_ms = 4000
 //! ```
 
+mod parts;
+
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 use serde::Deserialize;
 use wattle_models::weights::given::Given;
@@ -30,9 +31,11 @@ use wattle_protocol::job::{
     DataSpec, JobSpec, LearningRate, Optimizer, Start, SwarmSpec, TrainSpec,
 };
 use wattle_protocol::schedule::advert::Hardware;
+use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::units::{Bytes, Duration, Rate, Speed};
 
 use crate::network::LinkSpec;
+pub use parts::{Arithmetic, FaultPart, JobPart, LinkPart, LinksSpec, PairSpec, PeersSpec, Victim};
 
 /// Most peers of a scenario.
 const PEERS_MAX: usize = 2000;
@@ -46,146 +49,6 @@ pub enum ScenarioError {
     /// A value is impossible; all of them are listed.
     #[error("the scenario has mistakes:\n  {}", .0.join("\n  "))]
     Values(Vec<String>),
-}
-
-/// What tasks compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Arithmetic {
-    /// Fingerprints.
-    #[default]
-    Symbolic,
-    /// Real numbers.
-    Numeric,
-}
-
-/// Some peers of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PeersSpec {
-    /// How many.
-    #[serde(default = "one")]
-    pub count: usize,
-    /// Speed of matrix products.
-    pub gflops: f64,
-    /// Memory for jobs.
-    #[serde(default = "memory")]
-    pub memory_mib: u64,
-}
-
-/// Links.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LinksSpec {
-    /// Throughput.
-    pub mbit: f64,
-    /// One-way latency.
-    pub latency_ms: f64,
-    /// Most that is added to a message's latency.
-    #[serde(default)]
-    pub jitter_ms: f64,
-}
-
-/// A link that differs from the others, in both directions.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PairSpec {
-    /// The two peers.
-    pub between: [usize; 2],
-    /// Throughput.
-    pub mbit: f64,
-    /// One-way latency.
-    pub latency_ms: f64,
-}
-
-/// The job.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JobPart {
-    /// A network of the zoo.
-    pub model: String,
-    /// Optimizer steps.
-    pub steps: u64,
-    /// Micro-batches a step.
-    #[serde(default = "four")]
-    pub micro_batches: u32,
-    /// Stages; none: as many as the prediction is best with.
-    #[serde(default)]
-    pub stages: Option<u16>,
-    /// Copies of each stage's state.
-    #[serde(default = "single")]
-    pub backups: u8,
-    /// Most peers that run a stage at once.
-    #[serde(default = "alone")]
-    pub replicas: u16,
-    /// Order of passes, as in job files.
-    #[serde(default = "one_f_one_b")]
-    pub order: String,
-    /// Whether to recompute activations.
-    #[serde(default)]
-    pub recompute: bool,
-    /// Most stages that one peer runs.
-    #[serde(default = "alone")]
-    pub stages_per_peer: u16,
-    /// Whether the submitter gives the weights that it starts from.
-    #[serde(default)]
-    pub given: bool,
-}
-
-/// A fault.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FaultPart {
-    /// Milliseconds after the first plan.
-    #[serde(default)]
-    pub at_ms: Option<u64>,
-    /// After this step was decided.
-    #[serde(default)]
-    pub after_step: Option<u64>,
-    /// Whom to kill.
-    pub kill: String,
-    /// When it comes back, with nothing but its identity.
-    #[serde(default)]
-    pub rejoin_after_ms: Option<u64>,
-}
-
-/// Whom a fault hits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Victim {
-    /// The owner of a stage.
-    Stage(u16),
-    /// The first replica of a stage.
-    Replica(u16),
-    /// Who leads the job.
-    Leader,
-    /// Who submitted it.
-    Submitter,
-    /// A peer by number.
-    Peer(usize),
-    /// Any peer but the submitter.
-    Random,
-}
-
-impl FromStr for Victim {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let wrong = || {
-            format!(
-                "\"{text}\" names nobody; write \"stage N\", \"replica N\", \"peer N\", \"leader\", \"submitter\" or \"random\""
-            )
-        };
-        match words.as_slice() {
-            ["leader"] => Ok(Self::Leader),
-            ["submitter"] => Ok(Self::Submitter),
-            ["random"] => Ok(Self::Random),
-            ["stage", n] => n.parse().map(Self::Stage).map_err(|_| wrong()),
-            ["replica", n] => n.parse().map(Self::Replica).map_err(|_| wrong()),
-            ["peer", n] => n.parse().map(Self::Peer).map_err(|_| wrong()),
-            _ => Err(wrong()),
-        }
-    }
 }
 
 /// A scenario.
@@ -205,6 +68,9 @@ pub struct Scenario {
     /// Links that differ.
     #[serde(default)]
     pub pairs: Vec<PairSpec>,
+    /// Links that differ in one direction; they come after `pairs`.
+    #[serde(default)]
+    pub links: Vec<LinkPart>,
     /// The job.
     pub job: JobPart,
     /// What goes wrong.
@@ -212,24 +78,6 @@ pub struct Scenario {
     pub faults: Vec<FaultPart>,
 }
 
-fn one() -> usize {
-    1
-}
-fn one_f_one_b() -> String {
-    "1f1b".into()
-}
-fn single() -> u8 {
-    1
-}
-fn alone() -> u16 {
-    1
-}
-fn four() -> u32 {
-    4
-}
-fn memory() -> u64 {
-    4096
-}
 fn limit() -> u64 {
     300
 }
@@ -257,7 +105,9 @@ impl Scenario {
             std::iter::once(("link".to_owned(), scenario.link.mbit, scenario.link.latency_ms));
         let pairs = scenario.pairs.iter().enumerate();
         let pairs = pairs.map(|(n, p)| (format!("pairs {n}"), p.mbit, p.latency_ms));
-        for (name, mbit, latency) in links.chain(pairs) {
+        let single = scenario.links.iter().enumerate();
+        let single = single.map(|(n, l)| (format!("links {n}"), l.mbit, l.latency_ms));
+        for (name, mbit, latency) in links.chain(pairs).chain(single) {
             if !(mbit > 0.0 && mbit < 1e9) {
                 wrong.push(format!("{name}: mbit = {mbit} is no rate; write a number above 0"));
             }
@@ -268,6 +118,9 @@ impl Scenario {
         }
         if scenario.pairs.iter().any(|p| p.between.iter().any(|n| *n >= count)) {
             wrong.push(format!("pairs name peers 0 to {}", count.saturating_sub(1)));
+        }
+        if scenario.links.iter().any(|l| l.from > count || l.to > count) {
+            wrong.push(format!("links name peers 0 to {count}, the last of which submits"));
         }
         for (place, fault) in scenario.faults.iter().enumerate() {
             if let Err(error) = fault.kill.parse::<Victim>() {
@@ -290,6 +143,9 @@ impl Scenario {
         let kinds = self.peers.iter().flat_map(|kind| std::iter::repeat_n(kind, kind.count));
         kinds
             .map(|kind| {
+                if let Some(measured) = &kind.measured {
+                    return measured.clone();
+                }
                 let speed =
                     |part: f64| Speed::from_flops_per_second(whole(kind.gflops * 1e9 * part));
                 Hardware {
@@ -300,6 +156,7 @@ impl Scenario {
                     // About what machines have: a byte for every other operation.
                     touch_rate: Rate::from_bytes_per_second(whole(kind.gflops * 5e8)),
                     overhead: Duration::from_micros(2),
+                    kinds: Kinds::default(),
                     memory: Bytes::new(kind.memory_mib << 20),
                     host: 0,
                     host_capacity: 0,
@@ -321,6 +178,9 @@ impl Scenario {
             let [a, b] = pair.between;
             special.insert((a, b), link(pair.mbit, pair.latency_ms));
             special.insert((b, a), link(pair.mbit, pair.latency_ms));
+        }
+        for one in &self.links {
+            special.insert((one.from, one.to), link(one.mbit, one.latency_ms));
         }
         (link(self.link.mbit, self.link.latency_ms), special)
     }

@@ -31,6 +31,7 @@ use crate::device::Device;
 use crate::device::numeric::Numeric;
 use crate::device::symbolic::Symbolic;
 use crate::network::Network;
+use crate::outcome::Outcome;
 use crate::scenario::{Arithmetic, Scenario};
 use crate::trace::Trace;
 
@@ -38,45 +39,6 @@ use crate::trace::Trace;
 const SUBMIT: Duration = Duration::from_millis(3_000);
 /// How long a shipment to a dead peer takes to fail.
 const SILENCE: Duration = Duration::from_millis(3_000);
-
-/// What a run came to.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome {
-    /// Whether all steps were done in time.
-    pub finished: bool,
-    /// Why the job failed, if it did.
-    pub failed: Option<String>,
-    /// Loss of each step, as the submitter heard it.
-    pub losses: BTreeMap<u64, f64>,
-    /// When the submitter heard of each of those steps, in virtual seconds.
-    pub heard: BTreeMap<u64, f64>,
-    /// Number of plans.
-    pub plans: usize,
-    /// Workers of each stage under the first plan.
-    pub workers: Vec<usize>,
-    /// How often the job began anew.
-    pub restarts: usize,
-    /// Virtual seconds from the first plan to the end.
-    pub seconds: f64,
-    /// Predicted step time of the first plan in seconds.
-    pub predicted_step: f64,
-    /// Peers killed, with the step in work.
-    pub kills: Vec<(usize, u64)>,
-    /// Seconds from each kill to the next decided step.
-    pub recoveries: Vec<f64>,
-    /// Bytes of tensors that crossed each link.
-    pub bytes: BTreeMap<(usize, usize), u64>,
-    /// Happenings.
-    pub events: u64,
-    /// Hash of the trace.
-    pub trace: String,
-    /// The trace's lines, where they were kept.
-    pub lines: Vec<String>,
-    /// Fingerprint of each stage's state after so many updates.
-    pub states: BTreeMap<(u16, u64), [u8; 32]>,
-    /// What was violated.
-    pub violations: Vec<String>,
-}
 
 enum Happening {
     Input(Input),

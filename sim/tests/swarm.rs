@@ -81,7 +81,7 @@ fn a_swarm_that_keeps_losing_peers_still_ends() {
         .collect();
     let slow = scenario(24, &faults);
     let slow = Scenario {
-        peers: slow.peers.iter().map(|p| PeersSpec { gflops: 0.5, ..*p }).collect(),
+        peers: slow.peers.iter().map(|p| PeersSpec { gflops: 0.5, ..p.clone() }).collect(),
         ..slow
     };
     for seed in 0..SEEDS {

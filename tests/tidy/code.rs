@@ -21,8 +21,15 @@ const ORDER: [(&str, usize); 8] = [
     ("swarm", 6),
 ];
 /// Who may ask for the time: the driver and its clock, and what measures this machine.
-const CLOCKS: [&str; 4] =
-    ["node/src/driver.rs", "node/src/clock.rs", "node/src/probe.rs", "models/src/bench.rs"];
+const CLOCKS: [&str; 7] = [
+    "node/src/driver.rs",
+    "node/src/clock.rs",
+    "node/src/probe.rs",
+    "node/src/probe/networks.rs",
+    "tests/shaped/line.rs",
+    "models/src/bench.rs",
+    "models/src/exec/times.rs",
+];
 /// What a pure room never names, and what it does instead.
 const IMPURE: [(&str, &str); 14] = [
     ("HashMap", "take BTreeMap, so that a seed means one run"),

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 
 use wattle_protocol::ids::{JobId, StageId};
-use wattle_protocol::swarm::io::{Outcome, Task, TaskError, TensorKey};
+use wattle_protocol::swarm::io::{OpTimes, Outcome, Task, TaskError, TensorKey};
 use wattle_protocol::units::Bytes;
 
 use super::reading::Reading;
@@ -24,6 +24,8 @@ pub struct Flight {
     report: Report,
     size: Bytes,
     is_cut: bool,
+    /// What its operators took, where that is known.
+    times: OpTimes,
 }
 
 /// What a task has to say once it has landed.
@@ -50,7 +52,24 @@ impl Flight {
     }
 
     fn with(report: Report) -> Self {
-        Self { place: None, bundles: Vec::new(), report, size: Bytes::ZERO, is_cut: false }
+        Self {
+            place: None,
+            bundles: Vec::new(),
+            report,
+            size: Bytes::ZERO,
+            is_cut: false,
+            times: OpTimes::default(),
+        }
+    }
+
+    /// Notes what its operators took.
+    pub(super) fn timed(self, times: OpTimes) -> Self {
+        Self { times, ..self }
+    }
+
+    /// Takes what its operators took; nothing where calls do not wait for the device.
+    pub fn take_times(&mut self) -> OpTimes {
+        std::mem::take(&mut self.times)
     }
 
     /// Adds a bundle, to be stored under this key when it lands.

@@ -6,10 +6,11 @@ use burn_backend::tensor::Device;
 use wattle_protocol::dag::cut::Program;
 use wattle_protocol::dag::lifetimes::Lifetimes;
 use wattle_protocol::ids::ValueId;
-use wattle_protocol::swarm::io::TaskError;
+use wattle_protocol::swarm::io::{OpTimes, TaskError};
 
 use super::kernel::{RunContext, eval};
 use super::tensor::{Float, HostBackend, Tensor};
+use super::times::OpClock;
 #[cfg(test)]
 use super::traffic;
 
@@ -17,6 +18,7 @@ use super::traffic;
 pub type Values<B> = BTreeMap<ValueId, Tensor<B>>;
 
 /// Runs a program over `values`, which hold its inputs before and what was to be kept after.
+/// Returns how long each kind of operator took, where calls wait for the device.
 ///
 /// `state` holds the values that live across runs (parameters and buffers).
 ///
@@ -28,7 +30,8 @@ pub fn run<B: HostBackend>(
     state: impl Fn(ValueId) -> Option<Float<B>>,
     context: &RunContext,
     device: &Device<B>,
-) -> Result<(), TaskError> {
+) -> Result<OpTimes, TaskError> {
+    let mut clock = OpClock::start();
     for (node, uses) in program.nodes.iter().zip(lifetimes.uses()) {
         let mut inputs = Vec::with_capacity(node.inputs.len());
         for (id, last) in node.inputs.iter().zip(&uses.last) {
@@ -50,8 +53,9 @@ pub fn run<B: HostBackend>(
                 values.insert(*id, tensor);
             }
         }
+        clock.lap(node.op.name());
     }
-    Ok(())
+    Ok(clock.times())
 }
 
 /// Says where an operand was missing.

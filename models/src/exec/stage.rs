@@ -206,7 +206,8 @@ impl<B: HostBackend> Stage<B> {
         }
         let context = self.context(micro_batch);
         let state = |id| self.state(id);
-        run(&graph.forward, &self.passes.forward, &mut values, state, &context, &self.device)?;
+        let (program, lives) = (&graph.forward, &self.passes.forward);
+        let times = run(program, lives, &mut values, state, &context, &self.device)?;
         let get = |id: ValueId| {
             values
                 .get(&id)
@@ -214,7 +215,7 @@ impl<B: HostBackend> Stage<B> {
                 .ok_or_else(|| TaskError::Missing(format!("forward value {id:?}")))
         };
         let loss = graph.loss.map(|id| get(id).map(Reading::begin)).transpose()?;
-        let mut flight = Flight::of(self.job, graph.stage, Report::Forward(loss));
+        let mut flight = Flight::of(self.job, graph.stage, Report::Forward(loss)).timed(times);
         for (edge, cut) in &graph.sends {
             let key = self.key(TensorName::Activation { edge: *edge, micro_batch });
             flight.carry(key, vec![Reading::begin(get(cut.value)?)]);
@@ -259,8 +260,9 @@ impl<B: HostBackend> Stage<B> {
         }
         let context = self.context(micro_batch);
         let state = |id| self.state(id);
-        run(&graph.backward, &self.passes.backward, &mut values, state, &context, &self.device)?;
-        let mut flight = Flight::of(self.job, graph.stage, Report::Done);
+        let (program, lives) = (&graph.backward, &self.passes.backward);
+        let times = run(program, lives, &mut values, state, &context, &self.device)?;
+        let mut flight = Flight::of(self.job, graph.stage, Report::Done).timed(times);
         for (edge, cut) in &graph.receives {
             if let Some(id) = cut.cotangent {
                 let tensor = values.get(&id).cloned();

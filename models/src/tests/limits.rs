@@ -13,6 +13,7 @@ use wattle_protocol::schedule::advert::{Advert, Hardware, Link};
 use wattle_protocol::schedule::codec::Codec;
 use wattle_protocol::schedule::fence::{Request, place, stage_graphs};
 use wattle_protocol::schedule::footprint::Demand;
+use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::schedule::pipeline::{Pass, passes};
 use wattle_protocol::schedule::{Plan, PlanError, StagePlan};
 use wattle_protocol::swarm::io::{
@@ -266,6 +267,7 @@ fn adverts(memory: &[u64]) -> Vec<Advert> {
             vector_speed: speed,
             touch_rate: Rate::from_mbit(80_000.0),
             overhead: Duration::from_micros(1),
+            kinds: Kinds::default(),
             memory: Bytes::new(*memory),
             host: 0,
             host_capacity: threads,

@@ -31,10 +31,10 @@ const LOOK: StdDuration = StdDuration::from_millis(100);
 #[derive(Debug, Args)]
 pub(super) struct LookArgs {
     #[command(flatten)]
-    join: JoinArgs,
+    pub(super) join: JoinArgs,
     /// Longest time to look for peers, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    wait: u64,
+    pub(super) wait: u64,
 }
 
 /// Arguments of `wattle status`.
@@ -47,7 +47,8 @@ pub(super) struct StatusArgs {
     job: Option<JobId>,
 }
 
-fn job(text: &str) -> Result<JobId, String> {
+/// Reads a job's name.
+pub(super) fn job(text: &str) -> Result<JobId, String> {
     let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
     let bytes = digits.filter(|digits| digits.len() == 32).and_then(|digits| {
         let byte = |pair: &[u32]| u8::try_from(pair[0] * 16 + pair[1]).ok();
@@ -167,6 +168,7 @@ fn peer_line(view: &PeerView, network: &NetworkView) -> serde_json::Value {
         "vector_flops_per_second": hardware.map(|h| h.vector_speed.flops_per_second()),
         "touch_bytes_per_second": hardware.map(|h| h.touch_rate.bytes_per_second()),
         "memory_bytes": hardware.map(|h| h.memory.count()),
+        "hardware": hardware,
         "fence": network.fence.get(&view.peer),
         "sends_bytes_per_second": network.sends.get(&view.peer).map(|r| r.bytes_per_second()),
         "receives_bytes_per_second": network.receives.get(&view.peer).map(|r| r.bytes_per_second()),

@@ -160,7 +160,7 @@ async fn swarm(args: &PlanArgs) -> anyhow::Result<Swarm> {
 fn alike(count: u16, args: &PlanArgs) -> anyhow::Result<Vec<Advert>> {
     let device = crate::device::choice(args.device.name())?;
     let mut executor = Executor::new(device)?;
-    let config = WorkerConfig { device, share: 1.0, memory: None };
+    let config = WorkerConfig { device, share: 1.0, memory: None, remember: true };
     let measured = crate::probe::hardware(&mut executor, &config);
     let peers: Vec<PeerId> = (1..=count)
         .map(|n| {

@@ -17,7 +17,14 @@ pub(super) struct ProbeArgs {
     /// What is measured.
     #[arg(long, value_enum, default_value = "auto")]
     device: DeviceArg,
+    /// Then run training passes of these networks, and set what the measured figures predict beside what they take.
+    #[arg(long, value_name = "NETWORK", num_args = 0.., default_missing_values = CHECKED)]
+    check: Vec<String>,
 }
+
+/// Networks that `--check` runs unless it names others.
+const CHECKED: [&str; 6] =
+    ["gpt2-nano", "gpt2-mini", "llama-nano", "resnet-tiny", "resnet18", "lstm-nano"];
 
 /// Runs the command.
 ///
@@ -28,10 +35,37 @@ pub(super) fn run(args: &ProbeArgs, output: &Output) -> anyhow::Result<()> {
     output.progress(&format!("Measuring {}, a few seconds.", executor.device_name()));
     let raw = measure(&executor)
         .map_err(|error| anyhow::anyhow!("the device does not work: {error:?}"))?;
-    let config = WorkerConfig { device, share: 1.0, memory: None };
+    let config = WorkerConfig { device, share: 1.0, memory: None, remember: false };
     let trained = crate::probe::hardware(&mut executor, &config);
     output.data(&line(&raw, &trained), &text(&raw, &trained));
+    check(&mut executor, &trained, &args.check, output);
     Ok(())
+}
+
+/// Sets predicted passes of whole networks beside measured ones.
+fn check(executor: &mut Executor, found: &Hardware, names: &[String], output: &Output) {
+    let mut table = Table::new(&["network", "predicted", "measured", "off"]);
+    for name in names {
+        let Some((predicted, measured)) = crate::probe::compared(executor, found, name) else {
+            output.progress(&format!("{name} does not run."));
+            continue;
+        };
+        let line = json!({
+            "schema": "wattle.probe-check.v1",
+            "network": name,
+            "predicted_seconds": predicted,
+            "measured_seconds": measured,
+        });
+        if output.is_json() {
+            output.data(&line, "");
+        }
+        let millis = |seconds: f64| format!("{:.2} ms", seconds * 1e3);
+        let off = format!("{:+.0} %", 100.0 * (predicted / measured - 1.0));
+        table.row(vec![name.clone(), millis(predicted), millis(measured), off]);
+    }
+    if !table.is_empty() {
+        output.text(&table.to_string());
+    }
 }
 
 fn line(raw: &Measurements, trained: &Hardware) -> serde_json::Value {

@@ -116,6 +116,7 @@ fn line(name: &str, seed: u64, outcome: &Outcome) -> serde_json::Value {
         "restarts": outcome.restarts,
         "virtual_seconds": outcome.seconds,
         "predicted_step_seconds": outcome.predicted_step,
+        "step_seconds": outcome.step_seconds(),
         "kills": outcome.kills,
         "recovery_seconds": outcome.recoveries,
         "bytes": bytes,

@@ -60,6 +60,7 @@ impl Node {
                     device: settings.device,
                     share: settings.share,
                     memory: settings.memory,
+                    remember: true,
                 };
                 let worker = Worker::start(settings, clock, done_in);
                 Some(worker.context("while starting the execution thread")?)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::StreamExt as _;
+use libp2p::core::upgrade::Version;
 use libp2p::identity::{self, Keypair};
 use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, OutboundRequestId, ResponseChannel};
@@ -129,6 +130,8 @@ impl Hub {
         let tune = |c: libp2p::swarm::Config| {
             c.with_idle_connection_timeout(Duration::from_secs(3600))
                 .with_max_negotiating_inbound_streams(256)
+                // The name of the protocol goes with the first bytes: a frame travels once, and not there, back and there.
+                .with_substream_upgrade_protocol_override(Version::V1Lazy)
         };
         let mut quic_port = None;
         let mut swarm = if config.quic {

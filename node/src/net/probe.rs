@@ -1,4 +1,6 @@
-//! Measuring links with probes: round trips with nothing in them, then two sizes for the rate.
+//! Measuring links with probes: round trips with nothing in them, then growing sizes until the rate grows no more.
+//!
+//! They also leave the connection's window as wide as the line, so that a job's first tensors do not crawl.
 
 use std::time::Duration as StdDuration;
 
@@ -9,8 +11,13 @@ use super::{Net, NetEvent, PROBE_MAX};
 
 /// Bytes of the first probe of a link.
 const PROBE_FIRST: u64 = 256 << 10;
-/// How long the second probe of a link should take.
+/// How long the later probes of a link should take.
 const PROBE_TIME: StdDuration = StdDuration::from_millis(100);
+/// Most probes with something in them: a connection that has carried little yet sends twice as much in each round trip,
+/// until the line is full.
+const ROUNDS: usize = 7;
+/// A probe that is not faster than the one before by this factor has filled the line.
+const GROWTH: f64 = 1.25;
 /// Round trips of which the shortest counts.
 const ROUND_TRIPS: usize = 4;
 /// Attempts to measure a link; a connection that has just opened may still be replaced.
@@ -49,10 +56,16 @@ impl Net {
             shortest = shortest.min(self.timed(peer, 0).await?);
         }
         let mut size = PROBE_FIRST;
-        let mut rate = 0.0;
-        for _ in 0..2 {
+        let mut rate = 0.0f64;
+        for round in 0..ROUNDS {
             let took = self.timed(peer, size).await?.saturating_sub(shortest);
-            rate = size as f64 / took.max(StdDuration::from_micros(10)).as_secs_f64();
+            let seen = size as f64 / took.max(StdDuration::from_micros(10)).as_secs_f64();
+            let is_settled = seen < rate * GROWTH;
+            // The first probe of a connection fills it slowly and says little.
+            rate = if round < 2 { seen } else { rate.max(seen) };
+            if round > 0 && is_settled {
+                break;
+            }
             let next = Size::new(PROBE_MAX).count() as f64;
             let wanted = (rate * PROBE_TIME.as_secs_f64()).clamp(PROBE_FIRST as f64, next);
             size = Duration::from_seconds(wanted / 1e6).micros();

@@ -139,42 +139,55 @@ pub fn flops(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Flops {
     }
 }
 
-/// What kind of arithmetic an operator spends its time in: the kinds run at very different speeds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an operator spends its time in: the kinds run at very different speeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unit {
     /// Matrix products.
     Products,
+    /// Fused attention.
+    Attention,
+    /// Recurrences over a sequence.
+    Recurrence,
     /// Convolutions.
     Convolutions,
+    /// Gradients of convolutions.
+    ConvolutionGrads,
+    /// Norms, softmax, losses and other sums over axes: several sweeps over the data.
+    Norms,
     /// Element by element.
     Elements,
+    /// Data that moves: copies, gathers, pools.
+    Moves,
+    /// Only names change; no data moves.
+    Names,
 }
 
-/// Returns the kind of an operator's arithmetic.
+/// Returns the kind of an operator.
 pub fn unit(op: &Op) -> Unit {
     match op {
-        Op::MatMul { .. }
-        | Op::Linear
-        | Op::LinearWeightGrad
-        | Op::Attention { .. }
-        | Op::AttentionGrad { .. }
-        | Op::Lstm
-        | Op::LstmGrad
-        | Op::Gru
-        | Op::GruGrad => Unit::Products,
-        Op::Conv2d(_) | Op::Conv2dInputGrad { .. } | Op::Conv2dWeightGrad { .. } => {
-            Unit::Convolutions
-        }
-        Op::EmbeddingGrad { .. }
-        | Op::Softmax { .. }
+        Op::MatMul { .. } | Op::Linear | Op::LinearWeightGrad => Unit::Products,
+        Op::Attention { .. } | Op::AttentionGrad { .. } => Unit::Attention,
+        Op::Lstm | Op::LstmGrad | Op::Gru | Op::GruGrad => Unit::Recurrence,
+        Op::Conv2d(_) => Unit::Convolutions,
+        Op::Conv2dInputGrad { .. } | Op::Conv2dWeightGrad { .. } => Unit::ConvolutionGrads,
+        Op::Softmax { .. }
+        | Op::SoftmaxGrad { .. }
+        | Op::LogSoftmax { .. }
         | Op::CrossEntropy(_)
         | Op::CrossEntropyGrad(_)
-        | Op::SoftmaxGrad { .. }
-        | Op::BatchNormInference { .. }
         | Op::LayerNorm { .. }
-        | Op::BatchNorm { .. }
         | Op::LayerNormGrad
+        | Op::BatchNorm { .. }
         | Op::BatchNormGrad { .. }
+        | Op::RmsNorm { .. }
+        | Op::RmsNormGrad
+        | Op::CumSum { .. }
+        | Op::SumTo { .. }
+        | Op::ReduceSum { .. }
+        | Op::ReduceMean { .. }
+        | Op::ReduceMax { .. }
+        | Op::TopK { .. } => Unit::Norms,
+        Op::BatchNormInference { .. }
         | Op::Gelu(_)
         | Op::GeluGrad(_)
         | Op::Unary(_)
@@ -182,19 +195,7 @@ pub fn unit(op: &Op) -> Unit {
         | Op::Compare(_)
         | Op::Where
         | Op::Cast { .. }
-        | Op::Iota { .. }
-        | Op::Literal { .. }
-        | Op::Gather { .. }
-        | Op::GatherGrad { .. }
-        | Op::GatherElements { .. }
-        | Op::ScatterElements { .. }
-        | Op::TopK { .. }
-        | Op::CumSum { .. }
-        | Op::LogSoftmax { .. }
-        | Op::RmsNorm { .. }
-        | Op::RmsNormGrad
         | Op::Rotary(_)
-        | Op::ReduceMax { .. }
         | Op::Relu
         | Op::ReluGrad
         | Op::Scale { .. }
@@ -205,22 +206,26 @@ pub fn unit(op: &Op) -> Unit {
         | Op::Div
         | Op::Dropout { .. }
         | Op::AddN
-        | Op::SumTo { .. }
-        | Op::ReduceSum { .. }
-        | Op::ReduceMean { .. }
+        | Op::CausalMask { .. } => Unit::Elements,
+        Op::Embedding
+        | Op::EmbeddingGrad { .. }
+        | Op::Gather { .. }
+        | Op::GatherGrad { .. }
+        | Op::GatherElements { .. }
+        | Op::ScatterElements { .. }
         | Op::MaxPool2d(_)
-        | Op::AvgPool2d(_)
         | Op::MaxPool2dGrad(_)
+        | Op::AvgPool2d(_)
         | Op::AvgPool2dGrad { .. }
-        | Op::Embedding
-        | Op::CausalMask { .. }
+        | Op::Iota { .. }
+        | Op::Literal { .. }
         | Op::Fill { .. }
-        | Op::Reshape { .. }
         | Op::Transpose { .. }
         | Op::Slice { .. }
         | Op::Unslice { .. }
         | Op::Concat { .. }
-        | Op::Expand { .. } => Unit::Elements,
+        | Op::Expand { .. } => Unit::Moves,
+        Op::Reshape { .. } => Unit::Names,
     }
 }
 

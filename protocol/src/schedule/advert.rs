@@ -6,6 +6,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use super::coordinate::Coordinate;
+use super::kinds::{Kinds, stretched};
 use super::load::Load;
 use crate::ids::PeerId;
 use crate::units::{Bytes, Duration, Rate, Speed};
@@ -18,7 +19,7 @@ pub const ADDRESSES_MAX: usize = 8;
 pub const TEXT_MAX: usize = 128;
 
 /// Prefix of what is signed, so that a signature means nothing elsewhere.
-const DOMAIN: &[u8] = b"wattle-advert-v2\0";
+const DOMAIN: &[u8] = b"wattle-advert-v3\0";
 
 /// A machine's measured speed and memory, at the share that its owner gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ pub struct Hardware {
     pub touch_rate: Rate,
     /// Time that an operator takes however small it is.
     pub overhead: Duration,
+    /// How kinds of operators compare with these, and what a pass costs.
+    pub kinds: Kinds,
     /// Memory that a job may use.
     pub memory: Bytes,
     /// Which machine this is part of, for peers that share one; 0 where that is not said.
@@ -46,15 +49,23 @@ pub struct Hardware {
 }
 
 impl Hardware {
-    /// Predicts how long some arithmetic takes here.
+    /// Predicts how long some work takes here.
     ///
-    /// Our rule: a sum of measured coefficients (arithmetic by kind, memory traffic, launches), no overlap assumed.
+    /// Our rule: a sum of measured coefficients (arithmetic or memory traffic by kind, launches, passes), no overlap
+    /// assumed.
     pub fn time(&self, load: Load) -> Duration {
+        let kinds = &self.kinds;
         load.products / self.speed
+            + stretched(load.attention / self.speed, kinds.attention)
+            + stretched(load.recurrences / self.speed, kinds.recurrences)
             + load.convolutions / self.conv_speed
+            + stretched(load.convolution_grads / self.conv_speed, kinds.convolution_grads)
             + load.elements / self.vector_speed
             + load.bytes / self.touch_rate
+            + stretched(load.norms / self.touch_rate, kinds.norms)
+            + stretched(load.moves / self.touch_rate, kinds.moves)
             + self.overhead * load.launches
+            + kinds.pass * load.passes
     }
 }
 
@@ -171,6 +182,9 @@ fn signed_bytes(advert: &Advert) -> Vec<u8> {
             bytes.extend_from_slice(&hardware.vector_speed.flops_per_second().to_le_bytes());
             bytes.extend_from_slice(&hardware.touch_rate.bytes_per_second().to_le_bytes());
             bytes.extend_from_slice(&hardware.overhead.micros().to_le_bytes());
+            for number in hardware.kinds.numbers() {
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
             bytes.extend_from_slice(&hardware.memory.count().to_le_bytes());
             bytes.extend_from_slice(&hardware.host.to_le_bytes());
             bytes.extend_from_slice(&hardware.host_capacity.to_le_bytes());
@@ -207,6 +221,7 @@ mod tests {
                 vector_speed: Speed::from_flops_per_second(1),
                 touch_rate: Rate::from_mbit(1.0),
                 overhead: Duration::from_micros(2),
+                kinds: Kinds::default(),
                 memory: Bytes::new(4),
                 host: 0,
                 host_capacity: 0,

@@ -19,6 +19,8 @@ pub(super) struct Worker {
     pub(super) device: usize,
     pub(super) forward: u64,
     pub(super) backward: u64,
+    /// When it can begin.
+    pub(super) ready: u64,
 }
 
 /// A stage.
@@ -147,7 +149,7 @@ const fn parts(pass: Pass) -> (usize, bool) {
 impl<'a> Run<'a> {
     fn new(course: Course<'a>, stations: &'a [Station], wires: &[Wire]) -> Self {
         let mut places = vec![usize::MAX; course.ground.len()];
-        let mut devices = 0;
+        let (mut devices, mut free) = (0, Vec::new());
         let (mut lines, mut first) = (Vec::new(), Vec::new());
         for (index, station) in stations.iter().enumerate() {
             first.push(lines.len());
@@ -156,7 +158,10 @@ impl<'a> Run<'a> {
                 if places[worker.device] == usize::MAX {
                     places[worker.device] = devices;
                     devices += 1;
+                    free.push(0);
                 }
+                let from: &mut u64 = &mut free[places[worker.device]];
+                *from = (*from).max(worker.ready);
                 // A worker runs its share of the order that one worker would run: no two can wait for each other.
                 let own = all.iter().copied().filter(|p| station.turn(parts(*p).0) == number);
                 let passes = own.collect();
@@ -188,7 +193,7 @@ impl<'a> Run<'a> {
             lines,
             first,
             places,
-            free: vec![0; devices],
+            free,
             links: vec![(0, 0); devices * devices],
             sends,
             receives,

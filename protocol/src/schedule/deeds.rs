@@ -2,12 +2,16 @@
 //!
 //! Each pass that a stage reports is a sample: how long it took over how long the advert had predicted. A gauge a peer
 //! makes one factor of them, without outliers; after a few passes the advert's speeds are divided by it. Whether a
-//! peer claims a hundred times its speed or a hundredth, it can be placed by what it did.
-//! Leaders do not place by it yet: a plan is made again by all who vote, and the evidence of one leader is not theirs.
-//! Whether a running job is worth moving a leader judges by how much slower owners have become (`swarm/lead/moving`).
-//! Not here: who may speak for a peer's passes. Concept: `docs/concepts/links-and-fences.md`.
+//! peer claims a hundred times its speed or a hundredth, it is placed by what it did.
+//!
+//! A plan is made again by all who vote, so the factors that a leader places by are part of what it offers. They are a
+//! leader's word, and bound: within [`TRUST`] either way, and each member refuses a plan that says of it what its own clock
+//! does not ([`Deeds::contradicts`]). Whether a running job is worth moving a leader
+//! judges by how much slower owners have become (`swarm/lead/moving`). Concept: `docs/concepts/links-and-fences.md`.
 
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::advert::{Advert, Hardware};
 use super::gauge::Gauge;
@@ -16,34 +20,94 @@ use crate::units::{Duration, Instant, Rate, Speed};
 
 /// Passes before a peer's deeds count for more than its words.
 pub const PASSES_MIN: usize = 4;
+/// Most deeds in one offer.
+pub const DEEDS_MAX: usize = 256;
 /// A factor of one.
 const ONE: u64 = 1_000_000;
 /// Factors stay within a million times either way.
 const FACTOR_MAX: u64 = ONE * ONE;
+/// No plan takes a peer for slower or faster than it says by more than this factor.
+const TRUST: u64 = 1000;
+/// A factor nearer to one than a quarter changes no plan: noise is no deed.
+const NEAR: u64 = ONE / 4;
+/// A leader's word and a member's clock may differ by this factor.
+const AGREES: u64 = 3;
+
+/// How much longer than its advert promises a peer's passes take, as its leader has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deed {
+    /// Who.
+    pub peer: PeerId,
+    /// In millionths.
+    pub factor: u64,
+}
+
+/// What is known of one peer.
+#[derive(Clone, Debug)]
+struct Record {
+    /// What it promised; another promise begins another record.
+    promised: Hardware,
+    factor: Gauge,
+    passes: usize,
+}
 
 /// Factors of many peers.
 #[derive(Clone, Debug, Default)]
 pub struct Deeds {
-    factors: BTreeMap<PeerId, (Gauge, usize)>,
+    records: BTreeMap<PeerId, Record>,
 }
 
 impl Deeds {
-    /// Takes one pass in: how long the peer's advert predicted, and how long it took.
-    pub fn observe(&mut self, peer: PeerId, predicted: Duration, took: Duration, now: Instant) {
+    /// Takes one pass in: what the peer had promised, how long that predicts, and how long the pass took.
+    pub fn observe(
+        &mut self,
+        peer: PeerId,
+        promised: &Hardware,
+        (predicted, took): (Duration, Duration),
+        now: Instant,
+    ) {
         if predicted == Duration::ZERO {
             return;
         }
         let factor = u128::from(took.micros()) * u128::from(ONE) / u128::from(predicted.micros());
         let factor = u64::try_from(factor).unwrap_or(u64::MAX).clamp(1, FACTOR_MAX);
-        let (gauge, count) = self.factors.entry(peer).or_default();
-        gauge.add(factor, now);
-        *count = count.saturating_add(1);
+        if self.records.get(&peer).is_none_or(|record| record.promised != *promised) {
+            let promised = promised.clone();
+            self.records.insert(peer, Record { promised, factor: Gauge::default(), passes: 0 });
+        }
+        if let Some(record) = self.records.get_mut(&peer) {
+            record.factor.add(factor, now);
+            record.passes = record.passes.saturating_add(1);
+        }
     }
 
-    /// Returns how much longer than predicted a peer's passes take, in millionths; None before it has done enough.
+    /// Returns how much longer than promised a peer's passes take, in millionths; None before it has done enough.
     pub fn factor(&self, peer: PeerId, now: Instant) -> Option<u64> {
-        let (gauge, count) = self.factors.get(&peer)?;
-        gauge.figure(now).filter(|_| *count >= PASSES_MIN)
+        let record = self.records.get(&peer).filter(|record| record.passes >= PASSES_MIN)?;
+        record.factor.figure(now)
+    }
+
+    /// Returns what a placement on these adverts should know beyond them, in their order.
+    pub fn of<'a>(&self, adverts: impl IntoIterator<Item = &'a Advert>, now: Instant) -> Vec<Deed> {
+        let deed = |advert: &Advert| {
+            let record = self.records.get(&advert.peer)?;
+            let is_same = advert.hardware.as_ref() == Some(&record.promised);
+            let factor = self.factor(advert.peer, now).filter(|_| is_same)?;
+            let factor = factor.clamp(ONE / TRUST, ONE * TRUST);
+            (factor.abs_diff(ONE) > NEAR).then_some(Deed { peer: advert.peer, factor })
+        };
+        adverts.into_iter().filter_map(deed).take(DEEDS_MAX).collect()
+    }
+
+    /// Says whether what somebody says of a peer's deeds differs widely from what was seen of them here. Who says nothing
+    /// has seen nothing, which is no lie.
+    pub fn contradicts(&self, peer: PeerId, said: &[Deed], now: Instant) -> bool {
+        let said = said.iter().find(|deed| deed.peer == peer).map(|deed| deed.factor);
+        let Some((said, seen)) = said.zip(self.factor(peer, now)) else {
+            return false;
+        };
+        let seen = seen.clamp(ONE / TRUST, ONE * TRUST);
+        said > seen.saturating_mul(AGREES) || seen > said.saturating_mul(AGREES)
     }
 
     /// Returns an advert that is as much slower as a factor in millionths says.
@@ -58,11 +122,22 @@ impl Deeds {
     /// Returns an advert with the speeds that the peer has shown.
     #[must_use]
     pub fn corrected(&self, advert: &Advert, now: Instant) -> Advert {
-        match self.factor(advert.peer, now) {
-            Some(factor) => Self::slowed(advert, factor),
-            None => advert.clone(),
-        }
+        let mut list = corrected(&[advert], &self.of([advert], now));
+        list.pop().unwrap_or_else(|| advert.clone())
     }
+}
+
+/// Returns adverts with the speeds that deeds say; whatever a stranger says, within [`TRUST`].
+pub fn corrected(adverts: &[&Advert], deeds: &[Deed]) -> Vec<Advert> {
+    let one = |advert: &&Advert| {
+        let mut advert = (*advert).clone();
+        let deed = deeds.iter().take(DEEDS_MAX).find(|deed| deed.peer == advert.peer);
+        if let Some((hardware, deed)) = advert.hardware.as_mut().zip(deed) {
+            slow(hardware, deed.factor.clamp(ONE / TRUST, ONE * TRUST));
+        }
+        advert
+    };
+    adverts.iter().map(one).collect()
 }
 
 /// Makes hardware as much slower as a factor in millionths says, in every kind of work alike.
@@ -75,8 +150,10 @@ fn slow(hardware: &mut Hardware, factor: u64) {
         *speed = Speed::from_flops_per_second(over(speed.flops_per_second()));
     }
     hardware.touch_rate = Rate::from_bytes_per_second(over(hardware.touch_rate.bytes_per_second()));
-    let longer = u128::from(hardware.overhead.micros()) * u128::from(factor) / u128::from(ONE);
-    hardware.overhead = Duration::from_micros(u64::try_from(longer).unwrap_or(u64::MAX));
+    for time in [&mut hardware.overhead, &mut hardware.kinds.pass] {
+        let longer = u128::from(time.micros()) * u128::from(factor) / u128::from(ONE);
+        *time = Duration::from_micros(u64::try_from(longer).unwrap_or(u64::MAX));
+    }
 }
 
 #[cfg(test)]
@@ -97,10 +174,11 @@ mod tests {
     fn load() -> Load {
         Load {
             products: Flops::new(4_000_000),
-            convolutions: Flops::ZERO,
             elements: Flops::new(300_000),
             bytes: Bytes::new(900_000),
             launches: 12,
+            passes: 1,
+            ..Load::default()
         }
     }
 
@@ -116,7 +194,7 @@ mod tests {
             let spike = if pass % 7 == 3 && noise > 0 { 5 } else { 1 };
             let took = Duration::from_micros(truth.micros() * (off - noise) * spike / 100);
             let now = Instant::from_micros(1 + pass * 100_000);
-            deeds.observe(honest.peer, predicted, took, now);
+            deeds.observe(honest.peer, claimed.hardware.as_ref().unwrap(), (predicted, took), now);
         }
         claimed
     }
@@ -184,8 +262,35 @@ mod tests {
         }
         let mut deeds = Deeds::default();
         let now = Instant::from_micros(9);
-        deeds.observe(honest.peer, Duration::from_millis(1), Duration::from_millis(9), now);
+        let promised = honest.hardware.as_ref().unwrap();
+        let millis = Duration::from_millis;
+        deeds.observe(honest.peer, promised, (millis(1), millis(9)), now);
         assert_eq!(deeds.corrected(&honest, now), honest);
-        deeds.observe(honest.peer, Duration::ZERO, Duration::MAX, now);
+        deeds.observe(honest.peer, promised, (Duration::ZERO, Duration::MAX), now);
+    }
+
+    #[test]
+    fn a_leaders_word_is_bound_and_checked_against_ones_own_clock() {
+        let honest = problem(3, 4, 8).adverts.remove(0);
+        let mut own = Deeds::default();
+        let now = Instant::from_micros(5_000_000);
+        let says = |factor| vec![Deed { peer: honest.peer, factor }];
+        // Who has done nothing yet has nothing to say against it.
+        assert!(!own.contradicts(honest.peer, &says(ONE * 900), now));
+        after_work(&mut own, &honest, ONE, 0);
+        assert!(own.of([&honest], now).is_empty());
+        assert!(!own.contradicts(honest.peer, &[], now));
+        assert!(!own.contradicts(honest.peer, &says(ONE * 2), now));
+        assert!(own.contradicts(honest.peer, &says(ONE * 9), now));
+        assert!(own.contradicts(honest.peer, &says(ONE / 9), now));
+        let time = |deed: u64| {
+            let advert = corrected(&[&honest], &says(deed)).remove(0);
+            advert.hardware.unwrap().time(load()).seconds()
+        };
+        assert!((time(u64::MAX) / time(ONE) / TRUST as f64 - 1.0).abs() < 0.05);
+        // Another promise is another record.
+        let mut faster = honest.clone();
+        slow(faster.hardware.as_mut().unwrap(), ONE / 7);
+        assert!(own.of([&faster], now).is_empty());
     }
 }

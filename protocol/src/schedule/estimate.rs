@@ -10,7 +10,7 @@ use super::footprint::Footprints;
 use super::ground::{Crowd, Ground};
 use super::groups::Groups;
 use super::load::Load;
-use super::tail::{Ending, commit};
+use super::tail::{Ending, commit, one_after_another, ready};
 use super::{Prediction, StagePlan};
 use crate::dag::bundle::{gather_chunks, gradient_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
@@ -50,6 +50,25 @@ pub fn program_load(stage: &StageGraph, nodes: &[Node]) -> Load {
             Load::of_op(&node.op, &inputs, &outputs)
         })
         .sum()
+}
+
+/// Returns the work of adding gradients of so many bytes in so many tensors to the sums of the micro-batches before: two are
+/// read and one is written.
+pub(super) fn adding_up(bytes: Bytes, tensors: u64) -> Load {
+    Load { bytes: bytes * 3, launches: tensors, ..Load::default() }
+}
+
+/// Returns the work of a stage's forward and backward pass on one micro-batch.
+pub fn pass_loads(stage: &StageGraph) -> (Load, Load) {
+    let gradients: Bytes = stage
+        .gradients
+        .iter()
+        .filter_map(|part| stage.values.get(&part.parameter))
+        .map(|value| value.fact.bytes())
+        .sum();
+    let sums = adding_up(gradients, stage.gradients.len() as u64);
+    let forward = program_load(stage, &stage.forward.nodes) + Load::PASS;
+    (forward, program_load(stage, &stage.backward.nodes) + sums + Load::PASS)
 }
 
 /// Returns the bytes of a stage's parameters.
@@ -162,16 +181,21 @@ impl Placement<'_> {
 
     fn stations(&self, crowd: &Crowd) -> Vec<Station> {
         let one = |(stage, plan): (&StageGraph, &StagePlan)| {
-            let forward = program_load(stage, &stage.forward.nodes);
-            let backward = program_load(stage, &stage.backward.nodes);
+            let (forward, backward) = pass_loads(stage);
+            let sweep = sweep(parameter_bytes(stage), stage.parameters.len() as u64);
+            let leader = self.ground.number(self.leader);
             let worker = |peer| {
                 let device = self.number(peer);
                 let time = |load| self.ground.time(device, load, crowd).micros();
-                Worker { device, forward: time(forward), backward: time(backward) }
+                let ready = ready(self.ground, crowd, leader, device, sweep);
+                Worker { device, forward: time(forward), backward: time(backward), ready }
             };
-            Station { workers: plan.workers().map(worker).collect(), turns: plan.turns.clone() }
+            let workers = plan.workers().map(worker).collect();
+            Station { workers, turns: plan.turns.clone() }
         };
-        self.cut.stages.iter().zip(self.stages).map(one).collect()
+        let mut stations: Vec<Station> = self.cut.stages.iter().zip(self.stages).map(one).collect();
+        one_after_another(self.ground, self.ground.number(self.leader), &mut stations);
+        stations
     }
 
     fn wires(&self) -> Vec<Wire> {

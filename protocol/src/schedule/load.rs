@@ -1,4 +1,4 @@
-//! What running operators asks of a device: arithmetic by kind, memory traffic, launches.
+//! What running operators asks of a device: arithmetic or bytes by kind of operator, launches, passes.
 
 use std::iter::Sum;
 use std::ops::{Add, Sub};
@@ -8,31 +8,65 @@ use crate::dag::{Dag, Fact, Op};
 use crate::ids::NodeId;
 use crate::units::{Bytes, Flops};
 
-/// An amount of work.
+/// An amount of work. Kinds that spend their time in arithmetic count that, the others the bytes that they read and
+/// write; element-wise operators count both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Arithmetic of matrix products.
     pub products: Flops,
+    /// Arithmetic of fused attention.
+    pub attention: Flops,
+    /// Arithmetic of recurrences.
+    pub recurrences: Flops,
     /// Arithmetic of convolutions.
     pub convolutions: Flops,
-    /// Arithmetic of everything else, element by element.
+    /// Arithmetic of gradients of convolutions.
+    pub convolution_grads: Flops,
+    /// Arithmetic element by element.
     pub elements: Flops,
-    /// Bytes read and written.
+    /// Bytes read and written element by element.
     pub bytes: Bytes,
+    /// Bytes read and written by norms, softmax, losses and sums.
+    pub norms: Bytes,
+    /// Bytes read and written by what only moves data.
+    pub moves: Bytes,
     /// Operators started.
     pub launches: u64,
+    /// Passes begun: tensors taken in and handed out, whatever is computed between.
+    pub passes: u64,
 }
 
 impl Load {
+    /// A pass in which nothing is computed.
+    pub const PASS: Self = Self {
+        products: Flops::ZERO,
+        attention: Flops::ZERO,
+        recurrences: Flops::ZERO,
+        convolutions: Flops::ZERO,
+        convolution_grads: Flops::ZERO,
+        elements: Flops::ZERO,
+        bytes: Bytes::ZERO,
+        norms: Bytes::ZERO,
+        moves: Bytes::ZERO,
+        launches: 0,
+        passes: 1,
+    };
+
     /// Returns the load of one operator on operands of these facts.
     pub fn of_op(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Self {
-        let bytes = inputs.iter().chain(outputs).map(|f| f.bytes()).sum();
-        let load = Self { bytes, launches: 1, ..Self::default() };
+        let bytes = || inputs.iter().chain(outputs).map(|f| f.bytes()).sum();
+        let load = Self { launches: 1, ..Self::default() };
         let arithmetic = flops(op, inputs, outputs);
         match unit(op) {
             Unit::Products => Self { products: arithmetic, ..load },
+            Unit::Attention => Self { attention: arithmetic, ..load },
+            Unit::Recurrence => Self { recurrences: arithmetic, ..load },
             Unit::Convolutions => Self { convolutions: arithmetic, ..load },
-            Unit::Elements => Self { elements: arithmetic, ..load },
+            Unit::ConvolutionGrads => Self { convolution_grads: arithmetic, ..load },
+            Unit::Elements => Self { elements: arithmetic, bytes: bytes(), ..load },
+            Unit::Norms => Self { norms: bytes(), ..load },
+            Unit::Moves => Self { moves: bytes(), ..load },
+            Unit::Names => load,
         }
     }
 
@@ -43,6 +77,24 @@ impl Load {
         let outputs: Vec<_> = node.outputs.iter().map(|v| dag.fact(*v)).collect();
         Self::of_op(&node.op, &inputs, &outputs)
     }
+
+    /// Returns the same work so many times.
+    #[must_use]
+    pub fn times(self, count: u64) -> Self {
+        Self {
+            products: self.products * count,
+            attention: self.attention * count,
+            recurrences: self.recurrences * count,
+            convolutions: self.convolutions * count,
+            convolution_grads: self.convolution_grads * count,
+            elements: self.elements * count,
+            bytes: self.bytes * count,
+            norms: self.norms * count,
+            moves: self.moves * count,
+            launches: self.launches.saturating_mul(count),
+            passes: self.passes.saturating_mul(count),
+        }
+    }
 }
 
 impl Add for Load {
@@ -51,10 +103,16 @@ impl Add for Load {
     fn add(self, rhs: Self) -> Self {
         Self {
             products: self.products + rhs.products,
+            attention: self.attention + rhs.attention,
+            recurrences: self.recurrences + rhs.recurrences,
             convolutions: self.convolutions + rhs.convolutions,
+            convolution_grads: self.convolution_grads + rhs.convolution_grads,
             elements: self.elements + rhs.elements,
             bytes: self.bytes + rhs.bytes,
+            norms: self.norms + rhs.norms,
+            moves: self.moves + rhs.moves,
             launches: self.launches.saturating_add(rhs.launches),
+            passes: self.passes.saturating_add(rhs.passes),
         }
     }
 }
@@ -65,12 +123,19 @@ impl Sub for Load {
 
     fn sub(self, rhs: Self) -> Self {
         let less = |a: Flops, b: Flops| Flops::new(a.count().saturating_sub(b.count()));
+        let fewer = |a: Bytes, b: Bytes| Bytes::new(a.count().saturating_sub(b.count()));
         Self {
             products: less(self.products, rhs.products),
+            attention: less(self.attention, rhs.attention),
+            recurrences: less(self.recurrences, rhs.recurrences),
             convolutions: less(self.convolutions, rhs.convolutions),
+            convolution_grads: less(self.convolution_grads, rhs.convolution_grads),
             elements: less(self.elements, rhs.elements),
-            bytes: Bytes::new(self.bytes.count().saturating_sub(rhs.bytes.count())),
+            bytes: fewer(self.bytes, rhs.bytes),
+            norms: fewer(self.norms, rhs.norms),
+            moves: fewer(self.moves, rhs.moves),
             launches: self.launches.saturating_sub(rhs.launches),
+            passes: self.passes.saturating_sub(rhs.passes),
         }
     }
 }

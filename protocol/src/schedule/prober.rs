@@ -92,6 +92,11 @@ impl Prober {
         measured < LINKS / 2 && self.spend(None)
     }
 
+    /// Pays for what the first look at a link has cost beyond what was known: probes that double until the line is full.
+    pub fn has_found(&mut self, rate: Rate) {
+        self.saved = self.saved.saturating_sub(cost(Some(rate)).count().saturating_mul(2));
+    }
+
     fn fill(&mut self, now: Instant, line: Option<Rate>) {
         let flow = line.map_or(0, |rate| rate.bytes_per_second() / SHARE).max(FLOW_MIN);
         let micros = u128::from(now.since(self.filled).micros());

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::advert::{Advert, Hardware, Link};
+use super::kinds::Kinds;
 use crate::dag::op::Unary;
 use crate::dag::sample::random_dag;
 use crate::dag::{Dag, DagBuilder, DagError, Fact, Init, Op};
@@ -158,6 +159,7 @@ fn hardware(speed: u64, overhead_share: u64, memory: Bytes) -> Hardware {
         touch_rate: Rate::from_bytes_per_second(speed / 4),
         // Slow devices take longer to start an operator too.
         overhead: Duration::from_micros(overhead_share * 100_000 / speed.max(1) + 1),
+        kinds: Kinds::default(),
         memory,
         host: 0,
         host_capacity: 0,

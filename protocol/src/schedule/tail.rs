@@ -1,11 +1,13 @@
-//! The end of a step, from the last backward pass to the start of the next step: gather replicas' gradients, exchange
-//! parts of shared parameters, reduce, store at replicas and backups, report, commit, update.
+//! The end of a step, from the last backward pass to the leader's decision: gather replicas' gradients, exchange parts of
+//! shared parameters, reduce, store at replicas and backups, report; and what lies between the decision and a worker's next
+//! pass: hearing of it, the update. Workers near the leader begin before those that hear of it later.
 //!
 //! Times in microseconds. Replicas are gathered along a chain in chunks, so that every link carries the gradient once
 //! however many there are.
 
 use std::collections::BTreeMap;
 
+use super::course::Station;
 use super::ground::{Crowd, Ground};
 use super::load::Load;
 use crate::units::{Bytes, Duration, Rate};
@@ -65,7 +67,38 @@ impl Ending {
     }
 }
 
-/// Returns how long the end of a step takes after the last pass.
+/// Returns how long after the decision a worker can begin its next pass: it hears of it, and applies the update.
+pub(super) fn ready(
+    ground: &Ground<'_>,
+    crowd: &Crowd,
+    leader: Option<usize>,
+    device: usize,
+    sweep: Load,
+) -> u64 {
+    let heard = leader.map_or(Duration::ZERO, |l| ground.transfer(l, device, Bytes::ZERO).1);
+    // One operator a tensor goes over the data so often.
+    let update = Load { launches: sweep.launches, ..sweep.times(UPDATE_SWEEPS) };
+    (heard + ground.time(device, update, crowd)).micros()
+}
+
+/// Lets the stages of one device be updated one after another: its first pass waits for all of them.
+pub(super) fn one_after_another(
+    ground: &Ground<'_>,
+    leader: Option<usize>,
+    stations: &mut [Station],
+) {
+    let heard = |device| leader.map_or(0, |l| ground.transfer(l, device, Bytes::ZERO).1.micros());
+    let mut updates: BTreeMap<usize, u64> = BTreeMap::new();
+    for worker in stations.iter().flat_map(|station| &station.workers) {
+        *updates.entry(worker.device).or_default() += worker.ready - heard(worker.device);
+    }
+    for worker in stations.iter_mut().flat_map(|station| &mut station.workers) {
+        let update = updates.get(&worker.device).copied().unwrap_or_default();
+        worker.ready = heard(worker.device) + update;
+    }
+}
+
+/// Returns how long after the last pass the step is decided.
 pub(super) fn commit(
     ground: &Ground<'_>,
     crowd: &Crowd,
@@ -75,14 +108,7 @@ pub(super) fn commit(
     let gathered: Vec<u64> = endings.iter().map(|e| e.gathered(ground, crowd)).collect();
     let all = endings.iter().flat_map(|e| &e.workers);
     let drained = all.map(|(_, ended)| *ended).max().unwrap_or(0);
-    let (mut decided, mut after) = (drained, Duration::ZERO);
-    // Stages of one device are updated one after another.
-    let mut updates: BTreeMap<usize, Duration> = BTreeMap::new();
-    for ending in endings {
-        for (device, _) in &ending.workers {
-            *updates.entry(*device).or_default() += ground.time(*device, ending.sweep, crowd);
-        }
-    }
+    let mut decided = drained;
     for (ending, own) in endings.iter().zip(&gathered) {
         let (owner, _) = ending.owner();
         let mut whole = *own;
@@ -101,9 +127,6 @@ pub(super) fn commit(
         let report = leader.map_or(Duration::ZERO, |l| ground.transfer(owner, l, Bytes::ZERO).1);
         let reduce = ground.time(owner, ending.sweep, crowd);
         decided = decided.max(whole.saturating_add((reduce + stored + report).micros()));
-        let update = |(device, _): &(usize, u64)| updates.get(device).copied().unwrap_or_default();
-        let update = ending.workers.iter().map(update).max().unwrap_or_default() * UPDATE_SWEEPS;
-        after = after.max(report + update);
     }
-    Duration::from_micros(decided - drained) + after
+    Duration::from_micros(decided - drained)
 }

@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Ctx;
-use super::io::{GradientSource, Outcome, StageWork, StateSource, Task, TensorKey, TensorName};
+use super::io::{
+    GradientSource, OpTimes, Outcome, StageWork, StateSource, Task, TensorKey, TensorName,
+};
 use super::shift::Shift;
 use super::tasks::Purpose;
 use crate::dag::bundle::{gradient_bytes, state_bytes};
@@ -89,7 +91,7 @@ impl Backup {
         task: TaskId,
         purpose: Purpose,
         outcome: &Outcome,
-        span: (Instant, Instant),
+        span: (Instant, Instant, &OpTimes),
         ctx: &mut Ctx<'_>,
     ) {
         if let Some(shift) = &mut self.shift

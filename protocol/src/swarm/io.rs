@@ -4,6 +4,7 @@
 //! `sim/src/world.rs`) performs effects in order and feeds back inputs; it takes no decision of its own.
 
 mod task;
+mod times;
 mod work;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::schedule::advert::Hardware;
 use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::Message;
 pub use task::{GradientSource, Outcome, StateSource, Task, TaskError};
+pub use times::OpTimes;
 pub use work::StageWork;
 
 /// Which tensor, within a job's epoch and step.
@@ -104,6 +106,8 @@ pub enum Command {
     Release(JobId),
     /// Ask every neighbour which jobs it takes part in; answers come as events.
     AskRuns,
+    /// Ask every neighbour what it remembers of a job's last steps; answers come as events.
+    AskTraces(JobId),
     /// Leave the swarm in good order.
     Leave,
 }
@@ -156,6 +160,8 @@ pub enum Input {
         began: Instant,
         /// When it ended.
         ended: Instant,
+        /// What its operators took of that, where the device tells.
+        ops: OpTimes,
     },
     /// A task has failed.
     TaskFailed {
@@ -216,6 +222,8 @@ pub enum Event {
         /// Stages still to come.
         missing: u16,
     },
+    /// What a member of a job remembers of the last steps.
+    Traces(Box<super::why::Answer>),
     /// This peer may stop: it has handed over what it held.
     MayStop,
 }

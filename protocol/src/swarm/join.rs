@@ -17,6 +17,7 @@ use crate::job::{
 };
 use crate::schedule::advert::{Advert, SignedAdvert};
 use crate::schedule::codec::Codec;
+use crate::schedule::deeds::{Deed, corrected};
 use crate::schedule::fence::{Request, place, stage_graphs};
 use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan};
@@ -31,6 +32,7 @@ struct Proposed {
     plan: Box<Plan>,
     basis: Basis,
     evidence: Vec<SignedAdvert>,
+    deeds: Vec<Deed>,
     base: Step,
     last: Option<Commit>,
     restart: bool,
@@ -80,8 +82,19 @@ impl Peer {
         out: &mut Outbox,
     ) {
         match body {
-            JobMessage::Propose { term, spec, plan, basis, evidence, base, last, restart } => {
-                let proposed = Proposed { term, spec, plan, basis, evidence, base, last, restart };
+            JobMessage::Propose {
+                term,
+                spec,
+                plan,
+                basis,
+                evidence,
+                deeds,
+                base,
+                last,
+                restart,
+            } => {
+                let proposed =
+                    Proposed { term, spec, plan, basis, evidence, deeds, base, last, restart };
                 self.on_propose(from, id, proposed, now, out);
             }
             JobMessage::Release => self.with_job(id, now, out, |job, ctx| {
@@ -165,7 +178,7 @@ impl Job {
     /// Makes a proposed plan again from its evidence and compares.
     fn check(&self, from: PeerId, proposed: Proposed, ctx: &Ctx<'_>) -> Result<Proposal, String> {
         let me = ctx.me;
-        let Proposed { term, spec, plan, basis, evidence, base, last, restart } = proposed;
+        let Proposed { term, spec, plan, basis, evidence, deeds, base, last, restart } = proposed;
         if self.plan.is_none() {
             check_spec(&spec)?;
         }
@@ -174,7 +187,12 @@ impl Job {
             for signed in &evidence {
                 signed.check().map_err(|error| error.to_string())?;
             }
-            let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            if ctx.deeds.contradicts(me, &deeds, ctx.now) {
+                return Err("the plan takes this peer for much slower or faster than it is".into());
+            }
+            let words: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            let shown = corrected(&words, &deeds);
+            let adverts: Vec<&Advert> = shown.iter().collect();
             let request = Request {
                 spec: &self.spec,
                 job: self.id,

@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 use super::Ctx;
 use super::job::{Ending, Job};
+use super::learn::learn;
+use super::trace::Decisions;
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
 use crate::schedule::Plan;
 use crate::units::{Duration, Instant};
@@ -82,6 +84,7 @@ pub(super) struct Lead {
     /// Moves of stages that are under way, and what they are judged by.
     moving: Option<Moving>,
     watched: Watched,
+    pub(super) trace: Decisions,
 }
 
 impl Lead {
@@ -115,6 +118,7 @@ impl Lead {
             waiting: None,
             moving: None,
             watched: Watched::default(),
+            trace: Decisions::default(),
         }
     }
 }
@@ -299,13 +303,21 @@ impl Job {
         if step != next || !matches!(lead.phase, Phase::Running { .. }) {
             return;
         }
+        lead.trace.heard(stage, ctx.now);
         self.note_pace(stage, from, &stats, ctx);
         let Some(Lead { phase: Phase::Running { ready }, .. }) = &mut self.lead else {
             return;
         };
         let works = |(p, _): &(PeerId, StageStats)| plan.stages[stage.index()].place(*p).is_some();
         let replicas = replicas.into_iter().filter(works);
-        let stats = std::iter::once((from, *stats)).chain(replicas).collect();
+        let stats: Vec<(PeerId, StageStats)> =
+            std::iter::once((from, *stats)).chain(replicas).collect();
+        if let Some(work) = self.works.get(stage.index()) {
+            let me = ctx.me;
+            for (peer, stats) in stats.iter().filter(|(peer, _)| *peer != me) {
+                learn(*peer, work, &plan, &stats.spans, ctx);
+            }
+        }
         ready.insert(stage, Ready { sum_of_squares, loss, stats });
         if ready.len() == plan.stages.len() {
             self.decide(step, &plan, ctx);
@@ -337,6 +349,7 @@ impl Job {
         let commit = Commit { step, scale, loss, norm };
         let elapsed = ctx.now.since(lead.decided);
         lead.decided = ctx.now;
+        lead.trace.decided(step, ctx.now);
         lead.failures = 0;
         let each = ready.into_iter();
         let each = each.flat_map(|(id, r)| r.stats.into_iter().map(move |(p, s)| (id, p, s)));

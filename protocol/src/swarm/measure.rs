@@ -74,6 +74,9 @@ impl Meter {
         now: Instant,
     ) {
         let direction = lot(self.me, peer);
+        if self.gauges.get(&peer).is_none_or(|g| g.rate.newest().is_none()) {
+            self.prober.has_found(rate);
+        }
         let gauges = self.gauges(peer);
         gauges.rate.add(rate.bytes_per_second(), now);
         gauges.round_trip.add(round_trip.micros(), now);

@@ -17,8 +17,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Ctx;
-use super::io::{Effect, Outcome, StageWork, Task, TensorKey, TensorName};
+use super::io::{Effect, OpTimes, Outcome, StageWork, Task, TensorKey, TensorName};
 use super::tasks::Purpose;
+use super::trace::Tracer;
 use crate::dag::bundle::gather_chunks;
 use crate::ids::{JobId, MicroBatch, PeerId, StageId, Step, TaskId};
 use crate::schedule::pipeline::{Pass, passes};
@@ -69,6 +70,7 @@ pub(super) struct Shift {
     /// Losses of this worker's micro-batches, where the stage computes them.
     pub(super) losses: BTreeMap<MicroBatch, f64>,
     pub(super) stats: StageStats,
+    pub(super) trace: Tracer,
 }
 
 impl Shift {
@@ -96,6 +98,7 @@ impl Shift {
             unshipped: BTreeMap::new(),
             losses: BTreeMap::new(),
             stats: StageStats::default(),
+            trace: Tracer::default(),
         }
     }
 
@@ -145,6 +148,7 @@ impl Shift {
         self.stats.shipped.clear();
         (self.stats.began, self.stats.ready) = (ctx.now, ctx.now);
         self.arrived.retain(|(s, _)| *s >= step);
+        self.trace.begin(self.id, step, ctx.now);
         self.advance(ctx);
     }
 
@@ -278,6 +282,7 @@ impl Shift {
             return;
         }
         self.unshipped.insert((key, to), false);
+        self.trace.sends(key.name, to, ctx.now);
         ctx.out.push(Effect::Ship { key, to });
     }
 
@@ -287,22 +292,24 @@ impl Shift {
         task: TaskId,
         purpose: Purpose,
         outcome: &Outcome,
-        (began, ended): (Instant, Instant),
+        (began, ended, ops): (Instant, Instant, &OpTimes),
         ctx: &mut Ctx<'_>,
     ) -> bool {
-        let (kind, micro_batch) = match purpose {
-            Purpose::Pass(Pass::Forward(m)) => (SpanKind::Forward, Some(m)),
-            Purpose::Pass(Pass::Backward(m)) => (SpanKind::Backward, Some(m)),
+        let (kind, pass) = match purpose {
+            Purpose::Pass(pass @ Pass::Forward(_)) => (SpanKind::Forward, Some(pass)),
+            Purpose::Pass(pass @ Pass::Backward(_)) => (SpanKind::Backward, Some(pass)),
             Purpose::Gather(_) | Purpose::Share | Purpose::Reduce => (SpanKind::Reduce, None),
             Purpose::Update => (SpanKind::Optimizer, None),
             Purpose::Load | Purpose::Reset | Purpose::Snapshot(_) | Purpose::Unload => {
                 return false;
             }
         };
+        let micro_batch = pass.map(|(Pass::Forward(m) | Pass::Backward(m))| m);
         let span = Span { kind, micro_batch, began, ended };
         if purpose == Purpose::Update {
             // The update runs before the step in work: its span opens that step's account.
             self.note(span);
+            self.trace.ran((kind, None), (began, ended), ops);
             return false;
         }
         let Some(at) = self.running.iter().position(|t| *t == task) else {
@@ -310,6 +317,7 @@ impl Shift {
         };
         self.running.remove(at);
         self.note(span);
+        self.trace.ran((kind, pass), (began, ended), ops);
         match purpose {
             Purpose::Pass(pass) => {
                 if let (Outcome::Forward { loss: Some(loss) }, Some(m)) = (outcome, micro_batch) {
@@ -354,6 +362,7 @@ impl Shift {
     pub(super) fn on_arrived(&mut self, key: TensorKey, ctx: &mut Ctx<'_>) {
         if key.epoch == self.plan.epoch && key.step >= self.step {
             self.arrived.insert((key.step, key.name));
+            self.trace.came(key.step, key.name, ctx.now);
             self.advance(ctx);
         }
     }
@@ -374,6 +383,7 @@ impl Shift {
             *failed = true;
             return true;
         }
+        self.trace.sent((key.step, key.name), to, size, ctx.now);
         match self.stats.shipped.iter_mut().find(|l| l.to == to) {
             Some(link) => link.bytes += size,
             None => self.stats.shipped.push(LinkBytes { to, bytes: size }),

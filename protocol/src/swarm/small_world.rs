@@ -1,6 +1,7 @@
 //! A world of a few peers in one test: constant latency, constant task times, kills. Only for this room's own tests;
 //! the simulator is the real one.
 
+mod deeds;
 mod failures;
 mod given;
 mod job;
@@ -13,8 +14,8 @@ mod tasks;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::{
-    Admission, Command, Effect, Event, Input, Outbox, Outcome, StateSource, Task, TaskError,
-    TensorKey, TensorName, Timer,
+    Admission, Command, Effect, Event, Input, OpTimes, Outbox, Outcome, StateSource, Task,
+    TaskError, TensorKey, TensorName, Timer,
 };
 use super::{Config, Peer};
 use crate::ids::{Epoch, PeerId, StageId, Step, TaskId};
@@ -22,8 +23,8 @@ use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::{Message, News};
-use job::{hardware, spec};
-use tasks::{task_job, task_stage};
+use job::spec;
+use tasks::{hardware, task_job, task_stage};
 
 const LATENCY: Duration = Duration::from_millis(2);
 const WORK: Duration = Duration::from_millis(3);
@@ -73,6 +74,8 @@ struct World {
     /// Whether the submitter's user holds the weights that the job starts from, and who was given some by whom.
     holds_weights: bool,
     given: BTreeSet<(PeerId, PeerId)>,
+    /// How many times as long tasks take at some.
+    slow: BTreeMap<PeerId, u64>,
 }
 
 impl World {
@@ -115,6 +118,7 @@ impl World {
             open_max: 0,
             holds_weights: true,
             given: BTreeSet::new(),
+            slow: BTreeMap::new(),
             peers,
         };
         let ids: Vec<PeerId> = world.peers.keys().copied().collect();
@@ -123,8 +127,8 @@ impl World {
             world.peers.get_mut(&id).unwrap().start(world.now, &mut out);
             world.perform(id, &mut out);
             if id != world.submitter {
-                let hardware = hardware(Duration::from_micros(3));
-                world.later(id, Duration::ZERO, Happening::Input(Input::Measured(hardware)));
+                let measured = Input::Measured(hardware(1));
+                world.later(id, Duration::ZERO, Happening::Input(measured));
             }
             for &other in ids.iter().filter(|o| **o != id) {
                 world.later(id, Duration::ZERO, Happening::Input(Input::PeerFound(other)));
@@ -188,7 +192,8 @@ impl World {
                     let free = self.busy.get(&me).copied().unwrap_or_default().max(self.now);
                     let ended = free + WORK * self.slow.get(&me).copied().unwrap_or(1);
                     self.busy.insert(me, ended);
-                    let input = Input::TaskDone { task: id, outcome, began: free, ended };
+                    let (began, ops) = (free, OpTimes::default());
+                    let input = Input::TaskDone { task: id, outcome, began, ended, ops };
                     self.later(me, ended.since(self.now), Happening::Input(input));
                 }
                 Effect::Probe(peer) => self.probe(me, peer),

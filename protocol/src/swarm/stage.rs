@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Ctx;
-use super::io::{GradientSource, Outcome, StageWork, Task, TensorKey, TensorName};
+use super::io::{GradientSource, OpTimes, Outcome, StageWork, Task, TensorKey, TensorName};
+use super::learn::learn;
 use super::shift::Shift;
 use super::tasks::Purpose;
 use crate::dag::bundle::{shared_bytes, start_bytes};
@@ -111,7 +112,7 @@ impl Stage {
         task: TaskId,
         purpose: Purpose,
         outcome: &Outcome,
-        span: (Instant, Instant),
+        span: (Instant, Instant, &OpTimes),
         ctx: &mut Ctx<'_>,
     ) {
         if !self.shift.on_done(task, purpose, outcome, span, ctx) {
@@ -202,6 +203,7 @@ impl Stage {
         let losses: Vec<(MicroBatch, f64)> = losses.collect();
         self.losses.extend(losses);
         self.held.insert(from, stats.map(|stats| *stats));
+        self.shift.trace.held(from, ctx.now);
         self.report_if_held(ctx);
     }
 
@@ -210,6 +212,9 @@ impl Stage {
         if self.phase == Phase::Publishing && all {
             self.phase = Phase::Ready;
             self.shift.stats.ready = ctx.now;
+            self.shift.trace.ready(ctx.now);
+            let (plan, work) = (self.shift.plan.clone(), self.shift.work.clone());
+            learn(ctx.me, &work, &plan, &self.shift.stats.spans, ctx);
             self.report(ctx);
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Peer;
-use super::io::{Effect, Outbox, Outcome, Task, TaskError, TensorKey};
+use super::io::{Effect, OpTimes, Outbox, Outcome, Task, TaskError, TensorKey};
 use crate::ids::{JobId, PeerId, StageId, TaskId};
 use crate::schedule::pipeline::Pass;
 use crate::units::{Bytes, Instant};
@@ -69,7 +69,7 @@ impl Peer {
         &mut self,
         task: TaskId,
         outcome: &Outcome,
-        span: (Instant, Instant),
+        (began, ended, ops): (Instant, Instant, OpTimes),
         now: Instant,
         out: &mut Outbox,
     ) {
@@ -89,9 +89,9 @@ impl Peer {
         }
         self.with_job(id, now, out, |job, ctx| {
             if let Some(stage) = job.stages.get_mut(&stage) {
-                stage.on_done(task, purpose, outcome, span, ctx);
+                stage.on_done(task, purpose, outcome, (began, ended, &ops), ctx);
             } else if let Some(backup) = job.backups.get_mut(&stage) {
-                backup.on_done(task, purpose, outcome, span, ctx);
+                backup.on_done(task, purpose, outcome, (began, ended, &ops), ctx);
             }
         });
     }

@@ -11,7 +11,7 @@ use crate::job::JobSpec;
 use crate::schedule::Plan;
 
 /// First byte of every frame; a peer refuses others and says so.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 
 /// Most bytes of one control message. A job's OP-DAG is the largest: GPT-2 XL takes about 0.3 MB.
 pub const FRAME_MAX: usize = 4 << 20;

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, JobId, MicroBatch, PeerId, StageId, Step, Term};
 use crate::job::JobSpec;
 use crate::schedule::advert::SignedAdvert;
+use crate::schedule::deeds::Deed;
 use crate::schedule::{Basis, Plan};
 use crate::units::{Bytes, Duration, Instant};
+use crate::wire::trace::Traces;
 
 /// Most adverts in one message.
 pub const ADVERTS_MAX: usize = 64;
@@ -44,6 +46,15 @@ pub enum Message {
     WhatRuns,
     /// These.
     Runs(Vec<JobBrief>),
+    /// What do you remember of the last steps of this job?
+    AskTraces {
+        /// Which job.
+        job: JobId,
+        /// Moment at the asker, returned in the answer.
+        sent: Instant,
+    },
+    /// This.
+    Traces(Box<Traces>),
     /// Please lead this job.
     Submit {
         /// The job.
@@ -170,6 +181,8 @@ pub enum JobMessage {
         basis: Basis,
         /// The adverts it was made from.
         evidence: Vec<SignedAdvert>,
+        /// By which factors their peers were slower than they say, as I have seen.
+        deeds: Vec<Deed>,
         /// From which step it goes on.
         base: Step,
         /// The step before `base`: whoever has not applied it does so.

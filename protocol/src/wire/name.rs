@@ -12,6 +12,8 @@ impl Message {
             Self::Digest { .. } => "digest",
             Self::WhatRuns => "what runs",
             Self::Runs(_) => "runs",
+            Self::AskTraces { .. } => "ask traces",
+            Self::Traces(_) => "traces",
             Self::Submit { .. } => "submit",
             Self::Job { body, .. } => body.name(),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wattle_protocol::swarm::io::{Input, Task};
+use wattle_protocol::swarm::io::{Input, OpTimes, Task};
 use wattle_protocol::units::Duration;
 
 use super::{Happening, Order, World};
@@ -58,7 +58,13 @@ impl World<'_> {
                 let changes = matches!(task, Task::LoadStage { .. } | Task::OptimizerStep { .. });
                 let state = changes.then(|| node.device.fingerprint(job, stage)).flatten();
                 self.check.ended(me, &task, state);
-                Input::TaskDone { task: id, outcome, began, ended: self.now }
+                Input::TaskDone {
+                    task: id,
+                    outcome,
+                    began,
+                    ended: self.now,
+                    ops: OpTimes::default(),
+                }
             }
             Err(error) => Input::TaskFailed { task: id, error },
         };

@@ -13,7 +13,7 @@ fn run(times: &[(u64, u64)], order: PipelineOrder, micro_batches: u32) -> Outcom
         (0..times.len()).map(|n| (PeerId::new([u8::try_from(n).unwrap(); 32]), None)).collect();
     let ground = Ground::new(&list, &Links::default());
     let one = |(device, (forward, backward)): (usize, &(u64, u64))| Station {
-        workers: vec![Worker { device, forward: *forward, backward: *backward }],
+        workers: vec![Worker { device, forward: *forward, backward: *backward, ready: 0 }],
         turns: vec![],
     };
     let stations: Vec<Station> = times.iter().enumerate().map(one).collect();
@@ -52,7 +52,7 @@ proptest::proptest! {
         let stations: Vec<Station> = workers.iter().take(stages).map(|count| {
             let workers: Vec<Worker> = (0..*count).map(|_| {
                 device += 1;
-                Worker { device: device - 1, forward: spans[device - 1], backward: spans[device - 1] }
+                Worker { device: device - 1, forward: spans[device - 1], backward: spans[device - 1], ready: 0 }
             }).collect();
             let times: Vec<u64> = workers.iter().map(|w| w.forward + w.backward).collect();
             Station { turns: Groups::new(4, micro_batches).deal(&times), workers }
@@ -113,7 +113,7 @@ fn vector(order: [usize; 4], ends: [usize; 3], codec: Codec, factor: u64) -> f64
         let speed = if order[stage] < 2 { 40 } else { 20 };
         let forward = (work + speed * 500_000) / (speed * 1_000_000);
         Station {
-            workers: vec![Worker { device: stage, forward, backward: 2 * forward }],
+            workers: vec![Worker { device: stage, forward, backward: 2 * forward, ready: 0 }],
             turns: vec![],
         }
     };

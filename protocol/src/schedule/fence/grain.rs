@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::PlanError;
-use super::super::estimate::node_loads;
+use super::super::estimate::{adding_up, node_loads};
 use super::super::load::Load;
 use crate::dag::Source;
 use crate::dag::grad::{Training, differentiate};
@@ -113,6 +113,15 @@ impl Grain {
             training,
         };
         grain.gather();
+        for (load, (bytes, tensors)) in grain.backward.iter_mut().zip(&grain.parameters) {
+            *load = *load + adding_up(*bytes, *tensors);
+        }
+        // Whoever reads a tied parameter makes a part of its gradient.
+        for (bytes, readers) in &grain.ties {
+            for unit in readers {
+                grain.backward[*unit] = grain.backward[*unit] + adding_up(*bytes, 1);
+            }
+        }
         Ok(grain)
     }
 

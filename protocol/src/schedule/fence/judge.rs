@@ -13,7 +13,7 @@ use super::super::ground::Ground;
 use super::super::groups::Groups;
 use super::super::load::Load;
 use super::super::pipeline::{Way, in_flight};
-use super::super::tail::{Ending, commit};
+use super::super::tail::{Ending, commit, one_after_another, ready};
 use super::grain::Grain;
 use crate::dag::bundle::{chunks_in, optimizer_slots};
 use crate::job::JobSpec;
@@ -144,12 +144,15 @@ impl<'a> Judge<'a> {
         let mut stations = Vec::with_capacity(count);
         let mut needs = BTreeMap::new();
         for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
+            let sweep = sweep(part.parameters, part.tensors);
             let worker = |device: &usize| {
-                let time = |load| self.ground.time(*device, load, &crowd).micros();
+                let time =
+                    |load: Load| self.ground.time(*device, load + Load::PASS, &crowd).micros();
                 Worker {
                     device: *device,
                     forward: time(part.forward),
                     backward: time(part.backward),
+                    ready: ready(self.ground, &crowd, self.rules.leader, *device, sweep),
                 }
             };
             let workers: Vec<Worker> = peers.iter().map(worker).collect();
@@ -164,6 +167,7 @@ impl<'a> Judge<'a> {
             return None;
         }
         self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
+        one_after_another(self.ground, self.rules.leader, &mut stations);
         let wires = self.rules.codec.compress(self.ground, &stations, wires);
         let order = way.order;
         let course = Course { ground: self.ground, order, micro_batches, record: false };

@@ -82,13 +82,7 @@ impl<'a> Stretch<'a> {
         let times = |peer: usize| {
             let nanos = loads.iter().map(|load| {
                 // A thousand times the work, so that small units do not round to nothing.
-                let thousand = Load {
-                    products: load.products * 1000,
-                    convolutions: load.convolutions * 1000,
-                    elements: load.elements * 1000,
-                    bytes: load.bytes * 1000,
-                    launches: load.launches.saturating_mul(1000),
-                };
+                let thousand = load.times(1000);
                 ground.time(peer, thousand, &crowd).micros()
             });
             sums(nanos)

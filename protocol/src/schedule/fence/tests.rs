@@ -16,6 +16,7 @@ use crate::dag::op::Unary;
 use crate::dag::{Dag, DagBuilder, Fact, Init, Op};
 use crate::job::{DataSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec};
 use crate::schedule::advert::{Hardware, Link};
+use crate::schedule::kinds::Kinds;
 use crate::units::{Bytes, Duration, Rate, Speed};
 
 fn rules(leader: Option<usize>) -> Rules {
@@ -77,6 +78,7 @@ fn adverts(speeds: &[u32], mbit: &[u32], memory: u64) -> Vec<Advert> {
                 vector_speed: Speed::from_flops_per_second(u64::from(speeds[a]) * 1_000_000),
                 touch_rate: Rate::from_mbit(80_000.0),
                 overhead: Duration::from_micros(1),
+                kinds: Kinds::default(),
                 memory: Bytes::new(memory),
                 host: 0,
                 host_capacity: 0,

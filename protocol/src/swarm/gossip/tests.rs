@@ -6,6 +6,7 @@ use super::budget::{FLOW, SAVED_MAX};
 use super::view::{KNOWN_MAX, Known, LAST};
 use super::*;
 use crate::schedule::advert::{ADDRESSES_MAX, LINKS_MAX, TEXT_MAX};
+use crate::schedule::kinds::Kinds;
 use crate::units::{Rate, Speed};
 use crate::wire::frame::encode;
 
@@ -28,6 +29,7 @@ fn hardware() -> Hardware {
         vector_speed: speed,
         touch_rate: Rate::from_mbit(1.0),
         overhead: Duration::ZERO,
+        kinds: Kinds::default(),
         memory: Bytes::new(1),
         host: 0,
         host_capacity: 0,
@@ -171,6 +173,7 @@ fn an_advert_is_counted_with_no_less_than_it_takes() {
             vector_speed: Speed::from_flops_per_second(u64::MAX),
             touch_rate: Rate::from_bytes_per_second(u64::MAX),
             overhead: Duration::MAX,
+            kinds: Kinds::default(),
             memory: Bytes::new(u64::MAX),
             host: u64::MAX,
             host_capacity: u32::MAX,

@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::offer::{Offer, living_adverts, needed};
+use super::offer::{Offer, Placed, living_adverts, needed};
 use super::{INQUIRY, KEEP, Phase, SETTLE};
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
 use crate::job::Start;
 use crate::schedule::advert::Advert;
 use crate::schedule::codec::Codec;
+use crate::schedule::deeds::corrected;
 use crate::schedule::fence::Request;
 use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan, PlanError, Standing};
@@ -166,7 +167,10 @@ impl Job {
         }
         if standing.holders.iter().all(|h| !h.is_empty()) {
             let evidence = living_adverts(ctx);
-            let adverts: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            let words: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            let deeds = ctx.deeds.of(words.iter().copied(), ctx.now);
+            let shown = corrected(&words, &deeds);
+            let adverts: Vec<&Advert> = shown.iter().collect();
             let request = Request {
                 spec: &self.spec,
                 job: self.id,
@@ -179,7 +183,7 @@ impl Job {
                 Ok(next) => {
                     let basis = Basis::Repair { previous: Box::new((*plan).clone()), standing };
                     let (plan, restart) = (next, false);
-                    let offer = Offer { plan, basis, evidence, base, last, restart, voters };
+                    let offer = Offer { plan, basis, evidence, deeds, base, last, restart, voters };
                     self.propose(offer, ctx);
                 }
                 Err(error) => self.fail(error.to_string(), ctx),
@@ -192,10 +196,10 @@ impl Job {
         }
         tracing::warn!(job = %self.id, "a stage is lost with all its backups: begins anew");
         match self.place_anew(epoch, ctx) {
-            Ok((plan, evidence)) => {
-                let (basis, base) = (Basis::Fresh, Step::default());
-                let offer =
-                    Offer { plan, basis, evidence, base, last: None, restart: true, voters };
+            Ok(Placed { plan, evidence, deeds }) => {
+                let (basis, base, last) = (Basis::Fresh, Step::default(), None);
+                let restart = true;
+                let offer = Offer { plan, basis, evidence, deeds, base, last, restart, voters };
                 self.propose(offer, ctx);
             }
             // More peers may come (back): the inquiry stays open and is concluded again on the next tick.

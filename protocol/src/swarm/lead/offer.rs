@@ -6,6 +6,7 @@ use super::{PLACING_MAX, Phase};
 use crate::ids::{Epoch, PeerId, Step, Term};
 use crate::schedule::advert::{Advert, SignedAdvert};
 use crate::schedule::codec::Codec;
+use crate::schedule::deeds::{Deed, corrected};
 use crate::schedule::fence::{Request, place};
 use crate::schedule::{Basis, Plan, PlanError, StagePlan};
 use crate::swarm::Ctx;
@@ -18,11 +19,19 @@ pub(super) struct Offer {
     pub(super) plan: Plan,
     pub(super) basis: Basis,
     pub(super) evidence: Vec<SignedAdvert>,
+    pub(super) deeds: Vec<Deed>,
     pub(super) base: Step,
     pub(super) last: Option<Commit>,
     pub(super) restart: bool,
     /// Whose majority it needs: the council of the plan in force, or its own where there is none.
     pub(super) voters: Vec<PeerId>,
+}
+
+/// A plan, and what it was made from.
+pub(super) struct Placed {
+    pub(super) plan: Plan,
+    pub(super) evidence: Vec<SignedAdvert>,
+    pub(super) deeds: Vec<Deed>,
 }
 
 impl Job {
@@ -34,11 +43,11 @@ impl Job {
         let epoch = lead.epoch.next();
         let waited = ctx.now.since(lead.began);
         match self.place_anew(epoch, ctx) {
-            Ok((plan, evidence)) => {
+            Ok(Placed { plan, evidence, deeds }) => {
                 let voters = plan.council.clone();
-                let (basis, base) = (Basis::Fresh, Step::default());
-                let offer =
-                    Offer { plan, basis, evidence, base, last: None, restart: false, voters };
+                let (basis, base, last) = (Basis::Fresh, Step::default(), None);
+                let restart = false;
+                let offer = Offer { plan, basis, evidence, deeds, base, last, restart, voters };
                 self.propose(offer, ctx);
             }
             Err(error @ PlanError::NotEnoughPeers { .. }) => {
@@ -60,11 +69,7 @@ impl Job {
     }
 
     /// Places the job from nothing, with those who have not failed at it lately; with all where those are too few.
-    pub(super) fn place_anew(
-        &self,
-        epoch: Epoch,
-        ctx: &Ctx<'_>,
-    ) -> Result<(Plan, Vec<SignedAdvert>), PlanError> {
+    pub(super) fn place_anew(&self, epoch: Epoch, ctx: &Ctx<'_>) -> Result<Placed, PlanError> {
         let request = Request {
             spec: &self.spec,
             job: self.id,
@@ -79,15 +84,22 @@ impl Job {
         let evidence: Vec<SignedAdvert> =
             all.iter().filter(|s| !fails(s.advert.peer)).cloned().collect();
         let place_on = |evidence: &[SignedAdvert]| {
-            place(request, &evidence.iter().map(|s| &s.advert).collect::<Vec<&Advert>>())
+            let words: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
+            let deeds = ctx.deeds.of(words.iter().copied(), ctx.now);
+            let plan = place(request, &corrected(&words, &deeds).iter().collect::<Vec<_>>())?;
+            Ok((plan, deeds))
         };
         match place_on(&evidence) {
             Err(PlanError::NotEnoughPeers { .. } | PlanError::OutOfMemory { .. })
                 if evidence.len() < all.len() =>
             {
-                Ok((place_on(&all)?, all))
+                let (plan, deeds) = place_on(&all)?;
+                Ok(Placed { plan, evidence: all, deeds })
             }
-            plan => Ok((plan?, evidence)),
+            placed => {
+                let (plan, deeds) = placed?;
+                Ok(Placed { plan, evidence, deeds })
+            }
         }
     }
 
@@ -119,6 +131,7 @@ impl Job {
                 plan: Box::new(offer.plan.clone()),
                 basis: offer.basis.clone(),
                 evidence: offer.evidence.clone(),
+                deeds: offer.deeds.clone(),
                 base: offer.base,
                 last: offer.last,
                 restart: offer.restart,
@@ -151,6 +164,7 @@ impl Job {
         }
         let offer = offer.clone();
         lead.phase = Phase::Running { ready: BTreeMap::new() };
+        lead.trace.restart();
         lead.decided = ctx.now;
         lead.settled = ctx.now;
         lead.began = ctx.now;

@@ -1,4 +1,4 @@
-//! The job of the small world, and its devices: a chain with a shared parameter, so that stages have gradients to share.
+//! The job of the small world: a chain with a shared parameter, so that stages have gradients to share.
 
 use crate::dag::op::{Op, Targets};
 use crate::dag::{Dag, DagBuilder, Fact, Init};
@@ -6,8 +6,6 @@ use crate::ids::TensorHash;
 use crate::job::{
     DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
 };
-use crate::schedule::advert::Hardware;
-use crate::units::{Bytes, Duration, Rate, Speed};
 
 fn chain(layers: usize, rows: usize) -> Dag {
     let mut b = DagBuilder::new("chain");
@@ -67,20 +65,4 @@ pub(super) fn given(stages: u16, steps: u64) -> JobSpec {
     let hash = |n: usize| TensorHash::of(&n.to_le_bytes());
     spec.start = Start::Given((0..count).map(hash).collect());
     spec
-}
-
-/// A device that takes so long to start an operator.
-pub(super) fn hardware(overhead: Duration) -> Hardware {
-    Hardware {
-        device: "test".into(),
-        speed: Speed::from_flops_per_second(1_000_000_000),
-        conv_speed: Speed::from_flops_per_second(1_000_000_000),
-        vector_speed: Speed::from_flops_per_second(1_000_000_000),
-        touch_rate: Rate::from_mbit(8000.0),
-        overhead,
-        memory: Bytes::new(1 << 30),
-        host: 0,
-        host_capacity: 0,
-        demand: 0,
-    }
 }

@@ -12,13 +12,6 @@ const BEFORE: usize = 60;
 /// A job on three of five peers, of which the owner of the middle stage slows down.
 fn slowed(factor: u64, backups: u8) -> (World, PeerId) {
     let mut world = World::new(5);
-    // Adverts promise about as long as tasks take here.
-    let submitter = world.submitter;
-    let workers: Vec<PeerId> = world.peers.keys().copied().collect();
-    for peer in workers.into_iter().filter(|peer| *peer != submitter) {
-        let measured = Input::Measured(hardware(Duration::from_micros(500)));
-        world.later(peer, Duration::from_millis(10), Happening::Input(measured));
-    }
     let mut job = spec(3, STEPS);
     job.swarm.backups = backups;
     world.submit(job);

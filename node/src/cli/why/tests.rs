@@ -1,0 +1,41 @@
+//! What `wattle why` prints.
+
+use wattle_protocol::ids::StageId;
+
+use super::*;
+
+fn peer(n: u8) -> PeerId {
+    PeerId::new([n; 32])
+}
+
+fn explanation() -> Explanation {
+    let operator =
+        |stage, n, name: &str| Cause::Operator(StageId::new(stage), peer(n), name.to_owned());
+    let millis = Duration::from_millis;
+    Explanation {
+        steps: 3,
+        step: millis(200),
+        parts: vec![
+            (Cause::Link(peer(1), peer(2)), millis(66)),
+            (operator(1, 2, "linear"), millis(44)),
+            (operator(1, 2, "attention"), millis(18)),
+            (Cause::Turn(peer(2)), millis(14)),
+            (Cause::Store(peer(1), peer(3)), millis(12)),
+            (Cause::Around(StageId::new(1), peer(2)), millis(10)),
+            (operator(0, 1, "embedding"), millis(8)),
+            (Cause::Report(peer(1), peer(2)), millis(6)),
+            (Cause::Decided(peer(2), peer(1)), millis(6)),
+            (Cause::Reduce(StageId::new(0), peer(1)), millis(5)),
+            (Cause::Shared(peer(1), peer(2)), millis(4)),
+            (Cause::Update(StageId::new(0), peer(1)), millis(3)),
+        ],
+        unknown: millis(4),
+    }
+}
+
+#[test]
+fn a_step_is_explained_by_groups_with_the_longest_first() {
+    let job = JobId::new([0x1a; 16]);
+    insta::assert_snapshot!("why", text(job, &explanation()));
+    insta::assert_snapshot!("why_json", line(job, &explanation()).to_string());
+}

@@ -1,0 +1,63 @@
+//! `wattle why` on a running job of real processes.
+
+use super::*;
+
+/// Goal: of a running job's steps at least 95 % are attributed, operators, links and the end of the step among it. Method:
+/// a job of many steps over three processes with a backup, asked in the middle and not by its submitter.
+#[test]
+fn a_running_job_says_where_its_time_goes() {
+    let _turn = turn();
+    let network = format!("why-{}", std::process::id());
+    let folder = tempfile::tempdir().unwrap();
+    let job = folder.path().join("job.toml");
+    let text = "[model]\nname = \"gpt2-nano\"\n[train]\nsteps = 100000\nmicro_batches = 4\n[swarm]\nstages = 2\n";
+    std::fs::write(&job, text).unwrap();
+    let (_one, ticket) = up(&network, None);
+    let (_two, _) = up(&network, Some(&ticket));
+    let (_three, _) = up(&network, Some(&ticket));
+    let child = train(&job, &network, &ticket).stdout(Stdio::piped()).spawn().unwrap();
+    let mut submitter = Peer { child, id: String::new(), rest: None };
+    let heard = BufReader::new(submitter.child.stdout.take().unwrap()).lines();
+    let is_step = |line: &std::io::Result<String>| line.as_ref().unwrap().contains("step.v1");
+    let mut heard = heard.filter(is_step);
+    assert_eq!(heard.by_ref().take(20).count(), 20);
+    // Its pipe must not fill up.
+    let sink = std::thread::spawn(move || heard.count());
+    let ask = |args: &[&str]| {
+        let mut command = wattle();
+        command.arg("why").args(args).args(["--no-mdns", "--listen", "127.0.0.1:0"]);
+        command.args(["--network", &network, "--join", &ticket]).output().unwrap()
+    };
+    let found = ask(&["--json"]);
+    assert!(found.status.success(), "{}", said(&found));
+    let line = lines(&found.stdout).pop().unwrap();
+    assert_eq!(line["schema"], "wattle.why.v1");
+    assert!(line["steps"].as_u64().unwrap() >= 1, "{line}");
+    assert!(line["attributed"].as_f64().unwrap() >= 0.95, "{line}");
+    let parts = line["parts"].as_array().unwrap();
+    let share = |kind: &str| -> f64 {
+        let of = parts.iter().filter(|part| part["kind"] == kind);
+        of.map(|part| part["share"].as_f64().unwrap()).sum()
+    };
+    let all: f64 = ["operator", "around", "link", "wait", "reduce", "shared", "store", "report"]
+        .into_iter()
+        .chain(["decision", "update"])
+        .map(share)
+        .sum();
+    assert!((all - line["attributed"].as_f64().unwrap()).abs() < 0.01, "{line}");
+    assert!(share("operator") > 0.1 && share("link") > 0.0 && share("store") > 0.0, "{line}");
+    // What is between operators and between tasks is overhead, and small beside them in a real network.
+    assert!(parts.iter().any(|part| part["operator"] == "linear"), "{line}");
+    let job = line["job"].as_str().unwrap().to_owned();
+    let told = ask(&[&job]);
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(text.contains("end of step") && text.contains("unattributed"), "{text}");
+    let none = ask(&[&"0".repeat(32), "--wait", "3"]);
+    assert!(
+        !none.status.success() && said(&none).contains("no peer takes part"),
+        "{}",
+        said(&none)
+    );
+    drop(submitter);
+    sink.join().unwrap();
+}
