@@ -21,6 +21,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -329,6 +330,9 @@ def main():
             show(row)
         return table(rows)
     options.wattle = options.wattle.resolve()
+    # Whoever ends it, namespaces and peers go with it.
+    for name in [signal.SIGTERM, signal.SIGINT]:
+        signal.signal(name, lambda *_: sys.exit(1))
     run(options)
 
 

@@ -123,18 +123,20 @@ async fn the_only(node: &Node, events: &mut mpsc::Receiver<Event>) -> anyhow::Re
 fn names(cause: &Cause) -> (String, String) {
     let end = || "end of step".to_owned();
     match cause {
-        Cause::Operator(stage, peer, name) => (format!("stage {stage} on {peer}"), name.clone()),
+        Cause::Operator(stage, peer, name) => {
+            (format!("stage {} on {peer}", stage.index()), name.clone())
+        }
         Cause::Around(stage, peer) => {
-            (format!("stage {stage} on {peer}"), "around operators".to_owned())
+            (format!("stage {} on {peer}", stage.index()), "around operators".to_owned())
         }
         Cause::Link(from, to) => (format!("link {from} -> {to}"), String::new()),
         Cause::Turn(peer) => ("waits between tasks".to_owned(), format!("at {peer}")),
-        Cause::Reduce(stage, _) => (end(), format!("sums of stage {stage}")),
+        Cause::Reduce(stage, _) => (end(), format!("sums of stage {}", stage.index())),
         Cause::Shared(from, to) => (end(), format!("gradients {from} -> {to}")),
         Cause::Store(from, to) => (end(), format!("gradient to backup {from} -> {to}")),
         Cause::Report(from, to) => (end(), format!("report {from} -> {to}")),
         Cause::Decided(from, to) => (end(), format!("decision {from} -> {to}")),
-        Cause::Update(stage, _) => (end(), format!("update of stage {stage}")),
+        Cause::Update(stage, _) => (end(), format!("update of stage {}", stage.index())),
     }
 }
 
