@@ -74,8 +74,6 @@ struct World {
     /// Whether the submitter's user holds the weights that the job starts from, and who was given some by whom.
     holds_weights: bool,
     given: BTreeSet<(PeerId, PeerId)>,
-    /// How many times as long tasks take at some.
-    slow: BTreeMap<PeerId, u64>,
 }
 
 impl World {
@@ -118,7 +116,6 @@ impl World {
             open_max: 0,
             holds_weights: true,
             given: BTreeSet::new(),
-            slow: BTreeMap::new(),
             peers,
         };
         let ids: Vec<PeerId> = world.peers.keys().copied().collect();
