@@ -97,6 +97,8 @@ pub fn repair(
 
 /// Returns the workers of a stage that can go on with it: its first holder owns it, no one else begins to run it.
 fn workers_left(((old, owner), holding): ((&StagePlan, &PeerId), &Vec<PeerId>)) -> StagePlan {
-    let left = old.workers().filter(|p| p != owner && holding.contains(p));
+    // An owner that is relieved by somebody who did not run the stage hands its place over.
+    let relieved = old.place(*owner).is_none().then_some(old.owner);
+    let left = old.workers().filter(|p| p != owner && Some(*p) != relieved && holding.contains(p));
     StagePlan { replicas: left.collect(), ..StagePlan::alone(*owner, Vec::new()) }
 }

@@ -44,6 +44,7 @@ fn a_stage_moves_away_from_a_peer_that_has_become_slow() {
         assert!(between.stages[1].backups.contains(&after.stages[1].owner), "{between:?}");
         assert_eq!(after.stages[0].owner, before.stages[0].owner);
         assert_eq!(after.stages[2].owner, before.stages[2].owner);
+        assert!(after.stages.iter().all(|s| s.replicas.is_empty()), "{after:?}");
         assert!(after.stages.iter().all(|s| s.backups.len() == usize::from(backups)));
         assert!(world.run_until(LIMIT * 10, |w| w.finished), "{:?}", world.trace);
         assert_eq!((losses(&world), world.epochs), (expected.clone(), 3), "{:?}", world.trace);
