@@ -37,5 +37,17 @@ fn explanation() -> Explanation {
 fn a_step_is_explained_by_groups_with_the_longest_first() {
     let job = JobId::new([0x1a; 16]);
     insta::assert_snapshot!("why", text(job, &explanation()));
-    insta::assert_snapshot!("why_json", line(job, &explanation()).to_string());
+    let line = line(job, &explanation());
+    let parts = line["parts"].as_array().unwrap();
+    let shares: f64 = parts.iter().map(|part| part["share"].as_f64().unwrap()).sum();
+    assert!(
+        (shares - 0.98).abs() < 1e-9 && (line["attributed"].as_f64().unwrap() - 0.98).abs() < 1e-9
+    );
+    let kinds: Vec<&str> = parts.iter().map(|part| part["kind"].as_str().unwrap()).collect();
+    let first = ["link", "operator", "operator", "wait", "store", "around", "operator", "report"];
+    assert_eq!(
+        (&kinds[..8], &kinds[8..]),
+        (&first[..], &["decision", "reduce", "shared", "update"][..])
+    );
+    assert_eq!(parts[1]["operator"], "linear");
 }
