@@ -1,8 +1,6 @@
 //! Functions of one and of two numbers, element by element, on all threads; in the memory of an operand where nothing
 //! else holds it.
 
-use rayon::prelude::*;
-
 use super::fresh::fill;
 use super::{PIECE, parallel, vectorised};
 use crate::exec::tensor::memory::HostFloats;
@@ -23,8 +21,8 @@ pub fn map(x: HostFloats, work: usize, f: impl Fn(f32) -> f32 + Sync) -> Vec<f32
         }
         HostFloats::Shared(x) => {
             let x = &x[..];
-            if work == 1 {
-                return collect(x.len(), x.iter().map(|x| f(*x)), x.par_iter().map(|x| f(*x)));
+            if is_simple(work, x.len()) {
+                return x.iter().map(|x| f(*x)).collect();
             }
             fill(
                 x.len(),
@@ -80,10 +78,8 @@ pub fn zip(
         }
         (a, b) => {
             let (a, b) = (&a[..], &b[..]);
-            if work == 1 {
-                let b = &b[..a.len()];
-                let one = a.iter().zip(b).map(|(a, b)| f(*a, *b));
-                return collect(a.len(), one, a.par_iter().zip(b).map(|(a, b)| f(*a, *b)));
+            if is_simple(work, a.len()) {
+                return a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect();
             }
             fill(
                 a.len(),
@@ -100,19 +96,10 @@ pub fn zip(
     }
 }
 
-/// Collects a result that waits for memory rather than for arithmetic: vectors of any width do, so that it can be written
-/// in one go, without zeros first.
-fn collect(
-    len: usize,
-    one: impl Iterator<Item = f32>,
-    all: impl IndexedParallelIterator<Item = f32>,
-) -> Vec<f32> {
-    if !parallel::is_worth(len) {
-        return one.collect();
-    }
-    let mut out = Vec::new();
-    all.with_min_len(PIECE).collect_into_vec(&mut out);
-    out
+/// Says whether one thread makes a result that waits for memory rather than for arithmetic: vectors of any width do, and
+/// it is written in one go.
+fn is_simple(work: usize, len: usize) -> bool {
+    work == 1 && !parallel::is_worth(len)
 }
 
 /// Changes elements where they are, piece by piece: `f` gets where a piece begins, and the piece.

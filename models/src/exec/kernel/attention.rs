@@ -135,7 +135,7 @@ pub fn attention<B: HostBackend>(
         shape[last] = h.value_width;
         return Float::new(host::attention(&a, &b, &c, &h), &shape, device);
     }
-    weights(q, k, causal, scale, device).matmul(v)
+    matmul(weights(q, k, causal, scale, device), v, false, false)
 }
 
 /// Sizes where queries and keys have the same places and heads.
@@ -173,7 +173,7 @@ pub fn attention_grad<B: HostBackend>(
     let dp = matmul(g, v, false, true);
     let last = p.rank() - 1;
     let ds = softmax_grad(p, dp, last, device).scale(scale);
-    let dq = ds.clone().matmul(k);
+    let dq = matmul(ds.clone(), k, false, false);
     let dk = matmul(ds, q, true, false);
     (dq, dk, dv)
 }

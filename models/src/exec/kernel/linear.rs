@@ -4,19 +4,56 @@ use burn_backend::tensor::{Device, IndexingUpdateOp, IntTensor};
 use burn_backend::{Shape, TensorMetadata};
 use wattle_protocol::swarm::io::TaskError;
 
-use crate::exec::host::{product, rows};
+use crate::exec::host::product::{self, Matrix};
+use crate::exec::host::rows;
 use crate::exec::tensor::{Float, HostBackend};
 
 /// Matrix product of the last two axes, each operand transposed first where asked.
 pub fn matmul<B: HostBackend>(a: Float<B>, b: Float<B>, ta: bool, tb: bool) -> Float<B> {
     // One product of a tall matrix is faster than a batch of small ones with a shared right-hand side.
-    if !ta && b.rank() == 2 && a.rank() > 2 {
+    let is_tall = !ta && b.rank() == 2 && a.rank() > 2;
+    if let Some(y) = on_host(&a, &b, (ta, tb), is_tall) {
+        return y;
+    }
+    if is_tall {
         let b = if tb { b.transpose() } else { b };
         return tall(a, b);
     }
     let a = if ta { a.transpose() } else { a };
     let b = if tb { b.transpose() } else { b };
     a.matmul(b)
+}
+
+/// The same where both lie in host memory: matrices, batches of them without broadcasting, or one tall matrix.
+fn on_host<B: HostBackend>(
+    a: &Float<B>,
+    b: &Float<B>,
+    (ta, tb): (bool, bool),
+    is_tall: bool,
+) -> Option<Float<B>> {
+    let (mut shape, of_b) = (a.shape(), b.shape());
+    let (first, last) = (shape.len().checked_sub(2)?, of_b.len().checked_sub(2)?);
+    let swap = |[rows, columns]: [usize; 2], turned: bool| match turned {
+        true => [columns, rows],
+        false => [rows, columns],
+    };
+    let batch: usize = shape[..first].iter().product();
+    if !is_tall && shape[..first] != of_b[..last] {
+        return None;
+    }
+    let (x, w) = (a.host()?, b.host()?);
+    let size = swap([shape[first], shape[first + 1]], ta);
+    let of_b = swap([of_b[last], of_b[last + 1]], tb);
+    (shape[first], shape[first + 1]) = (size[0], of_b[1]);
+    let w = Matrix::maybe_turned(&w, of_b, tb);
+    let y = if is_tall {
+        product::product(Matrix::new(&x, [batch * size[0], size[1]]), w, None)
+    } else if batch == 1 {
+        product::product(Matrix::maybe_turned(&x, size, ta), w, None)
+    } else {
+        product::products(batch, Matrix::maybe_turned(&x, size, ta), w)
+    };
+    Some(Float::new(y, &shape, &a.0.device()))
 }
 
 /// `[.., I] x [I, O] -> [.., O]` as one product.
@@ -40,7 +77,8 @@ pub fn linear<B: HostBackend>(
         let last = shape.len() - 1;
         shape[last] = sizes[1];
         let bias = bias.and_then(|bias| bias.host());
-        let y = product::linear(&a, &b, bias.as_deref(), [sizes[0], sizes[1]]);
+        let a = Matrix::new(&a, [a.len() / sizes[0].max(1), sizes[0]]);
+        let y = product::product(a, Matrix::new(&b, [sizes[0], sizes[1]]), bias.as_deref());
         return Float::new(y, &shape, device);
     }
     let y = tall(x, w);
@@ -52,13 +90,20 @@ pub fn linear<B: HostBackend>(
 
 /// Weight gradient of a dense layer, summed over leading axes.
 pub fn weight_grad<B: HostBackend>(x: Float<B>, g: Float<B>) -> Float<B> {
-    let flat = |t: Float<B>| {
-        let shape = t.shape();
-        let width = shape.last().copied().unwrap_or(1);
-        let rows = shape[..shape.len() - 1].iter().product();
+    let width = |t: &Float<B>| t.shape().last().copied().unwrap_or(1);
+    let size = [width(&x), width(&g)];
+    let device = x.0.device();
+    if let (Some(x), Some(g)) = (x.host(), g.host()) {
+        let rows = x.len() / size[0].max(1);
+        let x = Matrix::maybe_turned(&x, [size[0], rows], true);
+        let y = product::product(x, Matrix::new(&g, [rows, size[1]]), None);
+        return Float::new(y, &size, &device);
+    }
+    let flat = |t: Float<B>, width: usize| {
+        let rows = t.shape()[..t.rank() - 1].iter().product();
         t.reshape(&[rows, width])
     };
-    flat(x).transpose().matmul(flat(g))
+    flat(x, size[0]).transpose().matmul(flat(g, size[1]))
 }
 
 fn outside() -> TaskError {

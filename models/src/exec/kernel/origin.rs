@@ -7,9 +7,9 @@ use wattle_protocol::dag::op::{Binary, Gelu, Op, Unary};
 const BURN: &str = "burn's primitive";
 /// Ours where a loop over plain memory takes fewer passes.
 const LOOP: &str = "host: our loop in few passes; GPU: burn's primitives";
-/// Products of burn.
-const PRODUCT: &str =
-    "burn's product; leading axes joined to one tall product where the right side is a matrix";
+/// Products.
+const PRODUCT: &str = "host: faer's product (burn's fills and copies its result first), burn's where leading axes are \
+     broadcast; GPU: burn's product; leading axes joined to one tall product where the right side is a matrix";
 /// Attention in one operator.
 const ATTENTION: &str = "on hosts our register tiles, a few rows of weights at a time; with a mask, other key lengths or \
      grouped heads, and on GPUs, burn's products; burn's own attention has no gradient of its own";
@@ -23,7 +23,7 @@ const RECURRENT: &str = "burn's product at each step; gates: our loop on hosts, 
 /// Returns what is to be said of an operator's kernels.
 pub const fn kernels(op: &Op) -> &'static str {
     match op {
-        Op::Linear => "host: our register tiles, with the bias; GPU: burn's product",
+        Op::Linear => "host: faer's product, over the bias; GPU: burn's product",
         Op::MatMul { .. } | Op::LinearWeightGrad => PRODUCT,
         Op::Embedding | Op::EmbeddingGrad { .. } => {
             "host: our loop, which checks ids and sums in their order; GPU: burn's select"

@@ -70,11 +70,6 @@ pub fn workspace(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Workspace {
             let found = tiled([shape(inputs, 0), of_w, shape(inputs, 1)], conv);
             of_convolution(found, weight_grad, (x, of_w), y + count(inputs, 1))
         }
-        Op::Linear => {
-            let inner = last(inputs, 1, 2);
-            let rows = x / inner.max(1);
-            Workspace::split(inner * (wide(1) + 2), rows.div_ceil(8 * wide(0)))
-        }
         Op::Attention { .. } => attention(inputs, false),
         Op::AttentionGrad { .. } => attention(inputs, true),
         // The gates of all steps, copied out of the tensors; in the gradient, the hidden states before each step, too.
@@ -97,7 +92,11 @@ pub fn workspace(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Workspace {
         Op::GeluGrad(Gelu::Erf) => Workspace::floats(x.saturating_mul(2)),
         // The primitive is given an input, of which it reads the shape.
         Op::AvgPool2dGrad { .. } => Workspace::floats(y),
-        Op::MatMul { .. } | Op::LinearWeightGrad | Op::Embedding | Op::EmbeddingGrad { .. } => none,
+        Op::MatMul { .. }
+        | Op::Linear
+        | Op::LinearWeightGrad
+        | Op::Embedding
+        | Op::EmbeddingGrad { .. } => none,
         Op::Dropout { .. } | Op::Softmax { .. } | Op::SoftmaxGrad { .. } => none,
         Op::LogSoftmax { .. } | Op::CausalMask { .. } => none,
         Op::Gelu(Gelu::Tanh) | Op::GeluGrad(Gelu::Tanh) | Op::Relu | Op::ReluGrad => none,

@@ -141,7 +141,7 @@ pub fn attention<B: HostBackend>(
     }
     if !is_host {
         let weights = x.weights(device).reshape(&[x.blocks, x.rows(), x.keys]);
-        return Ok(weights.matmul(x.v).reshape(&shape));
+        return Ok(matmul(weights, x.v, false, false).reshape(&shape));
     }
     let mask = x.mask.as_ref().map(host_values).transpose()?;
     let strides = x.mask.as_ref().map(|mask| Strides::of(&x.weights, &mask.shape()));
@@ -153,7 +153,7 @@ pub fn attention<B: HostBackend>(
         let mut weights = host_values(&scores)?;
         rows.weigh(&mut weights, start * x.rows());
         let weights = Float::new(weights, &at, device);
-        y.push(weights.matmul(x.v.clone().slice(0, start, end)));
+        y.push(matmul(weights, x.v.clone().slice(0, start, end), false, false));
     }
     Ok(joined(y).reshape(&shape))
 }
@@ -211,7 +211,7 @@ fn products<B: HostBackend>(
     g: Float<B>,
 ) -> [Float<B>; 3] {
     let part = |x: &Float<B>| x.clone().slice(0, start, end);
-    let dq = ds.clone().matmul(part(&x.k));
+    let dq = matmul(ds.clone(), part(&x.k), false, false);
     let dk = matmul(ds, part(&x.q), true, false);
     let dv = matmul(weights, g, true, false);
     [dq, dk, dv]
