@@ -11,6 +11,7 @@
 //! docs/decisions/0010-replicas.md. Not here: what follows at the owner (`stage`) and at a replica (`backup`).
 
 mod awaits;
+mod gather;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -203,38 +204,6 @@ impl Shift {
         if parts > 1 { 1 } else { TASKS_AHEAD }
     }
 
-    /// Adds this worker's groups to those of the workers behind it, piece by piece as they come.
-    fn gather(&mut self, ctx: &mut Ctx<'_>) {
-        let (source, sink) = match self.roles() {
-            Some(roles) => (roles.source(self.place), roles.sink(self.place)),
-            None => (None, None),
-        };
-        let has_part = sink.is_some() || (self.place == 0 && source.is_some());
-        let (job, stage, step, worker) = (self.job, self.id, self.step, self.place);
-        let count = if has_part { u16::try_from(self.chunks.len()).unwrap_or(u16::MAX) } else { 0 };
-        while self.gathered < count {
-            let chunk = self.gathered;
-            let name = source.map(|worker| TensorName::GroupSums { stage, worker, chunk });
-            if self.running.len() >= TASKS_AHEAD || name.is_some_and(|name| !self.has(name)) {
-                return;
-            }
-            let first = self.first_group();
-            let task = Task::GatherGradients { job, stage, step, chunk, worker, source, first };
-            self.gathered += 1;
-            self.running.push_back(ctx.run((job, stage), Purpose::Gather(chunk), task));
-        }
-        if self.running.is_empty() {
-            self.progress = Progress::Done;
-        }
-    }
-
-    /// Returns how many groups the workers behind this one run.
-    fn first_group(&self) -> u16 {
-        let all = (0..self.work.train.micro_batches).map(MicroBatch::new);
-        let behind = all.filter(|m| self.turn(*m) > self.place);
-        behind.map(|m| self.work.groups.group(m) + 1).max().unwrap_or(0)
-    }
-
     fn needs(&self, pass: Pass) -> Vec<TensorName> {
         let graph = &self.work.graph;
         match pass {
@@ -338,18 +307,6 @@ impl Shift {
         }
         self.advance(ctx);
         true
-    }
-
-    /// Sends a piece of the sums to the next worker towards the owner.
-    fn hand_on(&mut self, chunk: u16, ctx: &mut Ctx<'_>) {
-        let to = self.roles().and_then(|roles| {
-            let sink = roles.sink(self.place)?;
-            roles.workers().nth(usize::from(sink))
-        });
-        if let Some(to) = to {
-            let name = TensorName::GroupSums { stage: self.id, worker: self.place, chunk };
-            self.ship(self.key(name), to, ctx);
-        }
     }
 
     fn note(&mut self, span: Span) {
