@@ -33,7 +33,7 @@ impl Shift {
     }
 
     /// Returns how many groups the workers behind this one run.
-    fn first_group(&self) -> u16 {
+    pub(super) fn first_group(&self) -> u16 {
         let all = (0..self.work.train.micro_batches).map(MicroBatch::new);
         let behind = all.filter(|m| self.turn(*m) > self.place);
         behind.map(|m| self.work.groups.group(m) + 1).max().unwrap_or(0)
