@@ -24,7 +24,7 @@ use super::job::{Ending, Job};
 use super::learn::learn;
 use super::trace::Decisions;
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
-use crate::schedule::Plan;
+use crate::schedule::{Plan, StagePlan};
 use crate::units::{Duration, Instant};
 use crate::wire::message::{Commit, JobMessage, News, StageStats};
 pub(super) use inquiry::Report;
@@ -121,6 +121,20 @@ impl Lead {
             trace: Decisions::default(),
         }
     }
+}
+
+/// Returns what a step cost each worker of a stage, the owner first: each worker once, and of each no more than an honest
+/// one has.
+fn workers(
+    roles: &StagePlan,
+    (owner, stats): (PeerId, StageStats),
+    replicas: Vec<(PeerId, StageStats)>,
+) -> Vec<(PeerId, StageStats)> {
+    let works = |peer: PeerId| peer != owner && roles.place(peer).is_some();
+    let replicas: BTreeMap<PeerId, StageStats> =
+        replicas.into_iter().filter(|(peer, _)| works(*peer)).collect();
+    let all = std::iter::once((owner, stats)).chain(replicas);
+    all.map(|(peer, stats)| (peer, stats.bounded())).collect()
 }
 
 impl Job {
@@ -308,10 +322,7 @@ impl Job {
         let Some(Lead { phase: Phase::Running { ready }, .. }) = &mut self.lead else {
             return;
         };
-        let works = |(p, _): &(PeerId, StageStats)| plan.stages[stage.index()].place(*p).is_some();
-        let replicas = replicas.into_iter().filter(works);
-        let stats: Vec<(PeerId, StageStats)> =
-            std::iter::once((from, *stats)).chain(replicas).collect();
+        let stats = workers(&plan.stages[stage.index()], (from, *stats), replicas);
         if let Some(work) = self.works.get(stage.index()) {
             let me = ctx.me;
             for (peer, stats) in stats.iter().filter(|(peer, _)| *peer != me) {

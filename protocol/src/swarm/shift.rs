@@ -26,10 +26,7 @@ use crate::ids::{JobId, MicroBatch, PeerId, StageId, Step, TaskId};
 use crate::schedule::pipeline::{Pass, passes};
 use crate::schedule::{Plan, StagePlan};
 use crate::units::{Bytes, Instant};
-use crate::wire::message::{LinkBytes, Span, SpanKind, StageStats};
-
-/// Most spans reported for one step.
-const SPANS_MAX: usize = 600;
+use crate::wire::message::{LinkBytes, SHIPPED_MAX, SPANS_MAX, Span, SpanKind, StageStats};
 
 /// Tasks of a stage that the execution thread may have at once: one that the device computes, and one of which the
 /// results are on their way to host memory. Passes stay in order, so that nothing that is computed depends on it.
@@ -341,9 +338,11 @@ impl Shift {
             return true;
         }
         self.trace.sent((key.step, key.name), to, size, ctx.now);
+        let has_room = self.stats.shipped.len() < SHIPPED_MAX;
         match self.stats.shipped.iter_mut().find(|l| l.to == to) {
             Some(link) => link.bytes += size,
-            None => self.stats.shipped.push(LinkBytes { to, bytes: size }),
+            None if has_room => self.stats.shipped.push(LinkBytes { to, bytes: size }),
+            None => {}
         }
         self.unshipped.remove(&(key, to));
         if !self.unshipped.keys().any(|(k, _)| *k == key) {

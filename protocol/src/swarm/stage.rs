@@ -186,7 +186,8 @@ impl Stage {
         self.report_if_held(ctx);
     }
 
-    /// A follower holds the gradient of a step, and has told what its part in it came to.
+    /// A follower holds the gradient of a step, and has told what its part in it came to, if it is a worker. Nobody else is
+    /// heard: what is kept here goes into one report.
     pub(super) fn on_held(
         &mut self,
         from: PeerId,
@@ -194,16 +195,23 @@ impl Stage {
         (losses, stats): (Vec<(MicroBatch, f64)>, Option<Box<StageStats>>),
         ctx: &mut Ctx<'_>,
     ) {
+        let Some(roles) = self.shift.roles().filter(|roles| roles.followers().any(|p| p == from))
+        else {
+            return;
+        };
         if step != self.applied() {
             return;
         }
-        let is_own = |m: MicroBatch| self.shift.roles().is_some_and(|r| r.worker(m) == Some(from));
+        let stats = stats.filter(|_| roles.place(from).is_some());
+        let is_own = |m: MicroBatch| roles.worker(m) == Some(from);
         let within = |m: MicroBatch| m.index() < self.shift.work.train.micro_batches;
         let losses = losses.into_iter().filter(|(m, _)| within(*m) && is_own(*m));
         let losses: Vec<(MicroBatch, f64)> = losses.collect();
         self.losses.extend(losses);
-        self.held.insert(from, stats.map(|stats| *stats));
-        self.shift.trace.held(from, ctx.now);
+        let stats = stats.map(|stats| stats.bounded());
+        if self.held.insert(from, stats).is_none() {
+            self.shift.trace.held(from, ctx.now);
+        }
         self.report_if_held(ctx);
     }
 
