@@ -17,8 +17,8 @@ use crate::driver::Node;
 use crate::output::Output;
 use crate::up::hex;
 
-/// How long answers are waited for.
-const ANSWERS: StdDuration = StdDuration::from_millis(1000);
+/// How long answers are waited for; a member answers a peer once a second.
+const ANSWERS: StdDuration = StdDuration::from_millis(1200);
 /// How often members are asked: the answer that was quickest lays its clock over ours best.
 const ROUNDS: usize = 3;
 /// Operators of a stage that are named; what is left of it is summed up.
@@ -191,6 +191,9 @@ fn text(job: JobId, found: &Explanation) -> String {
         text.push('\n');
     }
     text.push_str(&format!("{:>5.1} %  unattributed", percent(found.unknown, found)));
+    if found.is_cut {
+        text.push_str("\nA member had no room for all that happened: some of it is booked to what was around it.");
+    }
     text
 }
 
@@ -225,6 +228,7 @@ fn line(job: JobId, found: &Explanation) -> Value {
         "job": hex(job.bytes()),
         "steps": found.steps,
         "step_seconds": found.step.seconds(),
+        "is_cut": found.is_cut,
         "attributed": 1.0 - percent(found.unknown, found) / 100.0,
         "parts": found.parts.iter().map(part).collect::<Vec<_>>(),
     })
