@@ -164,7 +164,7 @@ mod tests {
         assert!(kept.windows(2).all(|pair| pair[0].step <= pair[1].step));
         let bytes = encode(&message(kept)).unwrap();
         assert!(bytes.len() < FRAME_MAX * 3 / 4, "{} bytes", bytes.len());
-        let few = vec![full(0, 1), full(0, 0)];
+        let few = [full(0, 1), full(0, 0)];
         assert_eq!(newest(few.iter().collect()).len(), 2);
     }
 

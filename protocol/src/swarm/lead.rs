@@ -29,6 +29,7 @@ use crate::units::{Duration, Instant};
 use crate::wire::message::{Commit, JobMessage, News, StageStats};
 pub(super) use inquiry::Report;
 use moving::{Moving, Watched};
+pub(super) use offer::shown;
 use offer::{Offer, needed};
 
 /// How long an inquiry waits for silent members that count as living.
@@ -80,6 +81,8 @@ pub(super) struct Lead {
     failures: u32,
     /// Who failed at which stage, in which epoch and when.
     barred: BTreeMap<(StageId, PeerId), (Epoch, Instant)>,
+    /// Who has disputed what this leader says of its deeds.
+    disputed: BTreeSet<PeerId>,
     waiting: Option<String>,
     /// Moves of stages that are under way, and what they are judged by.
     moving: Option<Moving>,
@@ -115,6 +118,7 @@ impl Lead {
             settled: now,
             failures: 0,
             barred: BTreeMap::new(),
+            disputed: BTreeSet::new(),
             waiting: None,
             moving: None,
             watched: Watched::default(),

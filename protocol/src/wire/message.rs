@@ -275,6 +275,14 @@ pub enum JobMessage {
     Release,
     /// News for the submitter.
     News(Box<News>),
+    /// I could do my part, but the plan takes me for much slower or faster than my own clock says: propose without your word
+    /// of my deeds.
+    Dispute {
+        /// The reign.
+        term: Term,
+        /// Version of the proposed plan.
+        epoch: Epoch,
+    },
 }
 
 /// What kind of work a span of time went to.

@@ -5,14 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::offer::{Offer, Placed, living_adverts, needed};
+use super::offer::{Offer, Placed, living_adverts, needed, shown};
 use super::{INQUIRY, KEEP, Phase, SETTLE};
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
 use crate::job::Start;
 use crate::schedule::advert::Advert;
-use crate::schedule::codec::Codec;
-use crate::schedule::deeds::corrected;
-use crate::schedule::fence::Request;
 use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan, PlanError, Standing};
 use crate::swarm::Ctx;
@@ -167,18 +164,10 @@ impl Job {
         }
         if standing.holders.iter().all(|h| !h.is_empty()) {
             let evidence = living_adverts(ctx);
-            let words: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
-            let deeds = ctx.deeds.of(words.iter().copied(), ctx.now);
-            let shown = corrected(&words, &deeds);
+            let deeds = self.deeds_of(&evidence, ctx);
+            let shown = shown(&evidence, &deeds);
             let adverts: Vec<&Advert> = shown.iter().collect();
-            let request = Request {
-                spec: &self.spec,
-                job: self.id,
-                epoch,
-                submitter: self.submitter,
-                leader: ctx.me,
-                codec: Codec::Dense,
-            };
+            let request = self.request(epoch, ctx.me);
             return match repair(request, &plan, &standing, &adverts) {
                 Ok(next) => {
                     let basis = Basis::Repair { previous: Box::new((*plan).clone()), standing };

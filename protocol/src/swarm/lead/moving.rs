@@ -16,9 +16,8 @@ use std::collections::BTreeMap;
 use super::{Lead, SETTLE};
 use crate::ids::{Epoch, PeerId, StageId};
 use crate::schedule::advert::Advert;
-use crate::schedule::codec::Codec;
 use crate::schedule::deeds::Deeds;
-use crate::schedule::fence::{Freedom, Request, replan};
+use crate::schedule::fence::{Freedom, replan};
 use crate::schedule::gauge::Gauge;
 use crate::schedule::{Plan, Standing};
 use crate::swarm::Ctx;
@@ -143,14 +142,7 @@ impl Job {
     fn worthwhile(&self, plan: &Plan, ctx: &Ctx<'_>) -> Option<Vec<(StageId, PeerId)>> {
         let next = self.last.map(|last| last.step.next()).unwrap_or_default();
         let left = self.steps().number().saturating_sub(next.number());
-        let request = Request {
-            spec: &self.spec,
-            job: self.id,
-            epoch: plan.epoch.next(),
-            submitter: self.submitter,
-            leader: ctx.me,
-            codec: Codec::Dense,
-        };
+        let request = self.request(plan.epoch.next(), ctx.me);
         let adverts = self.corrected(plan, ctx);
         let adverts: Vec<&Advert> = adverts.iter().collect();
         let found = replan(request, plan, &adverts, (left, Freedom::Owners));
