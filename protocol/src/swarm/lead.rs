@@ -21,9 +21,9 @@ use std::sync::Arc;
 
 use super::Ctx;
 use super::job::{Ending, Job};
-use super::learn::learn;
 use super::trace::Decisions;
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
+use crate::schedule::deeds::Deed;
 use crate::schedule::{Plan, StagePlan};
 use crate::units::{Duration, Instant};
 use crate::wire::message::{Commit, JobMessage, News, StageStats};
@@ -84,6 +84,8 @@ pub(super) struct Lead {
     /// Who has disputed what this leader says of its deeds.
     disputed: BTreeSet<PeerId>,
     waiting: Option<String>,
+    /// The deeds that the plan in force was made from.
+    placed_by: Vec<Deed>,
     /// Moves of stages that are under way, and what they are judged by.
     moving: Option<Moving>,
     watched: Watched,
@@ -120,6 +122,7 @@ impl Lead {
             barred: BTreeMap::new(),
             disputed: BTreeSet::new(),
             waiting: None,
+            placed_by: Vec::new(),
             moving: None,
             watched: Watched::default(),
             trace: Decisions::default(),
@@ -322,17 +325,10 @@ impl Job {
             return;
         }
         lead.trace.heard(stage, ctx.now);
-        self.note_pace(stage, from, &stats, ctx);
-        let Some(Lead { phase: Phase::Running { ready }, .. }) = &mut self.lead else {
+        let Phase::Running { ready } = &mut lead.phase else {
             return;
         };
         let stats = workers(&plan.stages[stage.index()], (from, *stats), replicas);
-        if let Some(work) = self.works.get(stage.index()) {
-            let me = ctx.me;
-            for (peer, stats) in stats.iter().filter(|(peer, _)| *peer != me) {
-                learn(*peer, work, &plan, &stats.spans, ctx);
-            }
-        }
         ready.insert(stage, Ready { sum_of_squares, loss, stats });
         if ready.len() == plan.stages.len() {
             self.decide(step, &plan, ctx);
@@ -340,13 +336,14 @@ impl Job {
     }
 
     fn decide(&mut self, step: Step, plan: &Arc<Plan>, ctx: &mut Ctx<'_>) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        let Phase::Running { ready } = &mut lead.phase else {
+        let Some(Lead { phase: Phase::Running { ready }, .. }) = &mut self.lead else {
             return;
         };
         let ready = std::mem::take(ready);
+        self.take_in(&ready, plan, ctx);
+        let Some(lead) = &mut self.lead else {
+            return;
+        };
         // Summed in stage order, so that every leader finds the same bits.
         let norm = ready.values().map(|r| r.sum_of_squares).sum::<f64>().sqrt();
         let losses = ready.values().filter_map(|r| r.loss).sum::<f64>();
@@ -377,7 +374,7 @@ impl Job {
         if step.next() >= self.steps() {
             return self.finish(ctx);
         }
-        self.consider_moving(ctx);
+        self.go_on_moving(ctx);
     }
 
     fn finish(&mut self, ctx: &mut Ctx<'_>) {

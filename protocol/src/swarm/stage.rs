@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use super::Ctx;
 use super::io::{GradientSource, OpTimes, Outcome, StageWork, Task, TensorKey, TensorName};
-use super::learn::learn;
 use super::shift::Shift;
 use super::tasks::Purpose;
 use crate::dag::bundle::{shared_bytes, start_bytes};
@@ -221,8 +220,6 @@ impl Stage {
             self.phase = Phase::Ready;
             self.shift.stats.ready = ctx.now;
             self.shift.trace.ready(ctx.now);
-            let (plan, work) = (self.shift.plan.clone(), self.shift.work.clone());
-            learn(ctx.me, &work, &plan, &self.shift.stats.spans, ctx);
             self.report(ctx);
         }
     }

@@ -104,8 +104,9 @@ impl Job {
             s.followers().count() < wanted && able.iter().any(fits)
         });
         if gap {
-            self.inquire(ctx);
+            return self.inquire(ctx);
         }
+        self.look(ctx);
     }
 
     /// Says whether nothing is decided in a long time because weights are awaited from a submitter that is gone.
@@ -159,10 +160,10 @@ impl Job {
         let seen = reports.values().map(|r| r.epoch).max().unwrap_or_default();
         let epoch = lead.epoch.max(plan.epoch).max(seen).next();
         let voters = plan.council.clone();
-        if let Some(lead) = &mut self.lead {
-            lead.arrange_moves(&mut standing, plan.epoch, epoch);
-        }
         if standing.holders.iter().all(|h| !h.is_empty()) {
+            if let Some(lead) = &mut self.lead {
+                lead.arrange_moves(&mut standing, plan.epoch, epoch);
+            }
             let evidence = living_adverts(ctx);
             let deeds = self.deeds_of(&evidence, ctx);
             let shown = shown(&evidence, &deeds);
@@ -170,6 +171,9 @@ impl Job {
             let request = self.request(epoch, ctx.me);
             return match repair(request, &plan, &standing, &adverts) {
                 Ok(next) => {
+                    if self.drop_moves(&standing.wanted, &next, ctx) {
+                        return;
+                    }
                     let basis = Basis::Repair { previous: Box::new((*plan).clone()), standing };
                     let (plan, restart) = (next, false);
                     let offer = Offer { plan, basis, evidence, deeds, base, last, restart, voters };
@@ -186,6 +190,9 @@ impl Job {
         tracing::warn!(job = %self.id, "a stage is lost with all its backups: begins anew");
         match self.place_anew(epoch, ctx) {
             Ok(Placed { plan, evidence, deeds }) => {
+                if let Some(lead) = &mut self.lead {
+                    lead.moving = None;
+                }
                 let (basis, base, last) = (Basis::Fresh, Step::default(), None);
                 let restart = true;
                 let offer = Offer { plan, basis, evidence, deeds, base, last, restart, voters };

@@ -175,6 +175,8 @@ impl Job {
         let offer = offer.clone();
         lead.phase = Phase::Running { ready: BTreeMap::new() };
         lead.trace.restart();
+        lead.watched.restart();
+        lead.placed_by.clone_from(&offer.deeds);
         lead.decided = ctx.now;
         lead.settled = ctx.now;
         lead.began = ctx.now;
