@@ -33,12 +33,15 @@ fn main() -> anyhow::Result<()> {
     warm()?;
     say("MiB of a stage: predicted, measured, and their ratio");
     say("network             state            forward            backward           step");
-    for (dag, source) in networks()? {
-        for recompute in [false, true] {
-            row(&spec(dag.clone(), source, recompute))?;
+    // On a thread of arithmetic, as an executor's tasks.
+    rayon::scope(|_| {
+        for (dag, source) in networks()? {
+            for recompute in [false, true] {
+                row(&spec(dag.clone(), source, recompute))?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Lets every thread multiply once: faer sets room aside for each, twice the third cache, of which what is not used is only
