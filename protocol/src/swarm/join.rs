@@ -255,7 +255,9 @@ impl Job {
             JobMessage::Vote { term, granted, epoch } => {
                 self.on_vote(from, (term, granted), epoch, ctx);
             }
-            JobMessage::Lease { term, epoch, sent } => self.on_lease(from, term, epoch, sent, ctx),
+            JobMessage::Lease { term, epoch, sent, last } => {
+                self.on_lease(from, (term, epoch, last), sent, ctx);
+            }
             JobMessage::LeaseGranted { term, epoch, sent } => {
                 self.on_granted(from, term, epoch, sent, ctx);
             }
@@ -305,16 +307,19 @@ impl Job {
     fn on_lease(
         &mut self,
         from: PeerId,
-        term: Term,
-        epoch: Epoch,
+        (term, epoch, last): (Term, Epoch, Option<Commit>),
         sent: Instant,
         ctx: &mut Ctx<'_>,
     ) {
         if !self.heed(from, term, ctx) {
             return;
         }
-        // The plan in force may have been adopted while this member was away.
+        // The plan in force may have been adopted, and a step decided, while this member was away.
         self.adopt(term, epoch, ctx);
+        let is_news = |commit: &Commit| self.last.is_none_or(|last| last.step < commit.step);
+        if let Some(commit) = last.filter(|commit| epoch == self.epoch() && is_news(commit)) {
+            self.on_step_commit(commit, ctx);
+        }
         let epoch = self.epoch();
         ctx.send(from, self.id, JobMessage::LeaseGranted { term, epoch, sent });
     }

@@ -169,7 +169,10 @@ impl Job {
             return;
         };
         match &mut lead.phase {
-            Phase::Inquiring { .. } => self.conclude(ctx),
+            Phase::Inquiring { .. } => {
+                self.ask_again(ctx);
+                self.conclude(ctx);
+            }
             Phase::Proposing { offer, accepted, since, sent } => {
                 let needed = needed(&offer.plan);
                 if needed.iter().any(|p| *p != ctx.me && !ctx.membership.is_living(*p)) {
@@ -210,11 +213,10 @@ impl Job {
             // Before the first plan there is nobody to hold a lease from.
             return true;
         };
-        for peer in plan.members() {
-            if peer != ctx.me {
-                let body = JobMessage::Lease { term: lead.term, epoch: plan.epoch, sent: ctx.now };
-                ctx.send(peer, self.id, body);
-            }
+        let (term, epoch, sent, last) = (lead.term, plan.epoch, ctx.now, self.last);
+        let me = ctx.me;
+        for peer in plan.members().into_iter().filter(|peer| *peer != me) {
+            ctx.send(peer, self.id, JobMessage::Lease { term, epoch, sent, last });
         }
         let young = ctx.now.since(lead.began) < ctx.config.lease;
         let granted = |p: &&PeerId| {

@@ -148,6 +148,8 @@ pub enum JobMessage {
         epoch: Epoch,
         /// Moment at the leader, returned in the answer: a lease runs from when it was asked for.
         sent: Instant,
+        /// The last decided step: word of it may have been lost.
+        last: Option<Commit>,
     },
     /// I follow.
     LeaseGranted {

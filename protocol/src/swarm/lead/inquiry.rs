@@ -38,6 +38,19 @@ impl Job {
         }
     }
 
+    /// Asks those again who have not answered: the question or the answer may have been lost.
+    pub(super) fn ask_again(&self, ctx: &mut Ctx<'_>) {
+        let (Some(lead), Some(plan)) = (&self.lead, &self.plan) else {
+            return;
+        };
+        let Phase::Inquiring { reports, .. } = &lead.phase else {
+            return;
+        };
+        for peer in plan.members().into_iter().filter(|peer| !reports.contains_key(peer)) {
+            ctx.send(peer, self.id, JobMessage::Inquire { term: lead.term });
+        }
+    }
+
     /// Tells the submitter who of the plan in force is gone.
     pub(in crate::swarm) fn tell_losses(&mut self, ctx: &mut Ctx<'_>) {
         let Some(plan) = self.plan.clone() else {

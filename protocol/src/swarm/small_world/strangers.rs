@@ -3,7 +3,7 @@
 use super::runs::{LIMIT, undisturbed};
 use super::*;
 use crate::ids::{Epoch, Term};
-use crate::wire::message::{Holding, JobMessage, Span, SpanKind, StageStats};
+use crate::wire::message::{Commit, Holding, JobMessage, Span, SpanKind, StageStats};
 
 fn stranger() -> PeerId {
     Peer::new(&[99; 32], Config::default()).id()
@@ -25,9 +25,10 @@ fn losses(world: &World) -> Vec<u64> {
 fn attacks(epoch: Epoch) -> Vec<JobMessage> {
     let (far, near) = (Term::new(u64::MAX), Term::new(7));
     let sent = Instant::from_micros(1);
+    let last = Some(Commit { step: Step::new(9), scale: 9.0, loss: 9.0, norm: 9.0 });
     let mut list = Vec::new();
     for term in [far, near] {
-        list.push(JobMessage::Lease { term, epoch, sent });
+        list.push(JobMessage::Lease { term, epoch, sent, last });
         list.push(JobMessage::Inquire { term });
         list.push(JobMessage::Adopt { term, epoch });
         list.push(JobMessage::RequestVote { term, epoch });
@@ -76,7 +77,7 @@ fn a_member_cannot_use_the_terms_up() {
     for &to in &plan.council {
         let (term, sent) = (Term::new(u64::MAX), world.now);
         for body in [
-            JobMessage::Lease { term, epoch: plan.epoch, sent },
+            JobMessage::Lease { term, epoch: plan.epoch, sent, last: None },
             JobMessage::RequestVote { term, epoch: plan.epoch },
         ] {
             world.forge(liar, to, Message::Job { job: plan.job, body: Box::new(body) });
