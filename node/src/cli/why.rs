@@ -138,7 +138,7 @@ fn names(cause: &Cause) -> (String, String) {
             (format!("stage {} on {peer}", stage.index()), "around operators".to_owned())
         }
         Cause::Link(from, to) => (format!("link {from} -> {to}"), String::new()),
-        Cause::Turn(peer) => ("waits between tasks".to_owned(), format!("at {peer}")),
+        Cause::Wait(peer) => ("waits between tasks".to_owned(), format!("at {peer}")),
         Cause::Reduce(stage, _) => (end(), format!("sums of stage {}", stage.index())),
         Cause::Shared(from, to) => (end(), format!("gradients {from} -> {to}")),
         Cause::Store(from, to) => (end(), format!("gradient to backup {from} -> {to}")),
@@ -213,7 +213,7 @@ fn line(job: JobId, found: &Explanation) -> Value {
             }
             Cause::Around(stage, peer) => ("around", Some(stage), peer, None, None),
             Cause::Link(from, to) => ("link", None, from, Some(to), None),
-            Cause::Turn(peer) => ("wait", None, peer, None, None),
+            Cause::Wait(peer) => ("wait", None, peer, None, None),
             Cause::Reduce(stage, peer) => ("reduce", Some(stage), peer, None, None),
             Cause::Shared(from, to) => ("shared", None, from, Some(to), None),
             Cause::Store(from, to) => ("store", None, from, Some(to), None),

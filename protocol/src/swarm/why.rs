@@ -2,15 +2,16 @@
 //!
 //! From each decision back to the one before: whose report came last, what that stage waited for, which tensor or task was
 //! the last thing that was needed, who sent it, and so on. What lies between two moments on the path is booked to what
-//! happened between them, so that all of it adds up to the step. Moments are looked up on their owners' clocks; amounts
-//! across two clocks are off by as much as the clocks were laid over each other wrongly, and cancel around a loop.
+//! happened between them; where a mark is missing the path breaks off, and what is left of the step is nobody's.
+//! Moments are looked up on their owners' clocks; amounts across two clocks are off by as much as the clocks were laid over
+//! each other wrongly, and cancel around a loop.
 //! What members say is a stranger's word: every sum of it saturates, and a walk costs no more than its marks (`index`).
 
 mod index;
 
 use std::collections::BTreeMap;
 
-use crate::ids::{MicroBatch, PeerId, StageId, Step};
+use crate::ids::{MicroBatch, PeerId, StageId};
 use crate::units::{Duration, Instant};
 use crate::wire::message::SpanKind;
 use crate::wire::trace::{Cargo, Decision, Mark, StageTrace, Traces, What};
@@ -27,7 +28,7 @@ pub enum Cause {
     /// Tensors of the pipeline from one peer to another, waiting for each other included.
     Link(PeerId, PeerId),
     /// A peer had all that a task needed and had not begun it.
-    Turn(PeerId),
+    Wait(PeerId),
     /// Sharing and reducing gradients.
     Reduce(StageId, PeerId),
     /// Parts of gradients from one peer to another: of shared parameters, or of a stage's other workers.
@@ -224,12 +225,12 @@ impl<'a> Walk<'a> {
     fn passes(&self, answer: &Answer, moment: Instant, path: &mut Path) -> Option<()> {
         let (mut answer, mut task) = (answer, self.index.ended_by(answer.peer, moment, None)?);
         for _ in 0..=self.index.tasks_total() {
-            path.back_to(answer.at(task.ended), Cause::Turn(answer.peer));
+            path.back_to(answer.at(task.ended), Cause::Wait(answer.peer));
             self.compute(task, answer, path);
             match self.needed(task, answer.peer)? {
                 Needed::Task(before) => task = before,
                 Needed::Tensor(cargo, came) => {
-                    path.back_to(answer.at(came), Cause::Turn(answer.peer));
+                    path.back_to(answer.at(came), Cause::Wait(answer.peer));
                     let (sender, at) = self.sender(cargo, answer.peer)?;
                     let (from, to) = (sender.peer, answer.peer);
                     let cause = match cargo {
@@ -242,8 +243,9 @@ impl<'a> Walk<'a> {
                     task = self.index.ended_by(sender.peer, at, None)?;
                     answer = sender;
                 }
-                Needed::Decision(began) => {
-                    path.back_to(answer.at(began), Cause::Turn(answer.peer));
+                Needed::Decision(heard) => {
+                    path.back_to(answer.at(heard), Cause::Wait(answer.peer));
+                    // What is left is no more than lies between the decision and its being heard.
                     let cause = Cause::Decided(self.leader.peer, answer.peer);
                     path.back_to(path.begun, cause);
                     return Some(());
@@ -278,10 +280,14 @@ impl<'a> Walk<'a> {
         path.back_to(from, Cause::Around(task.stage, peer));
     }
 
-    /// Returns what came last of all that a task needed: its tensors, the device, the beginning of the step.
+    /// Returns what came last of all that a task needed: its tensors, the device, the beginning of the step. None where the
+    /// marks do not tell: a tensor that others of its kind had, or what a backward pass, which never comes first, came after.
     fn needed(&self, task: Task, peer: PeerId) -> Option<Needed> {
         let (_, trace) = self.stages.get(&(task.stage, peer))?;
         let tensor = self.index.came(task, peer);
+        if tensor.is_none() && self.index.reads(task, peer) {
+            return None;
+        }
         let before = self.index.ended_by(peer, task.began, Some(task));
         let (came, ended) = (tensor.map(|t| t.0), before.map(|t| t.ended));
         if let Some((at, cargo)) = tensor
@@ -294,7 +300,10 @@ impl<'a> Walk<'a> {
         }
         match before {
             Some(task) if task.ended > trace.began => Some(Needed::Task(task)),
-            Some(_) | None => Some(Needed::Decision(trace.began.min(task.began))),
+            Some(_) | None => match task.kind {
+                SpanKind::Forward | SpanKind::Optimizer => Some(Needed::Decision(trace.began)),
+                SpanKind::Backward | SpanKind::Reduce => None,
+            },
         }
     }
 
@@ -304,12 +313,6 @@ impl<'a> Walk<'a> {
         let (answer, _) = self.stages.get(&from)?;
         Some((*answer, at))
     }
-}
-
-/// Returns the first and the last step that all stages remember, for people.
-pub fn remembered(answers: &[Answer]) -> Option<(Step, Step)> {
-    let steps = || answers.iter().flat_map(|a| &a.traces.stages).map(|trace| trace.step);
-    Some((steps().min()?, steps().max()?))
 }
 
 #[cfg(test)]

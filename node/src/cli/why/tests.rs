@@ -19,7 +19,7 @@ fn explanation() -> Explanation {
             (Cause::Link(peer(1), peer(2)), millis(66)),
             (operator(1, 2, "linear"), millis(44)),
             (operator(1, 2, "attention"), millis(18)),
-            (Cause::Turn(peer(2)), millis(14)),
+            (Cause::Wait(peer(2)), millis(14)),
             (Cause::Store(peer(1), peer(3)), millis(12)),
             (Cause::Around(StageId::new(1), peer(2)), millis(10)),
             (operator(0, 1, "embedding"), millis(8)),

@@ -1,6 +1,6 @@
 //! One step's marks, sorted once: so that a walk looks up what it needs, and costs no more than there are marks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Task;
 use crate::ids::{MicroBatch, PeerId, StageId};
@@ -23,6 +23,8 @@ pub(super) struct Index {
     came: BTreeMap<For, Vec<(Instant, Cargo)>>,
     /// Who handed a tensor for a peer to the transport, and when: the first stage, and its first time.
     sent: BTreeMap<(Cargo, PeerId), ((StageId, PeerId), Instant)>,
+    /// Whom others have sent activations, or cotangents.
+    receivers: BTreeSet<(PeerId, bool)>,
     /// What all passes of a stage at a worker took, forward and backward.
     passes: BTreeMap<(StageId, PeerId, bool), Duration>,
 }
@@ -50,6 +52,10 @@ impl Index {
                     What::Sent(cargo, to, _) => {
                         let from = ((trace.stage, peer), began);
                         index.sent.entry((cargo, to)).or_insert(from);
+                        if let Cargo::Activation(..) | Cargo::Cotangent(..) = cargo {
+                            let is_back = matches!(cargo, Cargo::Cotangent(..));
+                            index.receivers.insert((to, is_back));
+                        }
                     }
                     What::Held(_) | What::Ready => {}
                 }
@@ -118,6 +124,19 @@ impl Index {
         let list = self.came.get(&(task.stage, peer, is_back, micro_batch))?;
         let count = list.partition_point(|(at, _)| *at <= task.began);
         list[..count].last().copied()
+    }
+
+    /// Says whether passes of a task's kind read tensors of others, as far as marks tell: of those here, or of who sent them.
+    pub(super) fn reads(&self, task: Task, peer: PeerId) -> bool {
+        let is_back = match task.kind {
+            SpanKind::Forward => false,
+            SpanKind::Backward => true,
+            SpanKind::Reduce | SpanKind::Optimizer => return false,
+        };
+        let [first, last] =
+            [0, u32::MAX].map(|number| (task.stage, peer, is_back, Some(MicroBatch::new(number))));
+        let is_sent = self.receivers.contains(&(peer, is_back)) && self.stages(peer) == 1;
+        is_sent || self.came.range(first..=last).next().is_some()
     }
 
     /// Returns which stage's worker sent a tensor to a peer, and when.

@@ -1,7 +1,7 @@
 //! Walks over hand-made steps, of which it is known where the time went.
 
 use super::*;
-use crate::ids::{EdgeId, JobId};
+use crate::ids::{EdgeId, JobId, Step};
 use crate::units::Bytes;
 use crate::wire::trace::OpTime;
 
@@ -90,7 +90,7 @@ fn all_of_a_step_is_booked_to_what_it_went_to_whatever_the_clocks_say() {
             (Cause::Link(peer(2), peer(1)), 10),
             (Cause::Decided(peer(2), peer(1)), 10),
             (Cause::Around(StageId::new(0), peer(1)), 9),
-            (Cause::Turn(peer(2)), 5),
+            (Cause::Wait(peer(2)), 5),
             (Cause::Reduce(StageId::new(0), peer(1)), 5),
             (operator("add"), 4),
             (Cause::Store(peer(1), peer(2)), 3),
@@ -126,6 +126,31 @@ fn what_no_trace_tells_is_left_over_and_strangers_change_nothing_else() {
     let mut full = answers(0);
     full[1].traces.stages[0].is_cut = true;
     assert!(explain(&full).unwrap().is_cut && !explain(&answers(0)).unwrap().is_cut);
+}
+
+/// Goal: time is booked to what was measured and to nothing else. Method: of each mark that the path of a step hangs on, see
+/// what stays unattributed when it is missing; all up to there, if it is not the wait for a neighbour.
+#[test]
+fn what_a_missing_mark_would_tell_is_nobodys() {
+    let left = |stage: usize, lacks: &dyn Fn(&What) -> bool| {
+        let mut gap = answers(5_000_000);
+        let marks = &mut gap[stage].traces.stages[0].marks;
+        let count = marks.len();
+        marks.retain(|mark| !lacks(&mark.what));
+        assert!(marks.len() < count);
+        explain(&gap).unwrap().unknown.micros() / 1000
+    };
+    let came = |what: &What| matches!(what, What::Came(_));
+    let sent =
+        |what: &What| matches!(what, What::Sent(Cargo::Activation(..) | Cargo::Cotangent(..), ..));
+    let ran = |kind| move |what: &What| matches!(what, What::Ran(of, _) if *of == kind);
+    // Back from the end: stage 0 there again at 70, which needs what stage 1 sent at 60, which needs what came at 40.
+    assert_eq!((left(0, &came), left(1, &came)), (70, 45));
+    assert_eq!((left(1, &sent), left(0, &sent)), (70, 40));
+    // Nothing tells what came before a backward pass, or what made a tensor.
+    assert_eq!(left(1, &ran(SpanKind::Forward)), 50);
+    assert_eq!(left(0, &ran(SpanKind::Forward)), 30);
+    assert_eq!(left(0, &|what| matches!(what, What::Ran(..))), 95);
 }
 
 /// Goal: a walk costs no more than its marks. Method: as many tasks and tensors as are believed, at three peers; squared,
@@ -244,7 +269,6 @@ mod strangers {
             let longest = found.parts.iter().map(|(_, took)| *took).max().unwrap_or_default();
             assert!(longest.max(found.unknown) <= found.step, "{found:?}");
         }
-        let _ = remembered(answers);
     }
 
     proptest! {
