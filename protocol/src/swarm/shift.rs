@@ -3,7 +3,7 @@
 //! | state     | meaning                                                  | leaves by                       |
 //! |-----------|----------------------------------------------------------|---------------------------------|
 //! | Idle      | not begun, or there is no state yet                      | `begin` -> Running              |
-//! | Running   | passes in order, two ahead, as their tensors come        | last pass done -> Gathering     |
+//! | Running   | passes in order as their tensors come, up to two at once | last pass done -> Gathering     |
 //! | Gathering | adds its groups to those of the workers behind, by piece | last piece summed -> Done       |
 //! | Done      | its part of the step is done                             | `begin` of the next -> Running  |
 //!

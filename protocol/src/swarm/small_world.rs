@@ -73,8 +73,9 @@ struct World {
     sent: u64,
     /// Passes begun since the last reset: nothing is to be computed twice.
     begun: BTreeSet<(PeerId, StageId, Step, u32, bool)>,
-    /// Devices on which tasks take so many times as long.
+    /// Devices on which tasks take so many percent of the usual time, and by how many percent each task is off at most.
     slow: BTreeMap<PeerId, u64>,
+    noise: u64,
     /// Passes that are not done, and the most that a stage had at once.
     open: BTreeMap<(PeerId, TaskId), StageId>,
     open_max: usize,
@@ -122,6 +123,7 @@ impl World {
             sent: 0,
             begun: BTreeSet::new(),
             slow: BTreeMap::new(),
+            noise: 0,
             open: BTreeMap::new(),
             open_max: 0,
             holds_weights: true,
@@ -187,7 +189,7 @@ impl World {
                         _ => Outcome::Done,
                     };
                     let free = self.busy.get(&me).copied().unwrap_or_default().max(self.now);
-                    let ended = free + WORK * self.slow.get(&me).copied().unwrap_or(1);
+                    let ended = free + self.lasts(me);
                     self.busy.insert(me, ended);
                     let (began, ops) = (free, OpTimes::default());
                     let input = Input::TaskDone { task: id, outcome, began, ended, ops };
@@ -226,6 +228,13 @@ impl World {
             self.later(to, LATENCY * 3, Happening::Input(input.clone()));
         }
         self.later(to, LATENCY, Happening::Input(input));
+    }
+
+    /// Returns how long the next task of a device takes.
+    fn lasts(&self, peer: PeerId) -> Duration {
+        let percent = self.slow.get(&peer).copied().unwrap_or(100);
+        let off = 100 - self.noise + (self.sequence * 37) % (2 * self.noise + 1);
+        Duration::from_micros(WORK.micros() * percent * off / 10_000)
     }
 
     fn probe(&mut self, me: PeerId, peer: PeerId) {

@@ -4,11 +4,12 @@
 //! |------------|----------------------------------------------------|------------------------------------------------|
 //! | Idle       | not begun, or waits for its state (`start`)        | `begin` -> Running                             |
 //! | Running    | passes, and the sums of all workers (`shift`)      | shift done -> Sharing                          |
-//! | Sharing    | waits for other stages' parts of shared parameters | all here -> Reducing                           |
+//! | Sharing    | sends parts of shared parameters, awaits others'   | all here -> Reducing                           |
 //! | Reducing   | sums gradient parts                                | done -> Publishing                             |
 //! | Publishing | waits until each follower holds the gradient       | all do -> Ready (reported to the leader)       |
-//! | Ready      | waits for the decision                             | `commit` -> Running of the next step, or Idle  |
+//! | Ready      | reports until the step is decided                  | `commit` -> Idle; `begin`, if it was not last  |
 //!
+//! Another plan (`adopt`) makes any of them Idle, with the state as it is.
 //! Followers are replicas and backups. Not here: who owns what (`job`), what the leader decides (`lead`), following a
 //! stage (`backup`).
 

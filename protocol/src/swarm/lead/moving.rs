@@ -339,3 +339,16 @@ impl Lead {
         }
     }
 }
+
+#[cfg(test)]
+impl Lead {
+    /// Wants a move, whatever it is worth.
+    pub(in crate::swarm) fn want(&mut self, stage: StageId, to: PeerId) {
+        self.moving = Some(Moving { to: vec![(stage, to)], following: None });
+    }
+
+    /// Says whether a move was let go for want of room.
+    pub(in crate::swarm) fn has_refused(&self, stage: StageId, to: PeerId, now: Instant) -> bool {
+        self.moving.is_none() && self.watched.is_refused(stage, to, now)
+    }
+}

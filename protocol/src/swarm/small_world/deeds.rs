@@ -15,7 +15,7 @@ fn a_peer_that_claims_a_hundred_times_its_speed_is_placed_by_what_it_did() {
         let mut world = World::new(4);
         let able = world.peers.keys().copied().filter(|id| *id != world.submitter);
         let liar = able.collect::<Vec<_>>()[liar];
-        world.slow.insert(liar, 20);
+        world.slow.insert(liar, 2000);
         let claim = Input::Measured(hardware(100));
         world.later(liar, Duration::from_millis(1), Happening::Input(claim));
         world.submit(spec(1, 5));
