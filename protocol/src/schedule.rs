@@ -23,6 +23,7 @@ pub mod gauge;
 mod ground;
 pub mod groups;
 pub mod kinds;
+pub mod launches;
 pub mod links;
 pub mod load;
 pub mod outline;

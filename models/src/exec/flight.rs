@@ -10,7 +10,7 @@ use std::task::Waker;
 
 use wattle_protocol::ids::{JobId, StageId};
 use wattle_protocol::swarm::io::{OpTimes, Outcome, Task, TaskError, TensorKey};
-use wattle_protocol::units::Bytes;
+use wattle_protocol::units::{Bytes, Duration};
 
 use super::reading::Reading;
 use super::store::Store;
@@ -26,6 +26,8 @@ pub struct Flight {
     is_cut: bool,
     /// What its operators took, where that is known.
     times: OpTimes,
+    /// What it took of the processor, where one thread did all of it.
+    worked: Option<Duration>,
 }
 
 /// What a task has to say once it has landed.
@@ -59,6 +61,7 @@ impl Flight {
             size: Bytes::ZERO,
             is_cut: false,
             times: OpTimes::default(),
+            worked: None,
         }
     }
 
@@ -70,6 +73,16 @@ impl Flight {
     /// Takes what its operators took; nothing where calls do not wait for the device.
     pub fn take_times(&mut self) -> OpTimes {
         std::mem::take(&mut self.times)
+    }
+
+    /// Notes what it took of the processor.
+    pub(super) fn has_worked(&mut self, worked: Option<Duration>) {
+        self.worked = worked;
+    }
+
+    /// Returns what launching it took of the processor; None where it was on several threads or on a device of its own.
+    pub fn worked(&self) -> Option<Duration> {
+        self.worked
     }
 
     /// Adds a bundle, to be stored under this key when it lands.

@@ -9,6 +9,7 @@ use super::course::{Course, Outcome, Station, Wire, Worker};
 use super::footprint::Footprints;
 use super::ground::{Crowd, Ground};
 use super::groups::Groups;
+use super::launches::Launches;
 use super::load::Load;
 use super::tail::{Ending, commit, one_after_another, ready};
 use super::{Prediction, StagePlan};
@@ -55,7 +56,7 @@ pub fn program_load(stage: &StageGraph, nodes: &[Node]) -> Load {
 /// Returns the work of adding gradients of so many bytes in so many tensors to the sums of the micro-batches before: two are
 /// read and one is written.
 pub(super) fn adding_up(bytes: Bytes, tensors: u64) -> Load {
-    Load { bytes: bytes * 3, launches: tensors, ..Load::default() }
+    Load { bytes: bytes * 3, launches: Launches::light(tensors), ..Load::default() }
 }
 
 /// Returns the work of a stage's forward and backward pass on one micro-batch.
@@ -91,7 +92,7 @@ fn busiest(stations: &[Station], outcome: &Outcome) -> Duration {
 /// Returns the work of one pass over parameters of so many bytes in so many tensors.
 pub(super) fn sweep(bytes: Bytes, tensors: u64) -> Load {
     let elements = Flops::new(bytes.count() / 4);
-    Load { elements, bytes, launches: tensors, ..Load::default() }
+    Load { elements, bytes, launches: Launches::light(tensors), ..Load::default() }
 }
 
 /// Returns the forward work of every node and the backward work that belongs to it, for choosing cuts.

@@ -108,7 +108,7 @@ pub struct JobPart {
 }
 
 /// A fault.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultPart {
     /// Milliseconds after the first plan.
@@ -118,7 +118,14 @@ pub struct FaultPart {
     #[serde(default)]
     pub after_step: Option<u64>,
     /// Whom to kill.
-    pub kill: String,
+    #[serde(default)]
+    pub kill: Option<String>,
+    /// Whom to slow down, if nobody is to be killed: it goes on advertising what it could do before.
+    #[serde(default)]
+    pub slow: Option<String>,
+    /// How many times as long its tasks take from then on.
+    #[serde(default = "ten")]
+    pub times: f64,
     /// When it comes back, with nothing but its identity.
     #[serde(default)]
     pub rejoin_after_ms: Option<u64>,
@@ -163,8 +170,25 @@ impl FromStr for Victim {
     }
 }
 
+impl FaultPart {
+    /// Returns whom it hits.
+    ///
+    /// *Errors*: nobody, or two at once, or no such name; for people.
+    pub fn victim(&self) -> Result<Victim, String> {
+        match (&self.kill, &self.slow) {
+            (Some(name), None) | (None, Some(name)) => name.parse(),
+            (Some(_), Some(_)) | (None, None) => {
+                Err("write either kill = \"WHO\" or slow = \"WHO\"".into())
+            }
+        }
+    }
+}
+
 fn one() -> usize {
     1
+}
+fn ten() -> f64 {
+    10.0
 }
 fn unit() -> f64 {
     1.0
