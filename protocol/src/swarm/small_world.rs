@@ -370,6 +370,11 @@ impl World {
         done(self)
     }
 
+    /// Returns all losses as they are compared: to the bit.
+    fn learnt(&self) -> Vec<u64> {
+        self.losses.values().map(|loss| loss.to_bits()).collect()
+    }
+
     fn submit(&mut self, spec: JobSpec) {
         // Adverts need a round or two of gossip first.
         let to = self.submitter;
