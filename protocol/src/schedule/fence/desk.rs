@@ -15,6 +15,7 @@ use super::grain::Grain;
 use super::judge::{Judge, Layout, Rules};
 use super::search::finalists;
 use super::{Request, cut_as};
+use crate::dag::cut::Cut;
 use crate::ids::{PeerId, StageId};
 use crate::job::STAGES_MAX;
 
@@ -63,7 +64,7 @@ impl<'a> Desk<'a> {
         found
     }
 
-    /// Returns the layouts of baselines: the search begins with them too, so that it is behind none that it sees to fit.
+    /// Returns the layouts of baselines, each once: the search begins with them too.
     pub(super) fn plain(&self, adverts: &[&Advert]) -> Vec<Layout> {
         let all = [
             Baseline::EqualNumber,
@@ -71,17 +72,20 @@ impl<'a> Desk<'a> {
             Baseline::EvenLayers,
             Baseline::BestSingle,
         ];
-        all.into_iter().flat_map(|one| self.layouts(one, adverts)).collect()
+        all.into_iter().flat_map(|one| self.bare(one, adverts)).collect()
     }
 
     /// Returns the layouts of a baseline, run in every way that the job allows.
     pub(super) fn layouts(&self, baseline: Baseline, adverts: &[&Advert]) -> Vec<Layout> {
-        let parts = (&self.ground, self.able.as_slice());
-        let layouts = baseline::layouts(baseline, &self.grain, parts, adverts);
         let each = |layout: Layout| {
             (0..).zip(&self.ways).map(move |(way, _)| Layout { way, ..layout.clone() })
         };
-        layouts.into_iter().flat_map(each).collect()
+        self.bare(baseline, adverts).into_iter().flat_map(each).collect()
+    }
+
+    fn bare(&self, baseline: Baseline, adverts: &[&Advert]) -> Vec<Layout> {
+        let parts = (&self.ground, self.able.as_slice());
+        baseline::layouts(baseline, &self.grain, parts, adverts)
     }
 
     /// Returns an even cut's plan, or what does not fit.
@@ -103,8 +107,9 @@ impl<'a> Desk<'a> {
                 Ok((assignment, owners)) => {
                     let alone = |owner: &PeerId| StagePlan::alone(*owner, Vec::new());
                     let workers: Vec<StagePlan> = owners.iter().map(alone).collect();
-                    if let Some(found) = self.planned(assignment, &workers, way) {
-                        return Ok(self.plan(found));
+                    let cut = cut_as(training, &assignment, way.recompute)?;
+                    if let Some((prediction, stages, way)) = self.planned(&cut, &workers, way) {
+                        return Ok(self.plan((prediction, assignment, stages, way)));
                     }
                 }
                 Err(more) => {
@@ -128,33 +133,38 @@ impl<'a> Desk<'a> {
     }
 
     /// Cuts and predicts a layout, in its way or, where that takes more memory than the search counts, in the next
-    /// thriftier one that fits.
+    /// thriftier one that fits. The order of passes does not change the cut.
     fn in_earnest(&self, layout: &Layout) -> Option<Found> {
         let workers = stage_plans(layout, &self.ground);
         let wanted = self.ways[usize::from(layout.way)];
+        let assignment = self.grain.spread(&layout.stage_of);
+        let cut = cut_as(&self.grain.training, &assignment, wanted.recompute).ok()?;
         let ways = self.ways[..=usize::from(layout.way)].iter().rev();
         let mut ways = ways.filter(|way| way.recompute == wanted.recompute);
-        let assignment = self.grain.spread(&layout.stage_of);
-        ways.find_map(|way| self.planned(assignment.clone(), &workers, *way))
+        let (prediction, stages, way) = ways.find_map(|way| self.planned(&cut, &workers, *way))?;
+        Some((prediction, assignment, stages, way))
     }
 
-    /// Cuts the network, chooses backups, and predicts; None where the cut is refused (such as a buffer in two stages)
-    /// or a peer has no room.
-    fn planned(&self, assignment: Vec<StageId>, workers: &[StagePlan], way: Way) -> Option<Found> {
+    /// Chooses backups for a cut that was made for a way, and predicts; None where a peer has no room.
+    fn planned(
+        &self,
+        cut: &Cut,
+        workers: &[StagePlan],
+        way: Way,
+    ) -> Option<(Prediction, Vec<StagePlan>, Way)> {
         let (spec, leader, codec) = (self.request.spec, self.request.leader, self.request.codec);
         let ground = &self.ground;
-        let cut = cut_as(&self.grain.training, &assignment, way.recompute).ok()?;
         let standby = Standby { spec, able: &self.able, ground, barred: &[] };
-        let mut footprints = Footprints::of(spec, &cut, way.order);
-        let stages = standby.with_backups(&cut, workers, &mut footprints);
+        let mut footprints = Footprints::of(spec, cut, way.order);
+        let stages = standby.with_backups(cut, workers, &mut footprints);
         if !standby.fits(&stages, &mut footprints) {
             return None;
         }
-        let (cut, order) = (&cut, way.order);
+        let order = way.order;
         let placement = Placement { spec, cut, order, stages: &stages, leader, ground, codec };
         let stages = placement.dealt();
         let prediction = Placement { stages: &stages, ..placement }.predict();
-        Some((prediction, assignment, stages, way))
+        Some((prediction, stages, way))
     }
 
     fn plan(&self, (prediction, assignment, stages, way): Found) -> Plan {
