@@ -10,6 +10,7 @@
 //! not established (papers.md 1.8), so this one is ours.
 
 mod baseline;
+mod bound;
 mod changes;
 mod desk;
 mod grain;

@@ -62,9 +62,7 @@ pub(super) fn layouts(
     let sizes: Vec<u128> = match baseline {
         Baseline::EqualNumber => vec![1; units],
         _ => (0..units)
-            .map(|unit| {
-                u128::from((grain.forward[unit] + grain.backward[unit]).flops().count())
-            })
+            .map(|unit| u128::from((grain.forward[unit] + grain.backward[unit]).flops().count()))
             .collect(),
     };
     let stage_of = shares(&sizes, &weights);

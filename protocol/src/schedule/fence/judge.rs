@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use super::super::codec::Codec;
 use super::super::course::{Course, Station, Wire, Worker};
 use super::super::estimate::sweep;
-use super::super::ground::Ground;
+use super::super::ground::{Crowd, Ground};
 use super::super::groups::Groups;
 use super::super::load::Load;
 use super::super::pipeline::{Way, in_flight};
 use super::super::tail::{Ending, commit, one_after_another, ready};
+use super::bound::bound;
 use super::grain::Grain;
 use crate::dag::bundle::{chunks_in, optimizer_slots};
 use crate::job::JobSpec;
@@ -21,6 +22,9 @@ use crate::units::Bytes;
 
 /// What a verdict costs beside its passes and units, in the same measure.
 const LAYING: u64 = 50;
+
+/// So many stages are copied in the time of a pass.
+const COPIED: usize = 16;
 
 /// Units in stages, and stages on peers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,8 +42,24 @@ pub(super) struct Layout {
 pub(super) struct Verdict {
     /// Step time in microseconds.
     pub(super) step: u64,
-    /// The stage whose workers are busiest.
-    pub(super) busiest: usize,
+}
+
+/// What is known of a layout.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    /// It is not allowed or does not fit.
+    Nothing,
+    /// Its step is no shorter; in microseconds.
+    AtLeast(u64),
+    Exactly(Verdict),
+}
+
+/// A layout with times and sizes, before its passes are run.
+struct Laid {
+    parts: Vec<Part>,
+    stations: Vec<Station>,
+    wires: Vec<Wire>,
+    crowd: Crowd,
 }
 
 /// What verdicts rest on beside the job and the peers.
@@ -64,8 +84,8 @@ pub(super) struct Judge<'a> {
     pub(super) groups: Groups,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
-    /// Verdicts so far: changes of near layouts are often the same.
-    known: RefCell<BTreeMap<Layout, Option<Verdict>>>,
+    /// What came out so far: changes of near layouts are often the same.
+    known: RefCell<BTreeMap<Layout, Known>>,
     /// Effort so far.
     spent: Cell<u64>,
 }
@@ -111,6 +131,11 @@ impl<'a> Judge<'a> {
         self.spent.get()
     }
 
+    /// Counts the making of so many layouts like one: little for few stages, which are soon copied.
+    pub(super) fn made(&self, count: usize, layout: &Layout) {
+        self.spent.set(self.spent.get() + (count * layout.stages.len() / COPIED) as u64);
+    }
+
     /// Returns how a layout's passes run.
     pub(super) fn way(&self, layout: &Layout) -> Way {
         self.ways[usize::from(layout.way)]
@@ -118,17 +143,49 @@ impl<'a> Judge<'a> {
 
     /// Costs a layout; None if a stage is empty or does not fit its peers' memory.
     pub(super) fn cost(&self, layout: &Layout) -> Option<Verdict> {
-        if let Some(known) = self.known.borrow().get(layout) {
-            self.spent.set(self.spent.get() + 1);
-            return *known;
+        self.cost_if(layout, |_| true)
+    }
+
+    /// The same; None also where a bound of its step, in microseconds, leaves no hope. Then its passes are not run.
+    pub(super) fn cost_if(&self, layout: &Layout, hope: impl Fn(u64) -> bool) -> Option<Verdict> {
+        let known = self.known.borrow().get(layout).copied();
+        let found = match known {
+            None => self.found(layout, hope),
+            Some(Known::AtLeast(bound)) if hope(bound) => self.found(layout, hope),
+            Some(known) => {
+                self.spent.set(self.spent.get() + 1);
+                known
+            }
+        };
+        self.known.borrow_mut().insert(layout.clone(), found);
+        match found {
+            Known::Exactly(verdict) => Some(verdict),
+            Known::Nothing | Known::AtLeast(_) => None,
         }
-        let verdict = self.run(layout);
-        self.known.borrow_mut().insert(layout.clone(), verdict);
-        verdict
+    }
+
+    /// Returns what a layout's step takes at least, in microseconds.
+    #[cfg(test)]
+    pub(super) fn bound(&self, layout: &Layout) -> Option<u64> {
+        self.lay(layout).map(|laid| self.least(&laid))
+    }
+
+    fn least(&self, laid: &Laid) -> u64 {
+        bound(self.ground, &laid.stations, &laid.wires, self.spec.train.micro_batches)
+    }
+
+    fn found(&self, layout: &Layout, hope: impl Fn(u64) -> bool) -> Known {
+        let Some(laid) = self.lay(layout) else { return Known::Nothing };
+        let bound = self.least(&laid);
+        if hope(bound) { Known::Exactly(self.verdict(layout, laid)) } else { Known::AtLeast(bound) }
     }
 
     /// The same, without a look at what is known and without remembering it.
     pub(super) fn run(&self, layout: &Layout) -> Option<Verdict> {
+        self.lay(layout).map(|laid| self.verdict(layout, laid))
+    }
+
+    fn lay(&self, layout: &Layout) -> Option<Laid> {
         if !self.is_allowed(&layout.stages) {
             return None;
         }
@@ -160,16 +217,26 @@ impl<'a> Judge<'a> {
                 workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
             let station = Station { turns: self.groups.deal(&times), workers };
             let kept = in_flight(way.order, index, count, micro_batches);
-            self.add_needs(part, &station, (kept, way.recompute), &mut needs);
+            let need = self.need(part, peers.len(), (u64::from(kept), way.recompute));
+            for peer in peers {
+                *needs.entry(*peer).or_insert(Bytes::ZERO) += need;
+            }
             stations.push(station);
         }
         if needs.iter().any(|(peer, need)| *need > self.room(*peer)) {
             return None;
         }
-        self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
         one_after_another(self.ground, self.rules.leader, &mut stations);
         let wires = self.rules.codec.compress(self.ground, &stations, wires);
-        let order = way.order;
+        Some(Laid { parts, stations, wires, crowd })
+    }
+
+    /// Runs the passes of a layout.
+    fn verdict(&self, layout: &Layout, laid: Laid) -> Verdict {
+        let Laid { parts, stations, wires, crowd } = laid;
+        let (count, order) = (stations.len(), self.way(layout).order);
+        let micro_batches = self.spec.train.micro_batches;
+        self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
         let course = Course { ground: self.ground, order, micro_batches, record: false };
         let outcome = course.run(&stations, &wires);
         let endings: Vec<Ending> = parts
@@ -191,9 +258,7 @@ impl<'a> Judge<'a> {
             })
             .collect();
         let end = commit(self.ground, &crowd, &endings, self.rules.leader);
-        let load = |list: &Vec<u64>| list.iter().copied().max().unwrap_or(0);
-        let busiest = (0..count).max_by_key(|s| (load(&outcome.busy[*s]), *s)).unwrap_or(0);
-        Some(Verdict { step: outcome.drained.saturating_add(end.micros()), busiest })
+        Verdict { step: outcome.drained.saturating_add(end.micros()) }
     }
 
     /// Returns the sums of each stage and what crosses between stages.
@@ -311,24 +376,19 @@ impl<'a> Judge<'a> {
         true
     }
 
-    /// Adds the memory that each worker of a stage takes for it.
-    fn add_needs(
-        &self,
-        part: &Part,
-        station: &Station,
-        (kept, recompute): (u32, bool),
-        needs: &mut BTreeMap<usize, Bytes>,
-    ) {
-        let slots = self.slots();
-        let state = part.parameters * slots;
-        for (worker, at) in (0..).zip(&station.workers) {
-            let kept = u64::from(share(&station.turns, worker, kept));
-            let values = match recompute {
-                false => (part.saved + part.inputs) * kept,
-                true => (part.outside + part.inputs) * kept + part.saved,
-            };
-            *needs.entry(at.device).or_default() += state + values;
+    /// Returns the memory that each of so many workers of a stage takes for it, by the rule of
+    /// [`Demand`](super::super::footprint::Demand): whoever is left by a loss goes on with all micro-batches, and sums that
+    /// are gathered come and go in bundles.
+    fn need(&self, part: &Part, workers: usize, (kept, recompute): (u64, bool)) -> Bytes {
+        let values = match recompute {
+            false => (part.saved + part.inputs) * kept,
+            true => (part.outside + part.inputs) * kept + part.saved,
+        };
+        let state = part.parameters * self.slots();
+        if workers > 1 && self.groups.count() > 1 {
+            return state + (values + part.parameters).max(part.parameters * 3);
         }
+        state + values
     }
 
     /// Returns who would back a stage up: peers without a stage first, then those with the fastest links.
@@ -348,17 +408,4 @@ impl<'a> Judge<'a> {
         let working = near.iter().filter(|peer| busy[**peer]);
         idle.chain(working).take(wanted).copied().collect()
     }
-}
-
-/// Returns how many of `kept` micro-batches in a row one worker keeps at most.
-pub(super) fn share(turns: &[u16], worker: u16, kept: u32) -> u32 {
-    let window = usize::try_from(kept).unwrap_or(usize::MAX).min(turns.len());
-    if turns.is_empty() {
-        return kept;
-    }
-    let most = turns
-        .windows(window.max(1))
-        .map(|list| list.iter().filter(|turn| **turn == worker).count())
-        .max();
-    u32::try_from(most.unwrap_or(0)).unwrap_or(u32::MAX)
 }

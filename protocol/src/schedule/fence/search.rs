@@ -105,11 +105,7 @@ fn halved(scene: &Scene<'_, '_>, mut found: Vec<(Layout, Verdict)>) -> Vec<(Layo
 
 /// Leaves a layout that no small change improves: by one of all changes, whatever it costs, after which the small ones have
 /// another try. Until as many in a row have brought nothing, or the effort is spent.
-fn kicked(
-    scene: &Scene<'_, '_>,
-    mut best: (Layout, Verdict),
-    all: u64,
-) -> (Layout, Verdict) {
+fn kicked(scene: &Scene<'_, '_>, mut best: (Layout, Verdict), all: u64) -> (Layout, Verdict) {
     let judge = scene.judge;
     let list = |layout: &Layout| -> Vec<Layout> {
         changes::KINDS.iter().flat_map(|kind| kind(scene, layout)).collect()
