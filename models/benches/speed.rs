@@ -18,7 +18,7 @@ use wattle_models::{DeviceChoice, zoo};
 use wattle_protocol::dag::Dag;
 use wattle_protocol::dag::op::{Conv2d, Gelu, Op, Targets};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, Start, SwarmSpec, TrainSpec,
 };
 
 /// As in the `wattle` binary.
@@ -235,15 +235,7 @@ fn steps(dag: Dag, source: &str, micro_batches: u32) -> anyhow::Result<f64> {
         clip_norm: Some(1.0),
         seed: 1,
     };
-    let order = Some(PipelineOrder::OneFOneB);
-    let swarm = SwarmSpec {
-        stages: None,
-        order,
-        recompute: Some(false),
-        backups: 0,
-        replicas: 1,
-        stages_per_peer: 1,
-    };
+    let swarm = SwarmSpec::PLAIN;
     let data = DataSpec { source: source.into(), seed: 1 };
     let spec = JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed };
     let mut steps = Steps::begin(&spec, DeviceChoice::Cpu)?;

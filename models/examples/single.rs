@@ -7,7 +7,7 @@ use std::time::Instant;
 use wattle_models::single::run_single;
 use wattle_models::{DeviceChoice, zoo};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, Start, SwarmSpec, TrainSpec,
 };
 
 #[expect(clippy::print_stdout, reason = "an example prints what it shows")]
@@ -28,15 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         clip_norm: Some(1.0),
         seed: 1,
     };
-    let order = Some(PipelineOrder::OneFOneB);
-    let swarm = SwarmSpec {
-        stages: None,
-        order,
-        recompute: Some(false),
-        backups: 0,
-        replicas: 1,
-        stages_per_peer: 1,
-    };
+    let swarm = SwarmSpec::PLAIN;
     let data = DataSpec { source: entry.data.into(), seed: 1 };
     let spec = JobSpec { name, dag, start: Start::Seed, data, train, swarm };
     let mut last = Instant::now();

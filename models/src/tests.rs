@@ -63,15 +63,7 @@ pub(crate) fn job(dag: Dag, source: &str) -> JobSpec {
         clip_norm: None,
         seed: 5,
     };
-    let order = Some(PipelineOrder::GPipe);
-    let swarm = SwarmSpec {
-        stages: None,
-        order,
-        recompute: Some(false),
-        backups: 0,
-        replicas: 1,
-        stages_per_peer: 1,
-    };
+    let swarm = SwarmSpec { order: Some(PipelineOrder::GPipe), ..SwarmSpec::PLAIN };
     let data = DataSpec { source: source.into(), seed: 9 };
     JobSpec { name: dag.name().into(), dag, start: Start::Seed, data, train, swarm }
 }

@@ -53,13 +53,13 @@ const CONVOLUTIONS: usize = 2;
 
 /// Measures this machine through an executor, or remembers it.
 pub(crate) fn hardware(executor: &mut Executor, config: &WorkerConfig) -> Hardware {
-    let _turn = Turn::wait();
+    let _lock = Lock::wait();
     let place = cache::place(executor.device_name(), executor_threads());
     let known = place.as_deref().filter(|_| config.remember).and_then(cache::read);
     let found = known.unwrap_or_else(|| {
-        let found = measured(executor);
-        if let Some(place) = &place {
-            cache::write(place, &found);
+        let (found, is_whole) = measured(executor);
+        if let Some(place) = place.filter(|_| is_whole) {
+            cache::write(&place, &found);
         }
         found
     });
@@ -83,20 +83,37 @@ pub(crate) fn compared(
     Some((found.time(network.load).seconds(), network.took))
 }
 
-/// Measures all of the device.
-fn measured(executor: &mut Executor) -> Hardware {
-    let begun = chains(executor);
-    let networks: Vec<Option<Trained>> =
-        TRAINED.iter().map(|(model, runs)| trained(executor, model, *runs)).collect();
-    let all: Vec<&Trained> = networks.iter().flatten().collect();
-    if all.iter().any(|network| !network.ops.is_empty()) {
-        return by_operators(&begun, &all);
+/// Measures all of the device; says whether all of it ran. On a device that does not tell of operators only two networks
+/// run: a GPU compiles shaders for each.
+fn measured(executor: &mut Executor) -> (Hardware, bool) {
+    let (begun, mut is_whole) = chains(executor);
+    let mut run = |(model, runs): (&str, u32)| {
+        let found = trained(executor, model, runs);
+        is_whole &= found.is_some();
+        found
+    };
+    let products = run(TRAINED[PRODUCTS]);
+    if products.as_ref().is_some_and(|network| !network.ops.is_empty()) {
+        let others = (0..TRAINED.len()).filter(|place| *place != PRODUCTS);
+        let all: Vec<Trained> =
+            products.into_iter().chain(others.filter_map(|place| run(TRAINED[place]))).collect();
+        return (by_operators(&begun, &all), is_whole);
     }
+    let convolutions = run(TRAINED[CONVOLUTIONS]);
+    (by_networks(begun, products.as_ref(), convolutions.as_ref()), is_whole)
+}
+
+/// Lets whole training passes say how fast products and convolutions are.
+fn by_networks(
+    begun: Hardware,
+    products: Option<&Trained>,
+    convolutions: Option<&Trained>,
+) -> Hardware {
     let mut found = begun;
-    if let Some(network) = &networks[PRODUCTS] {
+    if let Some(network) = products {
         found = at_share(found.clone(), found.time(network.load).seconds() / network.took);
     }
-    if let Some(network) = &networks[CONVOLUTIONS] {
+    if let Some(network) = convolutions {
         let none = Flops::ZERO;
         let rest = Load { convolutions: none, convolution_grads: none, ..network.load };
         let all = network.load.convolutions + network.load.convolution_grads;
@@ -109,7 +126,7 @@ fn measured(executor: &mut Executor) -> Hardware {
 
 /// Takes each kind of operator's coefficient from what its operators took, and what operators take however small they are
 /// such that whole networks come out right.
-fn by_operators(begun: &Hardware, networks: &[&Trained]) -> Hardware {
+fn by_operators(begun: &Hardware, networks: &[Trained]) -> Hardware {
     let mut samples: BTreeMap<&'static str, (Unit, Sample)> = BTreeMap::new();
     let longest = networks.iter().map(|network| network.took).fold(0.0, f64::max);
     for network in networks {
@@ -125,15 +142,15 @@ fn by_operators(begun: &Hardware, networks: &[&Trained]) -> Hardware {
         let overhead = Duration::from_micros(*overhead).max(begun.overhead);
         let found = fitted(&Hardware { overhead, ..begun.clone() }, &samples);
         let off =
-            |network: &&Trained| (found.time(network.load).seconds() / network.took).ln().powi(2);
+            |network: &Trained| (found.time(network.load).seconds() / network.took).ln().powi(2);
         (networks.iter().map(off).sum::<f64>(), found)
     };
     let tried = OVERHEADS.iter().map(with);
     tried.min_by(|a, b| a.0.total_cmp(&b.0)).map_or_else(|| begun.clone(), |(_, found)| found)
 }
 
-/// Measures networks of one kind of operator.
-fn chains(executor: &mut Executor) -> Hardware {
+/// Measures networks of one kind of operator; says whether all of them ran.
+fn chains(executor: &mut Executor) -> (Hardware, bool) {
     let mut chained = |op: Op, shape: &[usize], count: u64| time(executor, op, shape, count);
     let scale = || Op::Scale { factor: 1.0 };
     let (one, many) = (chained(scale(), &[8, 8], 1), chained(scale(), &[8, 8], REPEATS));
@@ -151,7 +168,8 @@ fn chains(executor: &mut Executor) -> Hardware {
     let curve = flops(&Op::Gelu(Gelu::Tanh), &[&fact], &[&fact]).count() as f64;
     let products = (2 * SIDE * SIDE * SIDE) as f64;
     let speed = |flops: f64, time: f64| Speed::from_flops_per_second(whole(flops / time.max(1e-9)));
-    Hardware {
+    let is_whole = [one, many, wide, curved, matrices].iter().all(|time| time.is_finite());
+    let found = Hardware {
         device: executor.device_name().chars().take(100).collect(),
         speed: speed(products, matrices),
         conv_speed: speed(products, matrices),
@@ -163,7 +181,8 @@ fn chains(executor: &mut Executor) -> Hardware {
         host: 0,
         host_capacity: 0,
         demand: 0,
-    }
+    };
+    (found, is_whole)
 }
 
 /// Returns what a peer has that gets only a share of the machine's time.
@@ -225,13 +244,13 @@ fn thousandths(value: f64) -> u32 {
     u32::try_from(whole(value * 1000.0)).unwrap_or(u32::MAX)
 }
 
-/// A turn among the processes of this machine: peers that start together would measure each other.
-struct Turn {
+/// One process of this machine measures at a time: peers that start together would measure each other.
+struct Lock {
     _file: Option<std::fs::File>,
 }
 
-impl Turn {
-    /// Waits for the turn. Without a lock (another user's file, no such file system) the measurement goes on anyway.
+impl Lock {
+    /// Waits for the others. Without a lock (another user's file, no such file system) the measurement goes on anyway.
     fn wait() -> Self {
         let path = std::env::temp_dir().join("wattle-probe.lock");
         let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);

@@ -215,3 +215,16 @@ pub struct SwarmSpec {
     /// Most stages that one peer runs; with several, a pipeline of few micro-batches fills and drains sooner.
     pub stages_per_peer: u16,
 }
+
+impl SwarmSpec {
+    /// One peer a stage and one stage a peer, 1F1B without recomputation, nobody who stands by; what is wanted otherwise
+    /// is said beside it.
+    pub const PLAIN: Self = Self {
+        stages: None,
+        order: Some(PipelineOrder::OneFOneB),
+        recompute: Some(false),
+        backups: 0,
+        replicas: 1,
+        stages_per_peer: 1,
+    };
+}

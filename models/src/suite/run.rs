@@ -50,15 +50,7 @@ pub fn job(dag: Dag) -> JobSpec {
         clip_norm: None,
         seed: 0,
     };
-    let (stages, order) = (None, Some(PipelineOrder::GPipe));
-    let swarm = SwarmSpec {
-        stages,
-        order,
-        recompute: Some(false),
-        backups: 0,
-        replicas: 1,
-        stages_per_peer: 1,
-    };
+    let swarm = SwarmSpec { order: Some(PipelineOrder::GPipe), ..SwarmSpec::PLAIN };
     let data = DataSpec { source: data::NOISE.into(), seed: 0 };
     JobSpec { name: dag.name().into(), dag, data, train, swarm, start: Start::Seed }
 }

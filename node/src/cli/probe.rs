@@ -28,11 +28,23 @@ const CHECKED: [&str; 6] =
 
 /// Runs the command.
 ///
-/// *Errors*: there is no such device, or it does not compute in single precision.
+/// *Errors*: there is no such network or device, or the device does not compute in single precision.
 pub(super) fn run(args: &ProbeArgs, output: &Output) -> anyhow::Result<()> {
+    let unknown: Vec<&String> = args
+        .check
+        .iter()
+        .filter(|name| wattle_models::zoo::by_name(name, None).is_none())
+        .collect();
+    for name in &unknown {
+        output.progress(&format!("There is no network {name:?}; `wattle inspect` lists them."));
+    }
+    anyhow::ensure!(unknown.is_empty(), "{} of the networks to check do not exist", unknown.len());
     let device = crate::device::choice(args.device.name())?;
     let mut executor = Executor::new(device)?;
-    output.progress(&format!("Measuring {}, a few seconds.", executor.device_name()));
+    output.progress(&format!(
+        "Measuring {}: a few seconds, on a GPU also what compiling its shaders takes.",
+        executor.device_name()
+    ));
     let raw = measure(&executor)
         .map_err(|error| anyhow::anyhow!("the device does not work: {error:?}"))?;
     let config = WorkerConfig { device, share: 1.0, memory: None, remember: false };

@@ -77,7 +77,11 @@ async fn ask(
             best.insert(answer.peer, answer);
         }
     }
-    anyhow::ensure!(!best.is_empty(), "no peer takes part in job {job}");
+    anyhow::ensure!(
+        !best.is_empty(),
+        "nobody of job {job} has answered: it may have ended, or its members were not found (pass --join TICKET of one); \
+         `wattle status` lists the jobs that run"
+    );
     let answers: Vec<Answer> = best.into_values().collect();
     let found = explain(&answers);
     let found =
@@ -101,9 +105,10 @@ async fn heard(events: &mut mpsc::Receiver<Event>) -> Vec<Event> {
 /// Returns the job that the swarm works on, where there is one.
 async fn the_only(node: &Node, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<JobId> {
     node.command(Command::AskRuns).await;
-    let mut jobs = BTreeMap::new();
+    let (mut jobs, mut peers) = (BTreeMap::new(), 0);
     for event in heard(events).await {
         if let Event::Runs { briefs, .. } = event {
+            peers += 1;
             let open = briefs.into_iter().filter(|brief| brief.done < brief.steps);
             jobs.extend(open.map(|brief| (brief.job, brief.name)));
         }
@@ -113,8 +118,11 @@ async fn the_only(node: &Node, events: &mut mpsc::Receiver<Event>) -> anyhow::Re
     match jobs.first_key_value() {
         Some((job, _)) if jobs.len() == 1 => Ok(*job),
         Some(_) => anyhow::bail!("there are several jobs; name one: {}", names.join(", ")),
+        None if peers > 0 => anyhow::bail!("none of the {peers} peers that were asked runs a job"),
         None => {
-            anyhow::bail!("no job runs here; pass --join TICKET of a peer that takes part in one")
+            anyhow::bail!(
+                "no peer has answered; pass --join TICKET of one that takes part in the job"
+            )
         }
     }
 }

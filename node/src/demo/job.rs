@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, Start, SwarmSpec, TrainSpec,
 };
 
 /// Returns the demonstration's job for a network.
@@ -33,13 +33,6 @@ pub fn spec(model: &str, steps: Option<u64>, stages: u16) -> anyhow::Result<JobS
             clip_norm: Some(1.0),
             seed: 1,
         },
-        swarm: SwarmSpec {
-            stages: Some(stages),
-            order: Some(PipelineOrder::OneFOneB),
-            recompute: Some(false),
-            backups: 1,
-            replicas: 1,
-            stages_per_peer: 1,
-        },
+        swarm: SwarmSpec { stages: Some(stages), backups: 1, ..SwarmSpec::PLAIN },
     })
 }

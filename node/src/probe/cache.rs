@@ -1,4 +1,4 @@
-//! What was measured of this machine before: a file for each device, thread count, processor and version of Wattle.
+//! What was measured of this machine before: a file for each device, thread count, processor, version of Wattle and [`FORMAT`].
 //!
 //! Nothing depends on it: a file that is missing, old, or not ours means that the machine is measured again. `wattle probe`
 //! always measures.
@@ -10,6 +10,8 @@ use wattle_protocol::schedule::advert::Hardware;
 
 /// After this a machine is measured again: drivers change, and coolers fill with dust.
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Goes up with what is measured, and with kernels that are faster or slower than before.
+const FORMAT: u32 = 2;
 /// Names the folder to keep measurements in, instead of the user's cache; empty: nowhere.
 const FOLDER: &str = "WATTLE_CACHE";
 
@@ -24,7 +26,7 @@ pub(super) fn place(device: &str, threads: u16) -> Option<PathBuf> {
         },
     };
     let (version, processor) = (env!("CARGO_PKG_VERSION"), processor());
-    let name = format!("{version} {device} {threads} {processor}");
+    let name = format!("{FORMAT} {version} {device} {threads} {processor}");
     Some(folder.join(format!("hardware-{}.json", &blake3::hash(name.as_bytes()).to_hex()[..16])))
 }
 

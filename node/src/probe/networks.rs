@@ -9,7 +9,7 @@ use wattle_protocol::dag::cut::{Program, StageGraph};
 use wattle_protocol::dag::{Dag, DagBuilder, DagError, Init, Op};
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, Start, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, Start, SwarmSpec, TrainSpec,
 };
 use wattle_protocol::schedule::estimate::{pass_loads, program_load};
 use wattle_protocol::schedule::fitted::Sample;
@@ -117,14 +117,7 @@ fn job(dag: Dag, data: DataSpec, runs: u32) -> JobSpec {
             clip_norm: None,
             seed: 0,
         },
-        swarm: SwarmSpec {
-            stages: Some(1),
-            order: Some(PipelineOrder::OneFOneB),
-            recompute: Some(false),
-            backups: 0,
-            replicas: 1,
-            stages_per_peer: 1,
-        },
+        swarm: SwarmSpec { stages: Some(1), ..SwarmSpec::PLAIN },
     }
 }
 

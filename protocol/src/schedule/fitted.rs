@@ -1,8 +1,8 @@
 //! A device's coefficients from the times of operators that it has run: of the probe's networks, later of real tasks.
 //!
-//! Pure: takes loads and times, returns hardware. Kinds of which nothing was seen keep what they had. Our rule: what an
-//! operator takes however small it is comes off first; then each kind's time is in proportion to its arithmetic or its
-//! bytes.
+//! Pure: takes loads and times, returns hardware. Our rule: what an operator takes however small it is comes off first; then
+//! each kind's time is in proportion to its arithmetic or its bytes. Kinds of which nothing was seen, or of which next to
+//! nothing is left then, keep their factor on the headline speeds, and headline speeds keep what they had.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::load::Load;
 use crate::dag::cost::Unit;
 use crate::units::{Duration, Rate, Speed};
 
-/// Share of a kind's time that is taken to be its work, however many launches there were.
+/// A kind of which less than this share of its time is left, when what its launches took is off, tells nothing of its work.
 const WORK_MIN: f64 = 0.1;
 /// An operator with more operations a byte than this spends its time in arithmetic.
 const DENSE: f64 = 0.5;
@@ -40,7 +40,8 @@ pub fn fitted(hardware: &Hardware, samples: &BTreeMap<&'static str, (Unit, Sampl
     let overhead = hardware.overhead.seconds();
     let seconds = |sample: &Sample| {
         let took = sample.nanos as f64 / 1e9;
-        (took - overhead * sample.load.launches as f64).max(took * WORK_MIN)
+        let left = took - overhead * sample.load.launches as f64;
+        (left > took * WORK_MIN).then_some(left)
     };
     let sum = |kind: Unit, which: &dyn Fn(&Sample) -> bool| {
         let mut total = Sample::default();
@@ -49,7 +50,7 @@ pub fn fitted(hardware: &Hardware, samples: &BTreeMap<&'static str, (Unit, Sampl
                 total.add(*sample);
             }
         }
-        (total.nanos > 0).then(|| (total.load, seconds(&total)))
+        Some((total.load, seconds(&total)?))
     };
     let all = |kind| sum(kind, &|_| true);
     let speed = |flops: u64, time: f64| Speed::from_flops_per_second(whole(flops as f64 / time));
@@ -66,7 +67,9 @@ pub fn fitted(hardware: &Hardware, samples: &BTreeMap<&'static str, (Unit, Sampl
     }
     if let Some((load, time)) = sum(Unit::Elements, &is_dense) {
         let left = time - (load.bytes / found.touch_rate).seconds();
-        found.vector_speed = speed(load.elements.count(), left.max(time * WORK_MIN));
+        if left > time * WORK_MIN {
+            found.vector_speed = speed(load.elements.count(), left);
+        }
     }
     let factor = |time: f64, headline: Duration, old: u32| match headline {
         Duration::ZERO => old,
@@ -173,5 +176,16 @@ mod tests {
             assert!((got / want - 1.0).abs() < 0.01, "{got} for {want}");
         }
         assert_eq!(fitted(&begun, &BTreeMap::new()), begun);
+    }
+
+    /// Goal: operators that are all launches say nothing of how fast memory is.
+    #[test]
+    fn launches_alone_tell_of_no_speed() {
+        let truth = hardware();
+        let load = Load { bytes: Bytes::new(4000), launches: 100, ..Load::default() };
+        let nanos = truth.time(load).micros() * 1000;
+        let samples = [("add", (Unit::Elements, Sample { load, nanos }))].into();
+        let begun = Hardware { touch_rate: Rate::from_mbit(1000.0), ..truth };
+        assert_eq!(fitted(&begun, &samples), begun);
     }
 }
