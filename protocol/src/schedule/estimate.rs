@@ -118,7 +118,8 @@ impl Placement<'_> {
         let mut footprints = Footprints::of(self.spec, self.cut, self.order);
         let of = |(stage, plan): (usize, &StagePlan)| {
             let room = self.ground.room(self.number(plan.owner));
-            footprints.owner(stage, room, !plan.backups.is_empty()).peak
+            let parts = (plan.workers().count(), plan.followers().next().is_some());
+            footprints.worker(stage, room, parts).peak
         };
         self.stages.iter().enumerate().map(of).collect()
     }

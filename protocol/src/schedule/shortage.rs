@@ -93,10 +93,10 @@ pub(super) fn even(
     let has_backups = spec.swarm.backups > 0;
     let one = Room { memory: Bytes::ZERO, threads: 1 };
     let mut largest: Vec<usize> = (0..stages).collect();
-    largest.sort_by_key(|at| (Reverse(footprints.owner(*at, one, has_backups).peak), *at));
+    largest.sort_by_key(|at| (Reverse(footprints.worker(*at, one, (1, has_backups)).peak), *at));
     let mut owners = vec![None; stages];
     for (at, (room, peer)) in largest.into_iter().zip(&rooms) {
-        let demand = footprints.owner(at, *room, has_backups);
+        let demand = footprints.worker(at, *room, (1, has_backups));
         if !room.fits(demand) {
             let (start, end) = pieces[at];
             let name = |node: usize| training.dag.nodes()[node].name.clone();

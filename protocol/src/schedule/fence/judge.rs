@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::super::codec::Codec;
 use super::super::course::{Course, Station, Wire, Worker};
 use super::super::estimate::sweep;
+use super::super::footprint::Demand;
 use super::super::ground::{Crowd, Ground};
 use super::super::groups::Groups;
 use super::super::load::Load;
@@ -16,7 +17,8 @@ use super::super::pipeline::{Way, in_flight};
 use super::super::tail::{Ending, commit, one_after_another, ready};
 use super::bound::bound;
 use super::grain::Grain;
-use crate::dag::bundle::{chunks_in, optimizer_slots};
+use super::memory::{Holding, Memory, Running};
+use crate::dag::bundle::chunks_in;
 use crate::job::JobSpec;
 use crate::units::Bytes;
 
@@ -82,6 +84,7 @@ pub(super) struct Judge<'a> {
     /// Ways in which the job's passes may run.
     pub(super) ways: Vec<Way>,
     pub(super) groups: Groups,
+    pub(super) memory: Memory,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
     /// What came out so far: changes of near layouts are often the same.
@@ -96,11 +99,8 @@ struct Part {
     units: usize,
     forward: Load,
     backward: Load,
-    parameters: Bytes,
+    holding: Holding,
     tensors: u64,
-    saved: Bytes,
-    inputs: Bytes,
-    outside: Bytes,
     ties: Vec<(usize, Bytes)>,
 }
 
@@ -122,8 +122,8 @@ impl<'a> Judge<'a> {
             _ => (0..able).map(near).collect(),
         };
         let (ways, groups) = (Way::all(&spec.swarm), Groups::of(spec));
-        let (known, spent) = (RefCell::default(), Cell::new(0));
-        Self { grain, spec, ground, rules, ways, groups, near, known, spent }
+        let (memory, known, spent) = (Memory::of(spec), RefCell::default(), Cell::new(0));
+        Self { grain, spec, ground, rules, ways, groups, memory, near, known, spent }
     }
 
     /// Returns the effort of all verdicts so far: a pass or a unit counts one.
@@ -201,7 +201,7 @@ impl<'a> Judge<'a> {
         let mut stations = Vec::with_capacity(count);
         let mut needs = BTreeMap::new();
         for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
-            let sweep = sweep(part.parameters, part.tensors);
+            let sweep = sweep(part.holding.parameters, part.tensors);
             let worker = |device: &usize| {
                 let time =
                     |load: Load| self.ground.time(*device, load + Load::PASS, &crowd).micros();
@@ -217,13 +217,16 @@ impl<'a> Judge<'a> {
                 workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
             let station = Station { turns: self.groups.deal(&times), workers };
             let kept = in_flight(way.order, index, count, micro_batches);
-            let need = self.need(part, peers.len(), (u64::from(kept), way.recompute));
+            let (workers, recompute) = (peers.len(), way.recompute);
+            let running = Running { workers, kept: u64::from(kept), recompute };
+            let demand = self.memory.demand(&part.holding, running);
             for peer in peers {
-                *needs.entry(*peer).or_insert(Bytes::ZERO) += need;
+                let sum: &mut Demand = needs.entry(*peer).or_default();
+                *sum = sum.and(demand);
             }
             stations.push(station);
         }
-        if needs.iter().any(|(peer, need)| *need > self.room(*peer)) {
+        if needs.iter().any(|(peer, need)| need.peak > self.room(*peer)) {
             return None;
         }
         one_after_another(self.ground, self.rules.leader, &mut stations);
@@ -250,9 +253,9 @@ impl<'a> Judge<'a> {
                     .map(|w| w.device)
                     .zip(ended.iter().copied())
                     .collect(),
-                gradient: part.parameters,
-                chunks: chunks_in(part.parameters),
-                sweep: sweep(part.parameters, part.tensors),
+                gradient: part.holding.parameters,
+                chunks: chunks_in(part.holding.parameters),
+                sweep: sweep(part.holding.parameters, part.tensors),
                 backups: self.backups(station, layout),
                 shared: part.ties,
             })
@@ -272,10 +275,10 @@ impl<'a> Judge<'a> {
             part.units += 1;
             part.forward = part.forward + grain.forward[unit];
             part.backward = part.backward + grain.backward[unit];
-            part.parameters += grain.parameters[unit].0;
+            part.holding.parameters += grain.parameters[unit].0;
             part.tensors += grain.parameters[unit].1;
-            part.saved += grain.saved[unit];
-            part.inputs += grain.inputs[unit];
+            part.holding.saved += grain.saved[unit];
+            part.holding.inputs += grain.inputs[unit];
         }
         if self.way(layout).recompute {
             self.repeat(layout, &mut parts);
@@ -285,7 +288,7 @@ impl<'a> Judge<'a> {
             sharers.sort_unstable();
             sharers.dedup();
             for one in &sharers {
-                parts[*one].parameters += *bytes;
+                parts[*one].holding.parameters += *bytes;
                 parts[*one].tensors += 1;
                 let others = sharers.iter().filter(|other| *other != one);
                 parts[*one].ties.extend(others.map(|other| (*other, *bytes)));
@@ -302,7 +305,7 @@ impl<'a> Judge<'a> {
                     let slot = &mut table[from * count + to];
                     slot.0 += flow.bytes;
                     slot.1 += flow.back;
-                    parts[to].outside += flow.bytes;
+                    parts[to].holding.outside += flow.bytes;
                 }
             }
         }
@@ -349,14 +352,11 @@ impl<'a> Judge<'a> {
         let grain = self.grain;
         let own = grain.parameters.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
         let tied = grain.ties.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
-        let values = grain.saved.iter().chain(&grain.inputs).copied().sum::<Bytes>();
-        (own + tied) * self.slots() + values * u64::from(self.spec.train.micro_batches)
-    }
-
-    /// Returns how many copies of its parameters a stage holds: with what the optimizer keeps, and sums of gradients.
-    pub(super) fn slots(&self) -> u64 {
-        let slots = optimizer_slots(&self.spec.train.optimizer) as u64;
-        1 + u64::from(self.groups.count()) + slots
+        let (saved, inputs) =
+            (grain.saved.iter().copied().sum(), grain.inputs.iter().copied().sum());
+        let whole = Holding { parameters: own + tied, saved, inputs, outside: Bytes::ZERO };
+        let kept = u64::from(self.spec.train.micro_batches);
+        self.memory.demand(&whole, Running { workers: 2, kept, recompute: false }).peak
     }
 
     /// Says whether no stage has a peer twice and no peer more stages than the job allows.
@@ -374,21 +374,6 @@ impl<'a> Judge<'a> {
             }
         }
         true
-    }
-
-    /// Returns the memory that each of so many workers of a stage takes for it, by the rule of
-    /// [`Demand`](super::super::footprint::Demand): whoever is left by a loss goes on with all micro-batches, and sums that
-    /// are gathered come and go in bundles.
-    fn need(&self, part: &Part, workers: usize, (kept, recompute): (u64, bool)) -> Bytes {
-        let values = match recompute {
-            false => (part.saved + part.inputs) * kept,
-            true => (part.outside + part.inputs) * kept + part.saved,
-        };
-        let state = part.parameters * self.slots();
-        if workers > 1 && self.groups.count() > 1 {
-            return state + (values + part.parameters).max(part.parameters * 3);
-        }
-        state + values
     }
 
     /// Returns who would back a stage up: peers without a stage first, then those with the fastest links.

@@ -10,6 +10,7 @@ use super::super::load::Load;
 use super::super::pipeline::{Way, in_flight};
 use super::grain::Grain;
 use super::judge::{Judge, Layout};
+use super::memory::{Holding, Memory, Running};
 use crate::job::JobSpec;
 use crate::units::{Bytes, Duration};
 
@@ -31,7 +32,8 @@ pub(super) struct Stretch<'a> {
     /// In which of the job's ways passes are taken to run.
     number: u8,
     way: Way,
-    /// Bytes that cross each place of the order.
+    /// Bytes that cross each place of the order, and what of them goes over a link.
+    flowing: Vec<Bytes>,
     crossing: Vec<Bytes>,
     /// Nanoseconds for the units before each place, by peer.
     times: Vec<Vec<u64>>,
@@ -40,8 +42,7 @@ pub(super) struct Stretch<'a> {
     parameters: Vec<u64>,
     saved: Vec<u64>,
     inputs: Vec<u64>,
-    /// Copies of its parameters that a stage holds.
-    slots: u64,
+    memory: Memory,
 }
 
 /// A group's numbers for one line.
@@ -71,7 +72,7 @@ impl<'a> Stretch<'a> {
         (number, way): (u8, Way),
     ) -> Self {
         let (grain, spec, ground) = (judge.grain, judge.spec, judge.ground);
-        let crowd = ground.crowd([]);
+        let (crowd, flowing) = (ground.crowd([]), grain.crossing(&order));
         let loads: Vec<Load> = order
             .iter()
             .map(|&unit| {
@@ -93,15 +94,12 @@ impl<'a> Stretch<'a> {
             parameters: sums(order.iter().map(|u| grain.parameters[*u].0.count())),
             saved: sums(order.iter().map(|u| grain.saved[*u].count())),
             inputs: sums(order.iter().map(|u| grain.inputs[*u].count())),
-            crossing: grain
-                .crossing(&order)
-                .into_iter()
-                .map(|b| judge.rules.codec.least(b))
-                .collect(),
+            crossing: flowing.iter().map(|bytes| judge.rules.codec.least(*bytes)).collect(),
+            flowing,
             order,
             number,
             way,
-            slots: judge.slots(),
+            memory: judge.memory,
             grain,
             spec,
             ground,
@@ -256,8 +254,8 @@ impl<'a> Stretch<'a> {
         let in_time = group.times[..end].partition_point(|before| until - before > time);
         let micro_batches = self.spec.train.micro_batches;
         let kept = in_flight(self.way.order, 0, stages, micro_batches);
-        let kept = u64::from(kept).div_ceil(group.peers.len() as u64);
-        let fits = |start: usize| self.memory((start, end), kept) <= group.memory;
+        let shared = (group.peers.len(), u64::from(kept));
+        let fits = |start: usize| self.need((start, end), shared) <= group.memory;
         let (mut low, mut high) = (in_time, end);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -270,16 +268,16 @@ impl<'a> Stretch<'a> {
         (low < end).then_some(Piece { start: low, end, stages, next })
     }
 
-    fn memory(&self, (start, end): (usize, usize), kept: u64) -> u64 {
-        let of = |sums: &[u64]| sums[end] - sums[start];
-        let values = match self.way.recompute {
-            false => (of(&self.saved) + of(&self.inputs)).saturating_mul(kept),
-            true => {
-                let outside = self.crossing[start] + Bytes::new(of(&self.inputs));
-                (outside * kept).count().saturating_add(of(&self.saved))
-            }
+    fn need(&self, (start, end): (usize, usize), (workers, kept): (usize, u64)) -> u64 {
+        let of = |sums: &[u64]| Bytes::new(sums[end] - sums[start]);
+        let holding = Holding {
+            parameters: of(&self.parameters),
+            saved: of(&self.saved),
+            inputs: of(&self.inputs),
+            outside: self.flowing[start],
         };
-        of(&self.parameters).saturating_mul(self.slots).saturating_add(values)
+        let running = Running { workers, kept, recompute: self.way.recompute };
+        self.memory.demand(&holding, running).peak.count()
     }
 }
 
