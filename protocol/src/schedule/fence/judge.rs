@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use super::super::codec::Codec;
 use super::super::course::{Course, Station, Wire, Worker};
-use super::super::estimate::sweep;
+use super::super::estimate::{adding_up, sweep};
 use super::super::footprint::Demand;
 use super::super::ground::{Crowd, Ground};
 use super::super::groups::Groups;
 use super::super::load::Load;
 use super::super::pipeline::{Way, in_flight};
-use super::super::tail::{Ending, commit, one_after_another, ready};
+use super::super::tail::{Ending, Pieces, commit, one_after_another, ready};
 use super::bound::bound;
 use super::grain::Grain;
 use super::memory::{Holding, Memory, Running};
@@ -254,7 +254,9 @@ impl<'a> Judge<'a> {
                     .zip(ended.iter().copied())
                     .collect(),
                 gradient: part.holding.parameters,
-                chunks: chunks_in(part.holding.parameters),
+                pieces: Pieces::Even(chunks_in(part.holding.parameters)),
+                groups: self.groups.held(&station.turns, station.workers.len()),
+                adding: adding_up(part.holding.parameters, part.tensors),
                 sweep: sweep(part.holding.parameters, part.tensors),
                 backups: self.backups(station, layout),
                 shared: part.ties,
