@@ -1,11 +1,13 @@
 //! The dynamic program against brute force, and what any plan must satisfy.
 
+mod brute;
 mod choices;
 
 use proptest::prelude::*;
 
 use super::super::StagePlan;
 use super::super::estimate::Placement;
+use super::super::footprint::Footprints;
 use super::super::links::Links;
 use super::super::roles::ground_of;
 use super::grain::Grain;
