@@ -9,8 +9,10 @@ use super::lines;
 use super::refine::{Scene, refine};
 use super::stretch::Stretch;
 
-/// Effort of a search in all (passes run and units summed): a fraction of a second, and less for few peers, whose few
-/// layouts are soon tried. Every voter searches anew, while messages are handled.
+/// Effort of a search in all (passes run, units summed, layouts made and laid): half a second, and less for few peers, whose
+/// few layouts are soon tried. Every voter searches anew, while messages are handled. A placement makes one search, two
+/// where the job allows replicas, one more with a codec; and as many again, in a smaller share of the peers' memory, while
+/// nothing that it finds fits in earnest.
 pub(super) const EFFORT_MAX: u64 = 600_000;
 const EFFORT_PER_PEER: u64 = 60_000;
 /// Layouts along lines that are improved.
@@ -39,13 +41,13 @@ pub(super) fn finalists(judge: &Judge<'_>, able: usize, given: &[Layout]) -> Vec
 }
 
 /// Costs given layouts in their own way, and with and without recomputation in the deepest that fits; of those on a single
-/// peer the first few that fit. Stops where half of the effort is spent.
+/// peer the first few that fit. Stops where a quarter of the effort is spent on it.
 pub(super) fn costed(scene: &Scene<'_, '_>, given: &[Layout]) -> Vec<(Layout, Verdict)> {
     let judge = scene.judge;
     let wanted = judge.spec.swarm.stages.map(usize::from);
-    let (mut found, mut singles) = (Vec::new(), 0);
+    let (mut found, mut singles, begun) = (Vec::new(), 0, judge.spent());
     for layout in given.iter().filter(|l| wanted.is_none_or(|count| count == l.stages.len())) {
-        if judge.spent() > effort(scene.able) / 2 {
+        if judge.spent() - begun > effort(scene.able) / 4 {
             break;
         }
         let is_single = layout.stages.len() == 1;
@@ -97,6 +99,7 @@ fn halved(scene: &Scene<'_, '_>, mut found: Vec<(Layout, Verdict)>) -> Vec<(Layo
     if let Some(best) = found.first().cloned() {
         let kicked = kicked(scene, best, all);
         if !found.contains(&kicked) {
+            found.truncate(FINALS - 1);
             found.insert(0, kicked);
         }
     }
@@ -202,7 +205,8 @@ pub(super) fn starts(scene: &Scene<'_, '_>) -> Vec<(Layout, Verdict)> {
                 found.extend(deepest(judge, &layout));
             }
         }
-        let share = if found.is_empty() { 1 } else { 4 };
+        // A quarter, or half where nothing fits so far.
+        let share = if found.is_empty() { 2 } else { 4 };
         if judge.spent() > effort(scene.able) / share {
             break;
         }
@@ -214,9 +218,13 @@ pub(super) fn starts(scene: &Scene<'_, '_>) -> Vec<(Layout, Verdict)> {
 }
 
 /// Returns all pairs of a stretch and a line, such that the effort may end anywhere: all lines once, each with another
-/// stretch than its neighbours, before any line comes again.
+/// stretch than its neighbours, before any line comes again; any few lines in a row are far from each other.
 fn turns(stretches: usize, lines: usize) -> impl Iterator<Item = (usize, usize)> {
-    let pair = move |round: usize| (0..lines).map(move |line| ((line + round) % stretches, line));
+    let divides = |by: usize, stride: usize| stride.is_multiple_of(by) && lines.is_multiple_of(by);
+    let is_prime_to = |stride: &usize| (2..=*stride).all(|by| !divides(by, *stride));
+    let stride = (lines * 5 / 8..).find(is_prime_to).unwrap_or(1);
+    let line = move |at: usize| at * stride % lines.max(1);
+    let pair = move |round: usize| (0..lines).map(move |at| ((at + round) % stretches, line(at)));
     (0..stretches).flat_map(pair)
 }
 
