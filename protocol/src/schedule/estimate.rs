@@ -10,9 +10,9 @@ use super::footprint::Footprints;
 use super::ground::{Crowd, Ground};
 use super::groups::Groups;
 use super::load::Load;
-use super::tail::{Ending, commit, one_after_another, ready};
+use super::tail::{Ending, Pieces, commit, one_after_another, ready};
 use super::{Prediction, StagePlan};
-use crate::dag::bundle::{gather_chunks, gradient_bytes, shared_bytes};
+use crate::dag::bundle::{gather_chunks, gradient_bytes, group_sums_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
 use crate::ids::PeerId;
@@ -58,17 +58,21 @@ pub(super) fn adding_up(bytes: Bytes, tensors: u64) -> Load {
     Load { bytes: bytes * 3, launches: tensors, ..Load::default() }
 }
 
-/// Returns the work of a stage's forward and backward pass on one micro-batch.
-pub fn pass_loads(stage: &StageGraph) -> (Load, Load) {
+/// Returns the work of adding all gradient parts of a stage to their sums.
+fn adding_gradients(stage: &StageGraph) -> Load {
     let gradients: Bytes = stage
         .gradients
         .iter()
         .filter_map(|part| stage.values.get(&part.parameter))
         .map(|value| value.fact.bytes())
         .sum();
-    let sums = adding_up(gradients, stage.gradients.len() as u64);
+    adding_up(gradients, stage.gradients.len() as u64)
+}
+
+/// Returns the work of a stage's forward and backward pass on one micro-batch.
+pub fn pass_loads(stage: &StageGraph) -> (Load, Load) {
     let forward = program_load(stage, &stage.forward.nodes) + Load::PASS;
-    (forward, program_load(stage, &stage.backward.nodes) + sums + Load::PASS)
+    (forward, program_load(stage, &stage.backward.nodes) + adding_gradients(stage) + Load::PASS)
 }
 
 /// Returns the bytes of a stage's parameters.
@@ -118,7 +122,8 @@ impl Placement<'_> {
         let mut footprints = Footprints::of(self.spec, self.cut, self.order);
         let of = |(stage, plan): (usize, &StagePlan)| {
             let room = self.ground.room(self.number(plan.owner));
-            footprints.owner(stage, room, !plan.backups.is_empty()).peak
+            let parts = (plan.workers().count(), plan.followers().next().is_some());
+            footprints.worker(stage, room, parts).peak
         };
         self.stages.iter().enumerate().map(of).collect()
     }
@@ -208,15 +213,19 @@ impl Placement<'_> {
     }
 
     fn endings(&self, stations: &[Station], outcome: &Outcome) -> Vec<Ending> {
+        let (groups, micro_batches) = (Groups::of(self.spec), self.spec.train.micro_batches);
         let one = |(place, stage): (usize, &StageGraph)| {
             let sharers: BTreeSet<_> =
                 stage.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
             let others = sharers.into_iter().filter(|other| *other != stage.stage);
             let devices = stations[place].workers.iter().map(|w| w.device);
+            let piece = |chunk| group_sums_bytes(stage, chunk, micro_batches as usize);
             Ending {
                 workers: devices.zip(outcome.ended[place].iter().copied()).collect(),
-                gradient: gradient_bytes(stage, self.spec.train.micro_batches),
-                chunks: gather_chunks(stage).len() as u64,
+                gradient: gradient_bytes(stage, micro_batches),
+                pieces: Pieces::Each(gather_chunks(stage).iter().map(piece).collect()),
+                groups: groups.held(&stations[place].turns, stations[place].workers.len()),
+                adding: adding_gradients(stage),
                 sweep: sweep(parameter_bytes(stage), stage.parameters.len() as u64),
                 backups: self.stages[place].backups.iter().map(|b| self.number(*b)).collect(),
                 shared: others

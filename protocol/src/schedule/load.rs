@@ -78,6 +78,26 @@ impl Load {
         Self::of_op(&node.op, &inputs, &outputs)
     }
 
+    /// Returns the arithmetic of all kinds; norms count one operation for each element that they read or write (our rule).
+    pub fn flops(self) -> Flops {
+        let Self {
+            products,
+            attention,
+            recurrences,
+            convolutions,
+            convolution_grads,
+            elements,
+            norms,
+            // Traffic and starts are no arithmetic.
+            bytes: _,
+            moves: _,
+            launches: _,
+            passes: _,
+        } = self;
+        let counted = products + attention + recurrences + convolutions + convolution_grads;
+        counted + elements + Flops::new(norms.count() / 4)
+    }
+
     /// Returns the same work so many times.
     #[must_use]
     pub fn times(self, count: u64) -> Self {
