@@ -1,4 +1,4 @@
-//! What codecs take and lose: `codecs [MIB]` encodes and decodes random tensors of so many MiB (default 16) on one core
+//! What codecs take and lose: `codecs [MIB]` encodes and decodes random tensors of so many MiB (default 3) on one core
 //! and prints for each form its speed in GB/s of dense floats, its bytes per kept element, and its relative error.
 
 use std::hint::black_box;
@@ -6,7 +6,7 @@ use std::hint::black_box;
 use wattle_protocol::codec::{Floats, Form, decode, encode, encode_with};
 
 /// Times that everything runs; the quickest counts.
-const TIMES: usize = 12;
+const TIMES: usize = 60;
 
 /// Bell-shaped elements, or with their largest in runs of a few hundred.
 fn tensor(len: usize, is_clustered: bool) -> Vec<f32> {
@@ -78,7 +78,7 @@ fn show(name: &str, form: Form, tensor: &[f32], has_residual: bool) {
 #[expect(clippy::print_stdout, reason = "an example prints")]
 #[expect(clippy::disallowed_methods, reason = "an example is told by its arguments what to do")]
 fn main() {
-    let size = std::env::args().nth(1).and_then(|mib| mib.parse().ok()).unwrap_or(16);
+    let size = std::env::args().nth(1).and_then(|mib| mib.parse().ok()).unwrap_or(3);
     let len = size << 18;
     let (random, clustered) = (tensor(len, false), tensor(len, true));
     println!(

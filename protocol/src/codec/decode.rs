@@ -40,15 +40,19 @@ pub fn decode_chunk(form: Form, bytes: &[u8], out: &mut [f32]) -> Result<usize, 
     if out.len() > CHUNK {
         return Err(DecodeError::Chunk { asked: out.len(), most: CHUNK });
     }
-    let used = match form {
-        Form::TopK { values, .. } => {
-            bytes.len() - Chunk::take(bytes, values, out.len())?.1.len()
-        }
-        Form::Dense(_) | Form::Int8 => exact(form, out.len()),
+    let Form::TopK { keep, values } = form else {
+        let used = exact(form, out.len());
+        decode(form, bytes.get(..used).ok_or(DecodeError::Short)?, out)?;
+        return Ok(used);
     };
-    let chunk = bytes.get(..used).ok_or(DecodeError::Short)?;
-    decode(form, chunk, out)?;
-    Ok(used)
+    let chunk = Chunk::open(bytes, values, out.len())?;
+    let rest = chunk.check(out.len())?;
+    if chunk.count() > keep {
+        return Err(DecodeError::TooMany { count: chunk.count(), most: keep });
+    }
+    out.fill(0.0);
+    chunk.read(out, set);
+    Ok(bytes.len() - rest.len())
 }
 
 /// Returns the length of a form that has one.
@@ -84,9 +88,10 @@ fn check_largest(
 ) -> Result<(), DecodeError> {
     let mut count = 0;
     for start in (0..len).step_by(CHUNK) {
-        let (chunk, rest) = Chunk::take(bytes, values, CHUNK.min(len - start))?;
+        let elements = CHUNK.min(len - start);
+        let chunk = Chunk::open(bytes, values, elements)?;
         count += chunk.count();
-        bytes = rest;
+        bytes = chunk.check(elements)?;
     }
     if count > keep {
         return Err(DecodeError::TooMany { count, most: keep });
@@ -127,9 +132,7 @@ fn apply(
         Form::TopK { values, .. } => {
             let mut bytes = bytes;
             for slots in out.chunks_mut(CHUNK) {
-                let (chunk, rest) = Chunk::take(bytes, values, slots.len())?;
-                chunk.read(values, slots, put);
-                bytes = rest;
+                bytes = Chunk::open(bytes, values, slots.len())?.read(slots, put);
             }
         }
     }

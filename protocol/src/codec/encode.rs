@@ -101,8 +101,8 @@ fn subtract(form: Form, bytes: &[u8], residual: &mut [f32]) {
             || int8::read(bytes, residual, take),
         ),
         Form::TopK { values, .. } => {
-            if let Ok((chunk, _)) = Chunk::take(bytes, values, residual.len()) {
-                chunk.read(values, residual, take);
+            if let Ok(chunk) = Chunk::open(bytes, values, residual.len()) {
+                chunk.read(residual, take);
             }
         }
     }

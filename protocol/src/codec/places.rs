@@ -99,7 +99,8 @@ pub(super) fn check(
     if zeros > len {
         return Err(DecodeError::Outside);
     }
-    let low: usize = (0..count).map(|place| get(bytes, place * shift, shift)).sum();
+    let places = if shift == 0 { 0..0 } else { 0..count };
+    let low: usize = places.map(|place| get(bytes, place * shift, shift)).sum();
     if (zeros << shift) + low + count > len {
         return Err(DecodeError::Outside);
     }
@@ -109,10 +110,10 @@ pub(super) fn check(
     Ok(end.div_ceil(8))
 }
 
-/// Visits the place of each element, in order, of bytes that were checked.
+/// Visits the place of each element, in order, of bytes that were checked; returns how many bytes there were.
 #[inline(always)]
 // Always: the visitor is a few instructions.
-pub(super) fn each(bytes: &[u8], count: usize, shift: usize, mut visit: impl FnMut(usize)) {
+pub(super) fn each(bytes: &[u8], count: usize, shift: usize, mut visit: impl FnMut(usize)) -> usize {
     let start = count * shift;
     let mut at = start / 64 * 64;
     let mut ones = word(bytes, at / 8) & (u64::MAX << (start % 64));
@@ -122,7 +123,7 @@ pub(super) fn each(bytes: &[u8], count: usize, shift: usize, mut visit: impl FnM
         while ones == 0 {
             at += 64;
             if at / 8 >= bytes.len() {
-                return;
+                return bytes.len();
             }
             ones = word(bytes, at / 8);
         }
@@ -134,6 +135,7 @@ pub(super) fn each(bytes: &[u8], count: usize, shift: usize, mut visit: impl FnM
         behind = one + 1;
         low += shift;
     }
+    behind.div_ceil(8)
 }
 
 #[cfg(test)]
@@ -163,7 +165,8 @@ mod tests {
             let cut = check(&out[..out.len() - 1], gaps.len(), shift, len);
             proptest::prop_assert_eq!(cut, Err(DecodeError::Short));
             let mut back = Vec::new();
-            each(&out, gaps.len(), shift, |place| back.push(place));
+            let used = each(&out, gaps.len(), shift, |place| back.push(place));
+            proptest::prop_assert_eq!(used, out.len());
             proptest::prop_assert_eq!(back, places(&gaps));
         }
 

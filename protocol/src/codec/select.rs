@@ -13,8 +13,6 @@ use super::wide::vectorised;
 const DIGITS: [(u32, u32); 3] = [(19, 12), (9, 10), (0, 9)];
 /// Most values of a digit.
 const BUCKETS: usize = 1 << DIGITS[0].1;
-/// Elements that are skipped together if none shares the digits found.
-const SKIP: usize = 32;
 
 /// Where a tensor is cut: its largest elements are those beyond. A value of two words, so that chunks need no more to
 /// be encoded apart.
@@ -64,11 +62,19 @@ impl Bound {
     #[inline(always)]
     // Always: see `wide`.
     pub(super) fn mask(self, start: usize, values: &[f32; 64]) -> u64 {
-        let above = mask(values, |value| magnitude(value) > self.magnitude);
+        let above = mask(
+            values,
+            #[inline(always)]
+            |value| magnitude(value) > self.magnitude,
+        );
         if start >= self.until {
             return above;
         }
-        let equal = mask(values, |value| magnitude(value) == self.magnitude);
+        let equal = mask(
+            values,
+            #[inline(always)]
+            |value| magnitude(value) == self.magnitude,
+        );
         let rest = self.until - start;
         above | if rest >= 64 { equal } else { equal & ((1 << rest) - 1) }
     }
@@ -108,9 +114,9 @@ fn histogram(source: &Source<'_>, prefix: u32, low: u32, width: u32) -> Vec<usiz
     let mut sums = vec![0; 1 << width];
     let last = (1 << width) - 1;
     let digit = |value: f32| bucket(magnitude(value) >> low & last) % BUCKETS;
-    let shares = |value: f32| magnitude(value) >> low >> width == prefix;
+    let above = low + width;
     source.each(|block| {
-        if low + width == 31 {
+        if above == 31 {
             let (fours, rest) = block.as_chunks::<4>();
             for four in fours {
                 first[digit(four[0])] += 1;
@@ -123,16 +129,26 @@ fn histogram(source: &Source<'_>, prefix: u32, low: u32, width: u32) -> Vec<usiz
             }
             return;
         }
-        for group in block.chunks(SKIP) {
-            let any = vectorised(
+        let (groups, rest) = block.as_chunks::<64>();
+        for group in groups {
+            let mut sharing = vectorised(
                 #[inline(always)]
-                || group.iter().fold(false, |any, value| any | shares(*value)),
+                || {
+                    mask(
+                        group,
+                        #[inline(always)]
+                        |value| magnitude(value) >> above == prefix,
+                    )
+                },
             );
-            if any {
-                for value in group {
-                    first[digit(*value)] += u32::from(shares(*value));
-                }
+            while sharing != 0 {
+                let place = usize::try_from(sharing.trailing_zeros()).unwrap_or(64);
+                sharing &= sharing - 1;
+                first[digit(group[place])] += 1;
             }
+        }
+        for value in rest.iter().filter(|value| magnitude(**value) >> above == prefix) {
+            first[digit(*value)] += 1;
         }
     });
     for table in &tables {

@@ -108,20 +108,17 @@ impl Room {
 /// A chunk's bytes, taken apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk<'a> {
+    floats: Floats,
     count: usize,
     shift: usize,
     values: &'a [u8],
-    places: &'a [u8],
+    /// Places, and what follows the chunk.
+    rest: &'a [u8],
 }
 
 impl<'a> Chunk<'a> {
-    /// Takes the next chunk of `len` elements off the front of some bytes, if it is as an encoder writes it; returns it
-    /// with what follows.
-    pub(super) fn take(
-        bytes: &'a [u8],
-        floats: Floats,
-        len: usize,
-    ) -> Result<(Self, &'a [u8]), DecodeError> {
+    /// Takes apart what begins with a chunk of `len` elements.
+    pub(super) fn open(bytes: &'a [u8], floats: Floats, len: usize) -> Result<Self, DecodeError> {
         let fault = if bytes.len() < 3 { DecodeError::Short } else { DecodeError::Layout };
         let (count, head) = number(bytes).ok_or(fault)?;
         let bytes = &bytes[head..];
@@ -129,7 +126,7 @@ impl<'a> Chunk<'a> {
             return Err(DecodeError::TooMany { count, most: len });
         }
         if count == 0 {
-            return Ok((Self { count, shift: 0, values: &[], places: &[] }, bytes));
+            return Ok(Self { floats, count, shift: 0, values: &[], rest: bytes });
         }
         let (shift, bytes) = bytes.split_first().ok_or(DecodeError::Short)?;
         let shift = usize::from(*shift);
@@ -137,14 +134,21 @@ impl<'a> Chunk<'a> {
             return Err(DecodeError::Layout);
         }
         let size = count * floats.size();
-        let (values, bytes) = bytes.split_at_checked(size).ok_or(DecodeError::Short)?;
+        let (values, rest) = bytes.split_at_checked(size).ok_or(DecodeError::Short)?;
+        Ok(Self { floats, count, shift, values, rest })
+    }
+
+    /// Returns what follows a chunk of `len` elements, if it is as an encoder writes it.
+    pub(super) fn check(&self, len: usize) -> Result<&'a [u8], DecodeError> {
+        if self.count == 0 {
+            return Ok(self.rest);
+        }
         vectorised(
             #[inline(always)]
-            || floats::check_finite(floats, values),
+            || floats::check_finite(self.floats, self.values),
         )?;
-        let used = places::check(bytes, count, shift, len)?;
-        let (places, rest) = bytes.split_at_checked(used).ok_or(DecodeError::Short)?;
-        Ok((Self { count, shift, values, places }, rest))
+        let used = places::check(self.rest, self.count, self.shift, len)?;
+        self.rest.get(used..).ok_or(DecodeError::Short)
     }
 
     /// Returns how many elements there are.
@@ -152,9 +156,12 @@ impl<'a> Chunk<'a> {
         self.count
     }
 
-    /// Puts each element in its slot.
-    pub(super) fn read(&self, floats: Floats, out: &mut [f32], put: impl Fn(&mut f32, f32) + Copy) {
-        match floats {
+    /// Puts each element of a chunk that was checked in its slot; returns what follows.
+    pub(super) fn read(&self, out: &mut [f32], put: impl Fn(&mut f32, f32) + Copy) -> &'a [u8] {
+        if self.count == 0 {
+            return self.rest;
+        }
+        match self.floats {
             Floats::F32 => self.each(out, f32::from_le_bytes, put),
             Floats::F16 => self.each(out, floats::from_f16, put),
             Floats::Bf16 => self.each(out, floats::from_bf16, put),
@@ -166,12 +173,13 @@ impl<'a> Chunk<'a> {
         out: &mut [f32],
         convert: impl Fn([u8; N]) -> f32,
         put: impl Fn(&mut f32, f32),
-    ) {
+    ) -> &'a [u8] {
         let mut values = self.values.as_chunks::<N>().0.iter();
-        places::each(self.places, self.count, self.shift, |place| {
+        let used = places::each(self.rest, self.count, self.shift, |place| {
             if let (Some(value), Some(slot)) = (values.next(), out.get_mut(place)) {
                 put(slot, convert(*value));
             }
         });
+        self.rest.get(used..).unwrap_or_default()
     }
 }
