@@ -9,6 +9,7 @@
 //! [`int8`] (every element), [`select`] (which are largest), [`topk`] and [`places`] (those alone); [`source`], [`bits`].
 
 pub mod adatopk;
+pub mod choice;
 pub mod decode;
 pub mod encode;
 pub mod error;
@@ -23,6 +24,7 @@ mod source;
 mod topk;
 mod wide;
 
+pub use choice::{Codec, Half};
 pub use decode::{decode, decode_add, decode_chunk};
 pub use encode::{Encoder, encode, encode_with};
 pub use error::{DecodeError, EncodeError};

@@ -113,7 +113,12 @@ pub(super) fn check(
 /// Visits the place of each element, in order, of bytes that were checked; returns how many bytes there were.
 #[inline(always)]
 // Always: the visitor is a few instructions.
-pub(super) fn each(bytes: &[u8], count: usize, shift: usize, mut visit: impl FnMut(usize)) -> usize {
+pub(super) fn each(
+    bytes: &[u8],
+    count: usize,
+    shift: usize,
+    mut visit: impl FnMut(usize),
+) -> usize {
     let start = count * shift;
     let mut at = start / 64 * 64;
     let mut ones = word(bytes, at / 8) & (u64::MAX << (start % 64));

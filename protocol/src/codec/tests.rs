@@ -37,8 +37,20 @@ fn tensor(kind: u8, seed: u64, len: usize) -> Vec<f32> {
             0 => f32::from_bits(low & 0x8000_0000 | low % 0x477f_e000),
             1 => bell,
             2 => (low % 5) as f32 - 2.0,
-            3 => if low % 4 == 0 { bell } else { -0.0 },
-            _ => if place / 300 % 7 == 3 { 10.0 * bell } else { bell },
+            3 => {
+                if low % 4 == 0 {
+                    bell
+                } else {
+                    -0.0
+                }
+            }
+            _ => {
+                if place / 300 % 7 == 3 {
+                    10.0 * bell
+                } else {
+                    bell
+                }
+            }
         }
     };
     (0..len).map(element).collect()
@@ -213,10 +225,7 @@ proptest! {
 
 #[test]
 fn what_a_form_would_make_infinite_is_refused() {
-    let rows = [
-        (Floats::F16, 65519.99, 65520.0),
-        (Floats::Bf16, 3.39e38, f32::MAX),
-    ];
+    let rows = [(Floats::F16, 65519.99, 65520.0), (Floats::Bf16, 3.39e38, f32::MAX)];
     for (values, fits, large) in rows {
         for form in [Form::Dense(values), Form::TopK { keep: 2, values }] {
             let mut bytes = Vec::new();
