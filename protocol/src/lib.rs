@@ -6,6 +6,7 @@
 //! Reading order, which is also the order of allowed `use crate::`: [`ids`] and [`units`], [`dag`] (the OP-DAG),
 //! [`job`], [`schedule`] (who runs what), [`wire`] (messages), [`swarm`] (a peer's behaviour).
 
+pub mod codec;
 pub mod dag;
 pub mod ids;
 pub mod job;

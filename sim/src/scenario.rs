@@ -209,6 +209,7 @@ impl Scenario {
         };
         let (stages, recompute, backups) = (job.stages, Some(job.recompute), job.backups);
         let (replicas, stages_per_peer) = (job.replicas, job.stages_per_peer);
+        let codec = job.codec.parse().map_err(|error| format!("job.codec: {error}"))?;
         let seed = 1;
         let start = match job.given {
             true => {
@@ -234,7 +235,15 @@ impl Scenario {
                 clip_norm: Some(1.0),
                 seed,
             },
-            swarm: SwarmSpec { stages, order, recompute, backups, replicas, stages_per_peer },
+            swarm: SwarmSpec {
+                stages,
+                order,
+                recompute,
+                backups,
+                replicas,
+                stages_per_peer,
+                codec,
+            },
         })
     }
 }

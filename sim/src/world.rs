@@ -253,7 +253,15 @@ impl<'a> World<'a> {
         let bundle =
             self.nodes[from].device.bundle(&key).filter(|_| self.nodes[from].life == sender);
         match (self.nodes[to].peer.admit(peer, &key), bundle) {
-            (Admission::Take(size), Some(bundle)) => {
+            (Admission::Take(awaited), Some(bundle)) => {
+                // Fingerprints stand for tensors of any length.
+                let size = match self.scenario.arithmetic {
+                    Arithmetic::Symbolic => awaited.most(),
+                    Arithmetic::Numeric => Bytes::of_len(bundle.len()),
+                };
+                if !awaited.is(size) {
+                    return self.refused(from, key, to, back);
+                }
                 let arrives = self.network.book(from, to, size, self.now);
                 let happening = Happening::Arrive { from, sender, key, bundle, size };
                 self.later(to, arrives.since(self.now), happening);

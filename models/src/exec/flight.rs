@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use wattle_protocol::codec::Form;
 use wattle_protocol::ids::{JobId, StageId};
 use wattle_protocol::swarm::io::{OpTimes, Outcome, Task, TaskError, TensorKey};
 use wattle_protocol::units::{Bytes, Duration};
@@ -20,7 +21,7 @@ use super::store::Store;
 pub struct Flight {
     /// Whose it is; None for one that only keeps a place in the order.
     place: Option<(JobId, StageId)>,
-    bundles: Vec<(TensorKey, Vec<Reading>)>,
+    bundles: Vec<(TensorKey, Form, Vec<Reading>)>,
     report: Report,
     size: Bytes,
     is_cut: bool,
@@ -87,8 +88,13 @@ impl Flight {
 
     /// Adds a bundle, to be stored under this key when it lands.
     pub(super) fn carry(&mut self, key: TensorKey, parts: Vec<Reading>) {
+        self.carry_as(Form::DENSE, key, parts);
+    }
+
+    /// The same of tensors that are to cross a link in some form.
+    pub(super) fn carry_as(&mut self, form: Form, key: TensorKey, parts: Vec<Reading>) {
         self.size += parts.iter().map(Reading::size).sum();
-        self.bundles.push((key, parts));
+        self.bundles.push((key, form, parts));
     }
 
     fn readings(&mut self) -> impl Iterator<Item = &mut Reading> {
@@ -97,7 +103,7 @@ impl Flight {
             Report::Forward(loss) => loss.as_mut(),
             Report::Gradients(_, sums) => sums.as_mut(),
         };
-        self.bundles.iter_mut().flat_map(|(_, parts)| parts).chain(report)
+        self.bundles.iter_mut().flat_map(|(_, _, parts)| parts).chain(report)
     }
 
     /// Says whether all it carries is in host memory; if not, `waker` is told when to ask again.
@@ -112,7 +118,7 @@ impl Flight {
 
     /// Waits until all is here and puts it into the store. A flight that was cut carries nothing and has nothing to say.
     ///
-    /// *Errors*: the device's, [`TaskError::NotFinite`], or [`TaskError::OutOfMemory`] where the store has no room.
+    /// *Errors*: the device's, [`TaskError::NotFinite`] also where a form of a link does not hold a tensor, or [`TaskError::OutOfMemory`] where the store has no room.
     pub(super) fn land(self, store: &Store) -> Result<Outcome, TaskError> {
         if self.is_cut {
             return Ok(Outcome::Done);
@@ -129,10 +135,10 @@ impl Flight {
                 Outcome::Gradients { sum_of_squares }
             }
         };
-        for (key, parts) in self.bundles {
+        for (key, form, parts) in self.bundles {
             let mut bytes = Vec::new();
             for part in parts {
-                part.append_to(&mut bytes)?;
+                part.append_as(form, &mut bytes)?;
             }
             store.put_bytes(key, bytes.into())?;
         }

@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codec::Codec;
 use super::course::{Course, Outcome, Station, Wire, Worker};
 use super::footprint::Footprints;
+use super::forms::{EdgeForms, of_edge};
 use super::ground::{Crowd, Ground};
 use super::groups::Groups;
 use super::launches::Launches;
@@ -16,7 +16,7 @@ use super::{Prediction, StagePlan};
 use crate::dag::bundle::{gather_chunks, gradient_bytes, group_sums_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
-use crate::ids::PeerId;
+use crate::ids::{EdgeId, PeerId};
 use crate::job::{JobSpec, PipelineOrder};
 use crate::units::{Bytes, Duration, Flops};
 
@@ -35,8 +35,8 @@ pub(super) struct Placement<'a> {
     pub(super) leader: PeerId,
     /// Everybody who has a part, measured.
     pub(super) ground: &'a Ground<'a>,
-    /// How tensors cross links.
-    pub(super) codec: Codec,
+    /// How tensors cross links, edge by edge; empty where all are dense.
+    pub(super) forms: &'a [EdgeForms],
 }
 
 /// Returns the work of one program of a stage on one micro-batch.
@@ -133,7 +133,7 @@ impl Placement<'_> {
     pub(super) fn predict(&self) -> Prediction {
         let crowd = self.crowd();
         let stations = self.stations(&crowd);
-        let wires = self.codec.compress(self.ground, &stations, self.wires());
+        let wires = self.wires();
         let outcome = self.course(false).run(&stations, &wires);
         let endings = self.endings(&stations, &outcome);
         let leader = self.ground.number(self.leader);
@@ -161,7 +161,7 @@ impl Placement<'_> {
     /// Returns what crosses, edge by edge of the cut, and all that happens in the predicted step.
     pub(super) fn recorded(&self) -> (Vec<Wire>, Outcome) {
         let stations = self.stations(&self.crowd());
-        let wires = self.codec.compress(self.ground, &stations, self.wires());
+        let wires = self.wires();
         let outcome = self.course(true).run(&stations, &wires);
         (wires, outcome)
     }
@@ -205,12 +205,13 @@ impl Placement<'_> {
     }
 
     fn wires(&self) -> Vec<Wire> {
-        let one = |edge: &crate::dag::cut::CutEdge| {
-            let bytes = edge.fact.bytes();
+        let one = |(id, edge): (u32, &crate::dag::cut::CutEdge)| {
+            let (forms, elements) = (of_edge(self.forms, EdgeId::new(id)), edge.fact.elements());
             let (from, to) = (edge.from.index(), edge.to.index());
-            Wire { from, to, there: bytes, back: edge.cotangent.map(|_| bytes) }
+            let back = edge.cotangent.map(|_| forms.back.bytes(elements));
+            Wire { from, to, there: forms.there.bytes(elements), back }
         };
-        self.cut.edges.iter().map(one).collect()
+        (0..).zip(&self.cut.edges).map(one).collect()
     }
 
     fn endings(&self, stations: &[Station], outcome: &Outcome) -> Vec<Ending> {

@@ -54,7 +54,7 @@ pub struct Request<'a> {
     pub submitter: PeerId,
     /// Who leads it.
     pub leader: PeerId,
-    /// How tensors cross links; the swarm sends dense ones.
+    /// How tensors cross links; jobs name theirs.
     pub codec: Codec,
 }
 

@@ -337,7 +337,7 @@ impl World {
                     admission = Admission::Refuse;
                 }
                 let size = match admission {
-                    Admission::Take(size) => size,
+                    Admission::Take(length) => length.most(),
                     Admission::Refuse => WASTED,
                 };
                 let delivered = admission != Admission::Refuse;

@@ -102,6 +102,9 @@ pub struct JobPart {
     /// Most stages that one peer runs.
     #[serde(default = "alone")]
     pub stages_per_peer: u16,
+    /// How tensors cross links, as in job files.
+    #[serde(default = "dense")]
+    pub codec: String,
     /// Whether the submitter gives the weights that it starts from.
     #[serde(default)]
     pub given: bool,
@@ -195,6 +198,9 @@ fn unit() -> f64 {
 }
 fn one_f_one_b() -> String {
     "1f1b".into()
+}
+fn dense() -> String {
+    "dense".into()
 }
 fn alone() -> u16 {
     1

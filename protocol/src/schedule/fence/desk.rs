@@ -6,6 +6,7 @@ use super::super::advert::Advert;
 use super::super::codec::Codec;
 use super::super::estimate::Placement;
 use super::super::footprint::Footprints;
+use super::super::forms::{EdgeForms, forms};
 use super::super::ground::Ground;
 use super::super::links::Links;
 use super::super::pipeline::Way;
@@ -20,6 +21,9 @@ use super::{Request, cut_as};
 use crate::dag::cut::Cut;
 use crate::ids::{PeerId, StageId};
 use crate::job::{JobSpec, STAGES_MAX, SwarmSpec};
+
+/// Selecting elements has to save more than one in so many of a step, or tensors cross links dense.
+const WORTH: u64 = 50;
 
 /// A job and the peers that it may be placed on, measured.
 #[derive(Debug)]
@@ -124,8 +128,8 @@ impl<'a> Desk<'a> {
                 Ok(Even { assignment, cut, owners }) => {
                     let alone = |owner: &PeerId| StagePlan::alone(*owner, Vec::new());
                     let workers: Vec<StagePlan> = owners.iter().map(alone).collect();
-                    if let Some((prediction, stages, way)) = self.planned(&cut, &workers, way) {
-                        return Ok(self.plan((prediction, assignment, stages, way)));
+                    if let Some((prediction, parts)) = self.planned(&cut, &workers, way) {
+                        return Ok(self.plan((prediction, assignment, parts)));
                     }
                 }
                 Err(more) => {
@@ -168,18 +172,13 @@ impl<'a> Desk<'a> {
         let wanted = self.ways[usize::from(layout.way)];
         let ways = self.ways[..=usize::from(layout.way)].iter().rev();
         let mut ways = ways.filter(|way| way.recompute == wanted.recompute);
-        let (prediction, stages, way) = ways.find_map(|way| self.planned(cut, &workers, *way))?;
-        Some((prediction, assignment, stages, way))
+        let (prediction, parts) = ways.find_map(|way| self.planned(cut, &workers, *way))?;
+        Some((prediction, assignment, parts))
     }
 
     /// Chooses backups for a cut that was made for a way, and predicts; None where a peer has no room.
-    fn planned(
-        &self,
-        cut: &Cut,
-        workers: &[StagePlan],
-        way: Way,
-    ) -> Option<(Prediction, Vec<StagePlan>, Way)> {
-        let (spec, leader, codec) = (self.request.spec, self.request.leader, self.request.codec);
+    fn planned(&self, cut: &Cut, workers: &[StagePlan], way: Way) -> Option<(Prediction, Parts)> {
+        let (spec, leader) = (self.request.spec, self.request.leader);
         let ground = &self.ground;
         let standby = Standby { spec, able: &self.able, ground, barred: &[] };
         let mut footprints = Footprints::of(spec, cut, way.order);
@@ -188,17 +187,29 @@ impl<'a> Desk<'a> {
             return None;
         }
         let order = way.order;
-        let placement = Placement { spec, cut, order, stages: &stages, leader, ground, codec };
-        let stages = placement.dealt();
-        let prediction = Placement { stages: &stages, ..placement }.predict();
-        Some((prediction, stages, way))
+        let parts = Placement { spec, cut, order, stages: &stages, leader, ground, forms: &[] };
+        let stages = parts.dealt();
+        let in_form = |forms: &[EdgeForms]| Placement { stages: &stages, forms, ..parts }.predict();
+        let codec = self.request.codec;
+        let mut list = forms(codec, &cut.edges, &stages, ground);
+        let mut prediction = in_form(&list);
+        if matches!(codec, Codec::AdaTopK(_)) {
+            // Where links are fast enough, what would be lost is worth more than what would be saved.
+            let dense = in_form(&[]);
+            let saved = dense.step.micros().saturating_sub(prediction.step.micros());
+            if saved <= prediction.step.micros() / WORTH {
+                (list, prediction) = (Vec::new(), dense);
+            }
+        }
+        Some((prediction, Parts { stages, forms: list, way }))
     }
 
     /// Predicts a step of a running plan, as this job's plans are predicted.
     ///
     /// *Errors*: [`PlanError::Network`] if the plan is not one of this network.
     pub(super) fn predict(&self, running: &Plan) -> Result<Prediction, PlanError> {
-        let (spec, leader, codec) = (self.request.spec, self.request.leader, self.request.codec);
+        let (spec, leader) = (self.request.spec, self.request.leader);
+        let forms = running.forms.as_slice();
         let cut = cut_as(&self.grain.training, &running.assignment, running.recompute)?;
         let mut stages = running.stages.clone();
         for stage in &mut stages {
@@ -206,10 +217,11 @@ impl<'a> Desk<'a> {
             stage.backups.retain(|peer| self.ground.number(*peer).is_some());
         }
         let (cut, stages, ground, order) = (&cut, &stages, &self.ground, running.order);
-        Ok(Placement { spec, cut, order, stages, leader, ground, codec }.predict())
+        Ok(Placement { spec, cut, order, stages, leader, ground, forms }.predict())
     }
 
-    fn plan(&self, (prediction, assignment, stages, way): Found) -> Plan {
+    fn plan(&self, (prediction, assignment, parts): Found) -> Plan {
+        let Parts { stages, forms, way } = parts;
         let request = &self.request;
         Plan {
             job: request.job,
@@ -220,13 +232,21 @@ impl<'a> Desk<'a> {
             submitter: request.submitter,
             order: way.order,
             recompute: way.recompute,
+            forms,
             prediction,
         }
     }
 }
 
-/// What is expected of a placement, the stage of each node, who has a part in each stage, and how passes run.
-type Found = (Prediction, Vec<StageId>, Vec<StagePlan>, Way);
+/// What is expected of a placement, the stage of each node, and the rest of it.
+type Found = (Prediction, Vec<StageId>, Parts);
+
+/// Who has a part in each stage, what crosses links in which form, and how passes run.
+struct Parts {
+    stages: Vec<StagePlan>,
+    forms: Vec<EdgeForms>,
+    way: Way,
+}
 
 /// Returns the workers of each stage, without backups and with no turns yet.
 fn stage_plans(layout: &Layout, ground: &Ground<'_>) -> Vec<StagePlan> {

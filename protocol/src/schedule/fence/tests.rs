@@ -59,8 +59,7 @@ fn spec(dag: Dag, stages: Option<u16>, backups: u8) -> JobSpec {
             order: Some(PipelineOrder::OneFOneB),
             recompute: Some(false),
             backups,
-            replicas: 1,
-            stages_per_peer: 1,
+            ..SwarmSpec::PLAIN
         },
     }
 }
@@ -136,7 +135,7 @@ fn brute_force(spec: &JobSpec, list: &[Advert]) -> Duration {
             stages: &stages,
             leader: peer(0),
             ground: &ground,
-            codec: Codec::Dense,
+            forms: &[],
         };
         best = best.min(placement.predict().step);
     };
