@@ -24,7 +24,6 @@ use crate::units::Bytes;
 
 /// What a verdict costs beside its passes and units, in the same measure.
 const LAYING: u64 = 50;
-
 /// So many stages are copied in the time of a pass.
 const COPIED: usize = 16;
 
@@ -37,6 +36,20 @@ pub(super) struct Layout {
     pub(super) stages: Vec<Vec<usize>>,
     /// Which of the ways that the job allows passes run in. Comes last, so that of equals the thriftiest is first.
     pub(super) way: u8,
+}
+
+impl Layout {
+    /// Returns all of it in one row: to be kept in large numbers.
+    fn key(&self) -> Vec<u16> {
+        let short = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+        let mut key = Vec::with_capacity(1 + self.stage_of.len() + 4 * self.stages.len());
+        key.push(u16::from(self.way));
+        key.extend(&self.stage_of);
+        for peers in &self.stages {
+            key.extend([peers.len()].iter().chain(peers).map(|number| short(*number)));
+        }
+        key
+    }
 }
 
 /// What a layout costs.
@@ -88,7 +101,7 @@ pub(super) struct Judge<'a> {
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
     /// What came out so far: changes of near layouts are often the same.
-    known: RefCell<BTreeMap<Layout, Known>>,
+    known: RefCell<BTreeMap<Vec<u16>, Known>>,
     /// Effort so far.
     spent: Cell<u64>,
 }
@@ -148,7 +161,8 @@ impl<'a> Judge<'a> {
 
     /// The same; None also where a bound of its step, in microseconds, leaves no hope. Then its passes are not run.
     pub(super) fn cost_if(&self, layout: &Layout, hope: impl Fn(u64) -> bool) -> Option<Verdict> {
-        let known = self.known.borrow().get(layout).copied();
+        let key = layout.key();
+        let known = self.known.borrow().get(&key).copied();
         let found = match known {
             None => self.found(layout, hope),
             Some(Known::AtLeast(bound)) if hope(bound) => self.found(layout, hope),
@@ -157,7 +171,7 @@ impl<'a> Judge<'a> {
                 known
             }
         };
-        self.known.borrow_mut().insert(layout.clone(), found);
+        self.known.borrow_mut().insert(key, found);
         match found {
             Known::Exactly(verdict) => Some(verdict),
             Known::Nothing | Known::AtLeast(_) => None,
@@ -347,18 +361,6 @@ impl<'a> Judge<'a> {
     /// Returns the memory that layouts may take of a peer's.
     pub(super) fn room(&self, peer: usize) -> Bytes {
         Bytes::new(self.ground.memory(peer).count() / 1000 * self.rules.share)
-    }
-
-    /// Returns what the whole network takes at most, if one peer runs it and keeps all micro-batches.
-    pub(super) fn most(&self) -> Bytes {
-        let grain = self.grain;
-        let own = grain.parameters.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
-        let tied = grain.ties.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
-        let (saved, inputs) =
-            (grain.saved.iter().copied().sum(), grain.inputs.iter().copied().sum());
-        let whole = Holding { parameters: own + tied, saved, inputs, outside: Bytes::ZERO };
-        let kept = u64::from(self.spec.train.micro_batches);
-        self.memory.demand(&whole, Running { workers: 2, kept, recompute: false }).peak
     }
 
     /// Says whether no stage has a peer twice and no peer more stages than the job allows.

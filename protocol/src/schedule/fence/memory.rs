@@ -5,6 +5,7 @@
 
 use super::super::footprint::{Demand, Footprint};
 use super::super::groups::Groups;
+use super::grain::Grain;
 use crate::dag::bundle::optimizer_slots;
 use crate::job::JobSpec;
 use crate::units::Bytes;
@@ -43,6 +44,17 @@ impl Memory {
         let copies = 1 + optimizer_slots(&spec.train.optimizer) as u64;
         let groups = u64::from(Groups::of(spec).count());
         Self { copies, groups, has_backups: spec.swarm.backups > 0 }
+    }
+
+    /// Returns what the whole network takes at most, if one peer runs it and keeps so many micro-batches.
+    pub(super) fn most(&self, grain: &Grain, micro_batches: u32) -> Bytes {
+        let own = grain.parameters.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
+        let tied = grain.ties.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
+        let (saved, inputs) =
+            (grain.saved.iter().copied().sum(), grain.inputs.iter().copied().sum());
+        let whole = Holding { parameters: own + tied, saved, inputs, outside: Bytes::ZERO };
+        let running = Running { workers: 2, kept: u64::from(micro_batches), recompute: false };
+        self.demand(&whole, running).peak
     }
 
     /// Returns what each worker of a stage needs for it.

@@ -142,7 +142,8 @@ pub(super) fn scene<'j, 'a>(judge: &'j Judge<'a>, able: usize) -> Scene<'j, 'a> 
 fn laid_ways(judge: &Judge<'_>, able: usize) -> Vec<(u8, Way)> {
     let all: Vec<(u8, Way)> = (0..).zip(judge.ways.iter().copied()).collect();
     let least = (0..able).map(|peer| judge.room(peer)).min().unwrap_or_default();
-    let ample = judge.most() <= least;
+    let most = judge.memory.most(judge.grain, judge.spec.train.micro_batches);
+    let ample = most <= least;
     let mut list = Vec::new();
     for block in all.chunk_by(|one, other| one.1.recompute == other.1.recompute) {
         list.extend(block.first().copied());
