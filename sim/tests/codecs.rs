@@ -6,7 +6,7 @@
 mod outcomes;
 
 use outcomes::{bits, sound};
-use wattle_sim::{Arithmetic, Outcome, Scenario};
+use wattle_sim::{Outcome, Scenario};
 
 const STEPS: u64 = 8;
 

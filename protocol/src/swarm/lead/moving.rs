@@ -42,6 +42,8 @@ const SAME: u64 = 4;
 const REFUSED: Duration = Duration::from_millis(600_000);
 /// Samples before a gauge's figure says what is usual.
 const SAMPLES_MIN: usize = 4;
+/// An owner whose deeds are worse than the other owners' by this factor is slow, whatever the models are off by.
+const CERTAIN: u64 = 3 * ONE;
 /// A factor of one.
 const ONE: u64 = 1_000_000;
 
@@ -221,7 +223,8 @@ impl Job {
     }
 
     /// Returns the adverts of living peers that have not failed lately, and by how much each is slower than it says: as its
-    /// deeds show; an owner as the plan in force took it, and by as much more as it has become slower under that plan.
+    /// deeds show; an owner as the plan in force took it, and by as much more as it has become slower under that plan, or as
+    /// it was from the start, where that is more than the models' fault.
     ///
     /// More than the owner that has least: what slows all alike moves nobody.
     fn known(&self, plan: &Plan, ctx: &Ctx<'_>) -> Known {
@@ -246,13 +249,23 @@ impl Job {
         let deed = |list: &[Deed], peer| {
             list.iter().find(|deed| deed.peer == peer).map_or(ONE, |deed| deed.factor)
         };
+        // By how much more than the plan in force took it for; the models are off for all, by more for some stages.
+        let shown = |peer| {
+            let over = u128::from(deed(&seen, peer)) * u128::from(ONE);
+            let over = over / u128::from(deed(&lead.placed_by, peer).max(1));
+            u64::try_from(over).unwrap_or(u64::MAX)
+        };
+        let usual = plan.stages.iter().map(|stage| shown(stage.owner)).min();
+        let usual = usual.unwrap_or(ONE).max(1);
         let factor = |peer| {
             if !works(peer) {
                 return deed(&seen, peer);
             }
             let more =
                 pace(peer).map_or(ONE.into(), |own| u128::from(own) * u128::from(ONE) / common);
-            let factor = u128::from(deed(&lead.placed_by, peer)) * more.max(ONE.into());
+            let shown = u128::from(shown(peer)) * u128::from(ONE) / u128::from(usual);
+            let shown = if shown >= u128::from(CERTAIN) { shown } else { 0 };
+            let factor = u128::from(deed(&lead.placed_by, peer)) * more.max(shown).max(ONE.into());
             u64::try_from(factor / u128::from(ONE)).unwrap_or(u64::MAX)
         };
         able.into_iter()
