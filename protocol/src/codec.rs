@@ -21,7 +21,6 @@ mod places;
 mod select;
 mod source;
 mod topk;
-mod wide;
 
 pub use decode::{decode, decode_add, decode_chunk};
 pub use encode::{Encoder, encode, encode_with};

@@ -98,9 +98,7 @@ impl Ratios {
 fn is_near(old: Estimate, new: Estimate) -> bool {
     let (old_time, new_time) = (u128::from(old.dense.micros()), u128::from(new.dense.micros()));
     let is_no_more = |time: u128, other: u128| 100 * time <= (100 + STILL) * other;
-    old.elements == new.elements
-        && is_no_more(old_time, new_time)
-        && is_no_more(new_time, old_time)
+    old.elements == new.elements && is_no_more(old_time, new_time) && is_no_more(new_time, old_time)
 }
 
 #[cfg(test)]

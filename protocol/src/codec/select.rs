@@ -7,7 +7,6 @@
 
 use super::floats::magnitude;
 use super::source::Source;
-use super::wide::vectorised;
 
 /// Lowest bit and number of bits of each digit, the highest first; together the 31 bits of a magnitude.
 const DIGITS: [(u32, u32); 3] = [(19, 12), (9, 10), (0, 9)];
@@ -59,30 +58,20 @@ impl Bound {
     }
 
     /// Marks which of 64 elements are kept, the first in the lowest bit.
-    #[inline(always)]
-    // Always: see `wide`.
+    #[inline]
     pub(super) fn mask(self, start: usize, values: &[f32; 64]) -> u64 {
-        let above = mask(
-            values,
-            #[inline(always)]
-            |value| magnitude(value) > self.magnitude,
-        );
+        let above = mask(values, |value| magnitude(value) > self.magnitude);
         if start >= self.until {
             return above;
         }
-        let equal = mask(
-            values,
-            #[inline(always)]
-            |value| magnitude(value) == self.magnitude,
-        );
+        let equal = mask(values, |value| magnitude(value) == self.magnitude);
         let rest = self.until - start;
         above | if rest >= 64 { equal } else { equal & ((1 << rest) - 1) }
     }
 }
 
 /// Marks which of 64 elements pass, the first in the lowest bit.
-#[inline(always)]
-// Always: see `wide`.
+#[inline]
 fn mask(values: &[f32; 64], passes: impl Fn(f32) -> bool) -> u64 {
     /// Brings the lowest bit of eight bytes together in the highest byte.
     const GATHER: u64 = 0x0102_0408_1020_4080;
@@ -98,8 +87,7 @@ fn mask(values: &[f32; 64], passes: impl Fn(f32) -> bool) -> u64 {
 }
 
 /// A digit as an index.
-#[inline(always)]
-// Always: it is called for each element.
+#[inline]
 fn bucket(digit: u32) -> usize {
     usize::try_from(digit).unwrap_or(usize::MAX)
 }
@@ -131,16 +119,7 @@ fn histogram(source: &Source<'_>, prefix: u32, low: u32, width: u32) -> Vec<usiz
         }
         let (groups, rest) = block.as_chunks::<64>();
         for group in groups {
-            let mut sharing = vectorised(
-                #[inline(always)]
-                || {
-                    mask(
-                        group,
-                        #[inline(always)]
-                        |value| magnitude(value) >> above == prefix,
-                    )
-                },
-            );
+            let mut sharing = mask(group, |value| magnitude(value) >> above == prefix);
             while sharing != 0 {
                 let place = usize::try_from(sharing.trailing_zeros()).unwrap_or(64);
                 sharing &= sharing - 1;

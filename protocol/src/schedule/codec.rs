@@ -114,7 +114,12 @@ mod tests {
         let any = Duration::from_micros(1);
         for (elements, seed) in [(5_000u32, 1u32), (65_536, 2), (786_432, 3)] {
             let tensor: Vec<f32> = (0..elements)
-                .map(|i| (i ^ seed << 20).wrapping_mul(0x9e37_79b1).rotate_left(15).wrapping_mul(0x85eb_ca77))
+                .map(|i| {
+                    (i ^ seed << 20)
+                        .wrapping_mul(0x9e37_79b1)
+                        .rotate_left(15)
+                        .wrapping_mul(0x85eb_ca77)
+                })
                 .map(|bits| f32::from(u16::try_from(bits >> 16).unwrap()) - 32768.5)
                 .collect();
             let dense = Bytes::new(4 * u64::from(elements));
@@ -130,7 +135,10 @@ mod tests {
                     crate::codec::encode(form, &tensor, &mut bytes).unwrap();
                     let (sent, planned) = (bytes.len() as u64, planned.count());
                     assert!(sent <= planned, "{form:?} of {elements}: {sent} {planned}");
-                    assert!(planned <= sent + sent / 40 + 12, "{form:?} of {elements}: {sent} {planned}");
+                    assert!(
+                        planned <= sent + sent / 40 + 12,
+                        "{form:?} of {elements}: {sent} {planned}"
+                    );
                 }
             }
         }

@@ -5,7 +5,8 @@ use super::*;
 /// Decodes in every way; whatever fails leaves its output alone, and what succeeds is finite.
 fn check(form: Form, bytes: &[u8], len: usize) -> Result<(), TestCaseError> {
     let held: Vec<f32> = (0..len).map(|place| place as f32).collect();
-    let (mut set, mut sum, mut chunk) = (held.clone(), held.clone(), held[..len.min(CHUNK)].to_vec());
+    let (mut set, mut sum, mut chunk) =
+        (held.clone(), held.clone(), held[..len.min(CHUNK)].to_vec());
     let result = decode(form, bytes, &mut set);
     prop_assert_eq!(decode_add(form, bytes, &mut sum), result);
     match result {
