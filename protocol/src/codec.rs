@@ -7,12 +7,14 @@
 //!
 //! Reading order: [`form`] (what there is, and how long it gets), [`encode`], [`decode`]; inside, [`floats`] and
 //! [`int8`] (every element), [`select`] (which are largest), [`topk`] and [`places`] (those alone); [`source`], [`bits`].
+//! [`adatopk`] and [`lags`] say how much of a tensor a link, a layer may send.
 
 pub mod adatopk;
 pub mod decode;
 pub mod encode;
 pub mod error;
 pub mod form;
+pub mod lags;
 
 mod bits;
 mod floats;

@@ -21,11 +21,12 @@ const ORDER: [(&str, usize); 8] = [
     ("swarm", 6),
 ];
 /// Who may ask for the time: the driver and its clock, and what measures this machine.
-const CLOCKS: [&str; 7] = [
+const CLOCKS: [&str; 8] = [
     "node/src/driver.rs",
     "node/src/clock.rs",
     "node/src/probe.rs",
     "node/src/probe/networks.rs",
+    "protocol/examples/codecs.rs",
     "tests/shaped/line.rs",
     "models/src/bench.rs",
     "models/src/exec/times.rs",
