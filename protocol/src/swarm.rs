@@ -2,8 +2,9 @@
 //!
 //! Reading order: [`io`] (the border), `membership` (who lives), `gossip` (adverts), `meet` (dials), `measure` (links), `fencing` (who is near whom), `job` (one job at one member)
 //! with `stage`, `shift` (a worker's passes), `start`, `backup`, `elect` and `lead`, `join` (checking a proposal),
-//! `pull` (state to whoever may have it), `tell` (news for people), `trace` and [`why`] (where a step's time goes), `submit` (handing a job in), `tasks`.
+//! `pull` (state to whoever may have it), `tell` (news for people), `trace`, `ask` and [`why`] (where a step's time goes), `submit` (handing a job in), `tasks`.
 
+mod ask;
 mod backup;
 mod command;
 mod elect;
@@ -45,6 +46,7 @@ use crate::schedule::advert::Advert;
 use crate::schedule::deeds::Deeds;
 use crate::units::{Duration, Instant};
 use crate::wire::message::{JobBrief, JobMessage, Message};
+use ask::Questions;
 use fencing::Fencing;
 use gossip::Gossip;
 use io::{Admission, Effect, Event, Input, Outbox, StageWork, Task, TensorKey, TensorName, Timer};
@@ -154,6 +156,7 @@ pub struct Peer {
     local: VecDeque<(JobId, JobMessage)>,
     arrivals: VecDeque<TensorKey>,
     dials: Dials,
+    questions: Questions,
 }
 
 impl Peer {
@@ -176,6 +179,7 @@ impl Peer {
             local: VecDeque::new(),
             arrivals: VecDeque::new(),
             dials: Dials::default(),
+            questions: Questions::default(),
             config,
         }
     }
@@ -372,10 +376,7 @@ impl Peer {
                 out.push(Effect::Notify(Event::Runs { from, briefs }));
             }
             Message::AskTraces { job, sent } => self.on_ask_traces(from, job, sent, now, out),
-            Message::Traces(traces) => {
-                let traces = Box::new(why::Answer::of(from, *traces, now));
-                out.push(Effect::Notify(Event::Traces(traces)));
-            }
+            Message::Traces(traces) => self.on_traces(from, *traces, now, out),
             Message::Submit { spec, term } => self.on_submit(from, *spec, term, now, out),
             Message::Job { job, body } => self.on_job_message(from, job, *body, now, out),
         }

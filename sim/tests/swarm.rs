@@ -3,11 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::collections::BTreeMap;
+#[path = "outcomes/sound.rs"]
+mod outcomes;
 
+use outcomes::{bits, sound};
 use wattle_models::DeviceChoice;
 use wattle_sim::scenario::PeersSpec;
-use wattle_sim::{Arithmetic, Outcome, Scenario, run};
+use wattle_sim::{Arithmetic, Scenario, run};
 
 /// Seeds of each kind of fault; every seed is a run of its own.
 const SEEDS: u64 = 60;
@@ -22,26 +24,6 @@ fn scenario(steps: u64, faults: &str) -> Scenario {
 
 fn fault(kill: &str) -> String {
     format!("[[faults]]\nkill = \"{kill}\"\n")
-}
-
-fn sound(scenario: &Scenario, seed: u64) -> Outcome {
-    let outcome = run(scenario, seed, false).unwrap();
-    assert!(
-        outcome.finished && outcome.violations.is_empty(),
-        "seed {seed} of {:?}: {:?}, {} of {} steps in {:.1} s, {} plans, violations {:?}",
-        scenario.faults,
-        outcome.failed,
-        outcome.losses.len(),
-        scenario.job.steps,
-        outcome.seconds,
-        outcome.plans,
-        outcome.violations
-    );
-    outcome
-}
-
-fn bits(losses: &BTreeMap<u64, f64>) -> Vec<u64> {
-    losses.values().map(|l| l.to_bits()).collect()
 }
 
 #[test]

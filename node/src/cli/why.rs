@@ -17,8 +17,8 @@ use crate::driver::Node;
 use crate::output::Output;
 use crate::up::hex;
 
-/// How long answers are waited for.
-const ANSWERS: StdDuration = StdDuration::from_millis(1000);
+/// How long answers are waited for; a member answers a peer once a second.
+const ANSWERS: StdDuration = StdDuration::from_millis(1200);
 /// How often members are asked: the answer that was quickest lays its clock over ours best.
 const ROUNDS: usize = 3;
 /// Operators of a stage that are named; what is left of it is summed up.
@@ -138,7 +138,7 @@ fn names(cause: &Cause) -> (String, String) {
             (format!("stage {} on {peer}", stage.index()), "around operators".to_owned())
         }
         Cause::Link(from, to) => (format!("link {from} -> {to}"), String::new()),
-        Cause::Turn(peer) => ("waits between tasks".to_owned(), format!("at {peer}")),
+        Cause::Wait(peer) => ("waits between tasks".to_owned(), format!("at {peer}")),
         Cause::Reduce(stage, _) => (end(), format!("sums of stage {}", stage.index())),
         Cause::Shared(from, to) => (end(), format!("gradients {from} -> {to}")),
         Cause::Store(from, to) => (end(), format!("gradient to backup {from} -> {to}")),
@@ -199,6 +199,9 @@ fn text(job: JobId, found: &Explanation) -> String {
         text.push('\n');
     }
     text.push_str(&format!("{:>5.1} %  unattributed", percent(found.unknown, found)));
+    if found.is_cut {
+        text.push_str("\nA member had no room for all that happened: some of it is booked to what was around it.");
+    }
     text
 }
 
@@ -210,7 +213,7 @@ fn line(job: JobId, found: &Explanation) -> Value {
             }
             Cause::Around(stage, peer) => ("around", Some(stage), peer, None, None),
             Cause::Link(from, to) => ("link", None, from, Some(to), None),
-            Cause::Turn(peer) => ("wait", None, peer, None, None),
+            Cause::Wait(peer) => ("wait", None, peer, None, None),
             Cause::Reduce(stage, peer) => ("reduce", Some(stage), peer, None, None),
             Cause::Shared(from, to) => ("shared", None, from, Some(to), None),
             Cause::Store(from, to) => ("store", None, from, Some(to), None),
@@ -233,6 +236,7 @@ fn line(job: JobId, found: &Explanation) -> Value {
         "job": hex(job.bytes()),
         "steps": found.steps,
         "step_seconds": found.step.seconds(),
+        "is_cut": found.is_cut,
         "attributed": 1.0 - percent(found.unknown, found) / 100.0,
         "parts": found.parts.iter().map(part).collect::<Vec<_>>(),
     })

@@ -1,13 +1,14 @@
 //! What peers did, against what their adverts promised: measured work is the truth that a placement starts from.
 //!
-//! Each pass that a stage reports is a sample: how long it took over how long the advert had predicted. A gauge a peer
-//! makes one factor of them, without outliers; after a few passes the advert's speeds are divided by it. Whether a
-//! peer claims a hundred times its speed or a hundredth, it is placed by what it did.
+//! Each decided step is one sample of a peer: how long its passes took, of all its stages together, over how long the advert
+//! had predicted. A gauge a peer makes one factor of them, without outliers; after a few the advert's speeds are divided by
+//! it. Whether a peer claims a hundred times its speed or a hundredth, it is placed by what it did.
 //!
 //! A plan is made again by all who vote, so the factors that a leader places by are part of what it offers. They are a
-//! leader's word, and bound: within [`TRUST`] either way, and each member refuses a plan that says of it what its own clock
-//! does not ([`Deeds::contradicts`]). Whether a running job is worth moving a leader
-//! judges by how much slower owners have become (`swarm/lead/moving`). Concept: `docs/concepts/links-and-fences.md`.
+//! leader's word, and bound: within [`TRUST`] either way, and each member disputes a plan that says of it what its own clock
+//! does not ([`Deeds::contradicts`]); the plan is then made anew without that word, and nobody is barred.
+//! Whether a running job is worth moving a leader judges by how much slower owners have become (`swarm/lead/moving`).
+//! Concept: `docs/concepts/links-and-fences.md`.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +19,8 @@ use super::gauge::Gauge;
 use crate::ids::PeerId;
 use crate::units::{Duration, Instant, Rate, Speed};
 
-/// Passes before a peer's deeds count for more than its words.
-pub const PASSES_MIN: usize = 4;
+/// Samples before a peer's deeds count for more than its words.
+pub const SAMPLES_MIN: usize = 4;
 /// Most deeds in one offer.
 pub const DEEDS_MAX: usize = 256;
 /// A factor of one.
@@ -48,7 +49,7 @@ struct Record {
     /// What it promised; another promise begins another record.
     promised: Hardware,
     factor: Gauge,
-    passes: usize,
+    samples: usize,
 }
 
 /// Factors of many peers.
@@ -58,7 +59,7 @@ pub struct Deeds {
 }
 
 impl Deeds {
-    /// Takes one pass in: what the peer had promised, how long that predicts, and how long the pass took.
+    /// Takes one sample in: what the peer had promised, how long that predicts for some work, and how long that took.
     pub fn observe(
         &mut self,
         peer: PeerId,
@@ -73,37 +74,41 @@ impl Deeds {
         let factor = u64::try_from(factor).unwrap_or(u64::MAX).clamp(1, FACTOR_MAX);
         if self.records.get(&peer).is_none_or(|record| record.promised != *promised) {
             let promised = promised.clone();
-            self.records.insert(peer, Record { promised, factor: Gauge::default(), passes: 0 });
+            self.records.insert(peer, Record { promised, factor: Gauge::default(), samples: 0 });
         }
         if let Some(record) = self.records.get_mut(&peer) {
             record.factor.add(factor, now);
-            record.passes = record.passes.saturating_add(1);
+            record.samples = record.samples.saturating_add(1);
         }
     }
 
     /// Returns how much longer than promised a peer's passes take, in millionths; None before it has done enough.
-    pub fn factor(&self, peer: PeerId, now: Instant) -> Option<u64> {
-        let record = self.records.get(&peer).filter(|record| record.passes >= PASSES_MIN)?;
+    fn factor(&self, peer: PeerId, now: Instant) -> Option<u64> {
+        let record = self.records.get(&peer).filter(|record| record.samples >= SAMPLES_MIN)?;
         record.factor.figure(now)
+    }
+
+    /// Returns the same against what an advert promises; None too where the record is of another promise.
+    fn shown(&self, advert: &Advert, now: Instant) -> Option<u64> {
+        let promised = self.records.get(&advert.peer).map(|record| &record.promised);
+        self.factor(advert.peer, now).filter(|_| promised == advert.hardware.as_ref())
     }
 
     /// Returns what a placement on these adverts should know beyond them, in their order.
     pub fn of<'a>(&self, adverts: impl IntoIterator<Item = &'a Advert>, now: Instant) -> Vec<Deed> {
         let deed = |advert: &Advert| {
-            let record = self.records.get(&advert.peer)?;
-            let is_same = advert.hardware.as_ref() == Some(&record.promised);
-            let factor = self.factor(advert.peer, now).filter(|_| is_same)?;
+            let factor = self.shown(advert, now)?;
             let factor = factor.clamp(ONE / TRUST, ONE * TRUST);
             (factor.abs_diff(ONE) > NEAR).then_some(Deed { peer: advert.peer, factor })
         };
         adverts.into_iter().filter_map(deed).take(DEEDS_MAX).collect()
     }
 
-    /// Says whether what somebody says of a peer's deeds differs widely from what was seen of them here. Who says nothing
-    /// has seen nothing, which is no lie.
-    pub fn contradicts(&self, peer: PeerId, said: &[Deed], now: Instant) -> bool {
-        let said = said.iter().find(|deed| deed.peer == peer).map(|deed| deed.factor);
-        let Some((said, seen)) = said.zip(self.factor(peer, now)) else {
+    /// Says whether what somebody says of a peer's deeds against its advert differs widely from what was seen of them here.
+    /// Who says nothing has seen nothing, which is no lie; and what was seen under another advert says nothing of this one.
+    pub fn contradicts(&self, advert: &Advert, said: &[Deed], now: Instant) -> bool {
+        let said = said.iter().find(|deed| deed.peer == advert.peer).map(|deed| deed.factor);
+        let Some((said, seen)) = said.zip(self.shown(advert, now)) else {
             return false;
         };
         let seen = seen.clamp(ONE / TRUST, ONE * TRUST);
@@ -276,13 +281,13 @@ mod tests {
         let now = Instant::from_micros(5_000_000);
         let says = |factor| vec![Deed { peer: honest.peer, factor }];
         // Who has done nothing yet has nothing to say against it.
-        assert!(!own.contradicts(honest.peer, &says(ONE * 900), now));
+        assert!(!own.contradicts(&honest, &says(ONE * 900), now));
         after_work(&mut own, &honest, ONE, 0);
         assert!(own.of([&honest], now).is_empty());
-        assert!(!own.contradicts(honest.peer, &[], now));
-        assert!(!own.contradicts(honest.peer, &says(ONE * 2), now));
-        assert!(own.contradicts(honest.peer, &says(ONE * 9), now));
-        assert!(own.contradicts(honest.peer, &says(ONE / 9), now));
+        assert!(!own.contradicts(&honest, &[], now));
+        assert!(!own.contradicts(&honest, &says(ONE * 2), now));
+        assert!(own.contradicts(&honest, &says(ONE * 9), now));
+        assert!(own.contradicts(&honest, &says(ONE / 9), now));
         let time = |deed: u64| {
             let advert = corrected(&[&honest], &says(deed)).remove(0);
             advert.hardware.unwrap().time(load()).seconds()
@@ -292,5 +297,7 @@ mod tests {
         let mut faster = honest.clone();
         slow(faster.hardware.as_mut().unwrap(), ONE / 7);
         assert!(own.of([&faster], now).is_empty());
+        // Nor does what was seen under one promise contradict what is said of another.
+        assert!(!own.contradicts(&faster, &says(ONE * 9), now));
     }
 }

@@ -35,12 +35,7 @@ impl Peer {
                     out.push(Effect::Send { to, message: Box::new(Message::WhatRuns) });
                 }
             }
-            Command::AskTraces(job) => {
-                for to in self.membership.connected() {
-                    let message = Box::new(Message::AskTraces { job, sent: now });
-                    out.push(Effect::Send { to, message });
-                }
-            }
+            Command::AskTraces(job) => self.ask_traces(job, now, out),
             Command::Leave => {
                 for to in self.membership.connected() {
                     out.push(Effect::Send { to, message: Box::new(Message::Goodbye) });

@@ -302,6 +302,9 @@ impl Job {
 
     /// A step is decided while the plan is in force: apply it and begin the next.
     pub(super) fn on_step_commit(&mut self, commit: Commit, ctx: &mut Ctx<'_>) {
+        if self.last.is_none_or(|last| last.step < commit.step) {
+            self.learn_own(commit.step, ctx);
+        }
         self.commit(commit, ctx);
         ctx.out.push(Effect::DropBefore {
             job: self.id,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::elect::Election;
 use super::io::{Effect, Outbox, StageWork, Timer};
 use super::job::{Ending, Job, Proposal};
-use super::lead::Report;
+use super::lead::{Report, shown};
 use super::{Ctx, JOBS_MAX, Peer};
 use crate::ids::{Epoch, JobId, PeerId, Step, Term};
 use crate::job::{
@@ -16,8 +16,7 @@ use crate::job::{
     STAGES_PER_PEER_MAX,
 };
 use crate::schedule::advert::{Advert, SignedAdvert};
-use crate::schedule::codec::Codec;
-use crate::schedule::deeds::{Deed, corrected};
+use crate::schedule::deeds::Deed;
 use crate::schedule::fence::{Request, place, stage_graphs};
 use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan};
@@ -36,6 +35,20 @@ struct Proposed {
     base: Step,
     last: Option<Commit>,
     restart: bool,
+}
+
+/// Why a proposal is not accepted.
+enum Objection {
+    /// A part in it cannot be done, or it does not follow from its evidence; for people.
+    Refuse(String),
+    /// It counts on deeds of this peer that its own clock has not seen.
+    Dispute,
+}
+
+impl From<String> for Objection {
+    fn from(reason: String) -> Self {
+        Self::Refuse(reason)
+    }
 }
 
 /// Checks a stranger's job: its network anew, its numbers against the limits.
@@ -166,8 +179,12 @@ impl Job {
                 self.heed(from, term, ctx);
                 ctx.send(from, self.id, JobMessage::Accept { term, epoch });
             }
-            Err(reason) => {
-                ctx.send(from, self.id, JobMessage::Refuse { term, epoch, reason });
+            Err(objection) => {
+                let body = match objection {
+                    Objection::Refuse(reason) => JobMessage::Refuse { term, epoch, reason },
+                    Objection::Dispute => JobMessage::Dispute { term, epoch },
+                };
+                ctx.send(from, self.id, body);
                 if self.plan.is_none() && self.proposal.is_none() && self.lead.is_none() {
                     self.ending = Some(Ending::Over);
                 }
@@ -176,7 +193,12 @@ impl Job {
     }
 
     /// Makes a proposed plan again from its evidence and compares.
-    fn check(&self, from: PeerId, proposed: Proposed, ctx: &Ctx<'_>) -> Result<Proposal, String> {
+    fn check(
+        &self,
+        from: PeerId,
+        proposed: Proposed,
+        ctx: &Ctx<'_>,
+    ) -> Result<Proposal, Objection> {
         let me = ctx.me;
         let Proposed { term, spec, plan, basis, evidence, deeds, base, last, restart } = proposed;
         if self.plan.is_none() {
@@ -187,20 +209,13 @@ impl Job {
             for signed in &evidence {
                 signed.check().map_err(|error| error.to_string())?;
             }
-            if ctx.deeds.contradicts(me, &deeds, ctx.now) {
-                return Err("the plan takes this peer for much slower or faster than it is".into());
+            let own = evidence.iter().find(|signed| signed.advert.peer == me);
+            if own.is_some_and(|own| ctx.deeds.contradicts(&own.advert, &deeds, ctx.now)) {
+                return Err(Objection::Dispute);
             }
-            let words: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
-            let shown = corrected(&words, &deeds);
+            let shown = shown(&evidence, &deeds);
             let adverts: Vec<&Advert> = shown.iter().collect();
-            let request = Request {
-                spec: &self.spec,
-                job: self.id,
-                epoch: plan.epoch,
-                submitter: plan.submitter,
-                leader: from,
-                codec: Codec::Dense,
-            };
+            let request = Request { submitter: plan.submitter, ..self.request(plan.epoch, from) };
             let again = match &basis {
                 Basis::Fresh => place(request, &adverts).map_err(wrong)?,
                 Basis::Repair { previous, standing } => {
@@ -208,12 +223,12 @@ impl Job {
                 }
             };
             if again != *plan {
-                return Err("the plan does not follow from its evidence".into());
+                return Err(String::from("the plan does not follow from its evidence").into());
             }
         }
         let has_part = |s: &crate::schedule::StagePlan| s.holders().any(|p| p == me);
         if plan.stages.iter().any(has_part) && !ctx.gossip.has_device() {
-            return Err("this peer has no device to compute on".into());
+            return Err(String::from("this peer has no device to compute on").into());
         }
         let owns = |s: &crate::schedule::StagePlan| s.owner == me;
         let holdings = self.holdings();
@@ -224,7 +239,7 @@ impl Job {
                     h.stage == stage && near
                 });
             if owns(&plan.stages[stage.index()]) && !able {
-                return Err(format!("stage {stage} is not held here at step {base}"));
+                return Err(format!("stage {stage} is not held here at step {base}").into());
             }
         }
         let cut = stage_graphs(&self.spec, &plan.assignment, plan.recompute).map_err(wrong)?;
@@ -240,7 +255,9 @@ impl Job {
             JobMessage::Vote { term, granted, epoch } => {
                 self.on_vote(from, (term, granted), epoch, ctx);
             }
-            JobMessage::Lease { term, epoch, sent } => self.on_lease(from, term, epoch, sent, ctx),
+            JobMessage::Lease { term, epoch, sent, last } => {
+                self.on_lease(from, (term, epoch, last), sent, ctx);
+            }
             JobMessage::LeaseGranted { term, epoch, sent } => {
                 self.on_granted(from, term, epoch, sent, ctx);
             }
@@ -258,6 +275,7 @@ impl Job {
             JobMessage::Refuse { term, epoch, reason } => {
                 self.on_refused(from, (term, epoch), &reason, ctx);
             }
+            JobMessage::Dispute { term, epoch } => self.on_disputed(from, (term, epoch), ctx),
             JobMessage::StageFailed { epoch, stage, reason } => {
                 self.on_stage_failed(from, (epoch, stage), &reason, ctx);
             }
@@ -289,16 +307,19 @@ impl Job {
     fn on_lease(
         &mut self,
         from: PeerId,
-        term: Term,
-        epoch: Epoch,
+        (term, epoch, last): (Term, Epoch, Option<Commit>),
         sent: Instant,
         ctx: &mut Ctx<'_>,
     ) {
         if !self.heed(from, term, ctx) {
             return;
         }
-        // The plan in force may have been adopted while this member was away.
+        // The plan in force may have been adopted, and a step decided, while this member was away.
         self.adopt(term, epoch, ctx);
+        let is_news = |commit: &Commit| self.last.is_none_or(|last| last.step < commit.step);
+        if let Some(commit) = last.filter(|commit| epoch == self.epoch() && is_news(commit)) {
+            self.on_step_commit(commit, ctx);
+        }
         let epoch = self.epoch();
         ctx.send(from, self.id, JobMessage::LeaseGranted { term, epoch, sent });
     }

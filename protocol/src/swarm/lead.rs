@@ -21,14 +21,15 @@ use std::sync::Arc;
 
 use super::Ctx;
 use super::job::{Ending, Job};
-use super::learn::learn;
 use super::trace::Decisions;
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
-use crate::schedule::Plan;
+use crate::schedule::deeds::Deed;
+use crate::schedule::{Plan, StagePlan};
 use crate::units::{Duration, Instant};
 use crate::wire::message::{Commit, JobMessage, News, StageStats};
 pub(super) use inquiry::Report;
 use moving::{Moving, Watched};
+pub(super) use offer::shown;
 use offer::{Offer, needed};
 
 /// How long an inquiry waits for silent members that count as living.
@@ -80,7 +81,11 @@ pub(super) struct Lead {
     failures: u32,
     /// Who failed at which stage, in which epoch and when.
     barred: BTreeMap<(StageId, PeerId), (Epoch, Instant)>,
+    /// Who has disputed what this leader says of its deeds.
+    disputed: BTreeSet<PeerId>,
     waiting: Option<String>,
+    /// The deeds that the plan in force was made from.
+    placed_by: Vec<Deed>,
     /// Moves of stages that are under way, and what they are judged by.
     moving: Option<Moving>,
     watched: Watched,
@@ -115,12 +120,28 @@ impl Lead {
             settled: now,
             failures: 0,
             barred: BTreeMap::new(),
+            disputed: BTreeSet::new(),
             waiting: None,
+            placed_by: Vec::new(),
             moving: None,
             watched: Watched::default(),
             trace: Decisions::default(),
         }
     }
+}
+
+/// Returns what a step cost each worker of a stage, the owner first: each worker once, and of each no more than an honest
+/// one has.
+fn workers(
+    roles: &StagePlan,
+    (owner, stats): (PeerId, StageStats),
+    replicas: Vec<(PeerId, StageStats)>,
+) -> Vec<(PeerId, StageStats)> {
+    let works = |peer: PeerId| peer != owner && roles.place(peer).is_some();
+    let replicas: BTreeMap<PeerId, StageStats> =
+        replicas.into_iter().filter(|(peer, _)| works(*peer)).collect();
+    let all = std::iter::once((owner, stats)).chain(replicas);
+    all.map(|(peer, stats)| (peer, stats.bounded())).collect()
 }
 
 impl Job {
@@ -148,7 +169,10 @@ impl Job {
             return;
         };
         match &mut lead.phase {
-            Phase::Inquiring { .. } => self.conclude(ctx),
+            Phase::Inquiring { .. } => {
+                self.ask_again(ctx);
+                self.conclude(ctx);
+            }
             Phase::Proposing { offer, accepted, since, sent } => {
                 let needed = needed(&offer.plan);
                 if needed.iter().any(|p| *p != ctx.me && !ctx.membership.is_living(*p)) {
@@ -189,11 +213,10 @@ impl Job {
             // Before the first plan there is nobody to hold a lease from.
             return true;
         };
-        for peer in plan.members() {
-            if peer != ctx.me {
-                let body = JobMessage::Lease { term: lead.term, epoch: plan.epoch, sent: ctx.now };
-                ctx.send(peer, self.id, body);
-            }
+        let (term, epoch, sent, last) = (lead.term, plan.epoch, ctx.now, self.last);
+        let me = ctx.me;
+        for peer in plan.members().into_iter().filter(|peer| *peer != me) {
+            ctx.send(peer, self.id, JobMessage::Lease { term, epoch, sent, last });
         }
         let young = ctx.now.since(lead.began) < ctx.config.lease;
         let granted = |p: &&PeerId| {
@@ -304,20 +327,10 @@ impl Job {
             return;
         }
         lead.trace.heard(stage, ctx.now);
-        self.note_pace(stage, from, &stats, ctx);
-        let Some(Lead { phase: Phase::Running { ready }, .. }) = &mut self.lead else {
+        let Phase::Running { ready } = &mut lead.phase else {
             return;
         };
-        let works = |(p, _): &(PeerId, StageStats)| plan.stages[stage.index()].place(*p).is_some();
-        let replicas = replicas.into_iter().filter(works);
-        let stats: Vec<(PeerId, StageStats)> =
-            std::iter::once((from, *stats)).chain(replicas).collect();
-        if let Some(work) = self.works.get(stage.index()) {
-            let me = ctx.me;
-            for (peer, stats) in stats.iter().filter(|(peer, _)| *peer != me) {
-                learn(*peer, work, &plan, &stats.spans, ctx);
-            }
-        }
+        let stats = workers(&plan.stages[stage.index()], (from, *stats), replicas);
         ready.insert(stage, Ready { sum_of_squares, loss, stats });
         if ready.len() == plan.stages.len() {
             self.decide(step, &plan, ctx);
@@ -325,13 +338,14 @@ impl Job {
     }
 
     fn decide(&mut self, step: Step, plan: &Arc<Plan>, ctx: &mut Ctx<'_>) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        let Phase::Running { ready } = &mut lead.phase else {
+        let Some(Lead { phase: Phase::Running { ready }, .. }) = &mut self.lead else {
             return;
         };
         let ready = std::mem::take(ready);
+        self.take_in(&ready, plan, ctx);
+        let Some(lead) = &mut self.lead else {
+            return;
+        };
         // Summed in stage order, so that every leader finds the same bits.
         let norm = ready.values().map(|r| r.sum_of_squares).sum::<f64>().sqrt();
         let losses = ready.values().filter_map(|r| r.loss).sum::<f64>();
@@ -362,7 +376,7 @@ impl Job {
         if step.next() >= self.steps() {
             return self.finish(ctx);
         }
-        self.consider_moving(ctx);
+        self.go_on_moving(ctx);
     }
 
     fn finish(&mut self, ctx: &mut Ctx<'_>) {

@@ -1,26 +1,19 @@
-//! What a step's passes say of the peers that ran them: samples for deeds, at the leader and at each member of itself.
-
-use std::collections::BTreeMap;
+//! What a step's passes say of the peers that ran them: one sample for deeds a peer and step, all its stages together, at
+//! the leader of the others and at each member of itself.
+//!
+//! Taken when the step is decided, however often a stage has reported it.
 
 use super::Ctx;
 use super::io::StageWork;
-use crate::ids::{MicroBatch, PeerId};
+use super::job::Job;
+use crate::ids::{PeerId, Step};
 use crate::schedule::Plan;
-use crate::schedule::estimate::pass_loads;
+use crate::schedule::load::Load;
 use crate::units::Duration;
 use crate::wire::message::{Span, SpanKind};
 
-/// Most micro-batches of one step that are samples.
-const SAMPLES: usize = 64;
-
-/// Takes in what the passes of one stage took at a peer.
-pub(super) fn learn(
-    peer: PeerId,
-    work: &StageWork,
-    plan: &Plan,
-    spans: &[Span],
-    ctx: &mut Ctx<'_>,
-) {
+/// Takes in what the passes of one step took at a peer, by stages.
+pub(super) fn learn(peer: PeerId, parts: &[(&StageWork, &[Span])], plan: &Plan, ctx: &mut Ctx<'_>) {
     let hardware = ctx.gossip.advert(peer).and_then(|signed| signed.advert.hardware.clone());
     let Some(hardware) = hardware else {
         return;
@@ -36,28 +29,39 @@ pub(super) fn learn(
         .map(|other| u64::from(other.demand))
         .sum();
     let capacity = u64::from(hardware.host_capacity).max(1);
-    let (forward, backward) = pass_loads(&work.graph);
-    let predicted = |load| {
+    let predicted = |load: Load| {
         let alone = hardware.time(load).micros();
         let crowded = hardware.host_capacity > 0 && demand > capacity;
         let shared = if crowded { alone.saturating_mul(demand) / capacity } else { alone };
         Duration::from_micros(shared)
     };
-    let (forward, backward) = (predicted(forward), predicted(backward));
-    // There and back together are a sample: a kind of pass that is predicted badly makes none of its own.
-    let mut took: BTreeMap<MicroBatch, (Duration, Duration)> = BTreeMap::new();
-    for span in spans {
-        let predicted = match span.kind {
-            SpanKind::Forward => forward,
-            SpanKind::Backward => backward,
-            SpanKind::Reduce | SpanKind::Optimizer => continue,
-        };
-        if let Some(micro_batch) = span.micro_batch {
-            let sums = took.entry(micro_batch).or_default();
-            *sums = (sums.0 + predicted, sums.1 + span.ended.since(span.began));
+    // There and back and all stages together are a sample: what is predicted badly makes none of its own.
+    let (mut promised, mut took) = (Duration::ZERO, Duration::ZERO);
+    for (work, spans) in parts {
+        let (forward, backward) = (predicted(work.loads.0), predicted(work.loads.1));
+        for span in *spans {
+            promised += match span.kind {
+                SpanKind::Forward => forward,
+                SpanKind::Backward => backward,
+                SpanKind::Reduce | SpanKind::Optimizer => continue,
+            };
+            took += span.ended.since(span.began);
         }
     }
-    for sample in took.into_values().take(SAMPLES) {
-        ctx.deeds.observe(peer, &hardware, sample, ctx.now);
+    ctx.deeds.observe(peer, &hardware, (promised, took), ctx.now);
+}
+
+impl Job {
+    /// Takes in what this peer's own passes of a step took, as owner or as replica.
+    pub(super) fn learn_own(&self, step: Step, ctx: &mut Ctx<'_>) {
+        let Some(plan) = &self.plan else {
+            return;
+        };
+        let owned = self.stages.values().map(|stage| &stage.shift);
+        let shared = self.backups.values().filter_map(|backup| backup.shift.as_ref());
+        let done = owned.chain(shared).filter(|shift| shift.has_done(step));
+        let parts: Vec<(&StageWork, &[Span])> =
+            done.map(|shift| (&*shift.work, shift.stats.spans.as_slice())).collect();
+        learn(ctx.me, &parts, plan, ctx);
     }
 }

@@ -3,7 +3,7 @@
 //! | state     | meaning                                                  | leaves by                       |
 //! |-----------|----------------------------------------------------------|---------------------------------|
 //! | Idle      | not begun, or there is no state yet                      | `begin` -> Running              |
-//! | Running   | passes in order, two ahead, as their tensors come        | last pass done -> Gathering     |
+//! | Running   | passes in order as their tensors come, up to two at once | last pass done -> Gathering     |
 //! | Gathering | adds its groups to those of the workers behind, by piece | last piece summed -> Done       |
 //! | Done      | its part of the step is done                             | `begin` of the next -> Running  |
 //!
@@ -26,10 +26,7 @@ use crate::ids::{JobId, MicroBatch, PeerId, StageId, Step, TaskId};
 use crate::schedule::pipeline::{Pass, passes};
 use crate::schedule::{Plan, StagePlan};
 use crate::units::{Bytes, Instant};
-use crate::wire::message::{LinkBytes, Span, SpanKind, StageStats};
-
-/// Most spans reported for one step.
-const SPANS_MAX: usize = 600;
+use crate::wire::message::{LinkBytes, SHIPPED_MAX, SPANS_MAX, Span, SpanKind, StageStats};
 
 /// Tasks of a stage that the execution thread may have at once: one that the device computes, and one of which the
 /// results are on their way to host memory. Passes stay in order, so that nothing that is computed depends on it.
@@ -341,9 +338,11 @@ impl Shift {
             return true;
         }
         self.trace.sent((key.step, key.name), to, size, ctx.now);
+        let has_room = self.stats.shipped.len() < SHIPPED_MAX;
         match self.stats.shipped.iter_mut().find(|l| l.to == to) {
             Some(link) => link.bytes += size,
-            None => self.stats.shipped.push(LinkBytes { to, bytes: size }),
+            None if has_room => self.stats.shipped.push(LinkBytes { to, bytes: size }),
+            None => {}
         }
         self.unshipped.remove(&(key, to));
         if !self.unshipped.keys().any(|(k, _)| *k == key) {

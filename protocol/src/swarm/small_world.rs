@@ -10,13 +10,15 @@ mod replicas;
 mod runs;
 mod strangers;
 mod tasks;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::{
-    Admission, Command, Effect, Event, Input, OpTimes, Outbox, Outcome, StateSource, Task,
-    TaskError, TensorKey, TensorName, Timer,
+    Admission, Command, Effect, Event, Input, OpTimes, Outbox, Outcome, Task, TaskError, TensorKey,
+    Timer,
 };
+use super::why::Answer;
 use super::{Config, Peer};
 use crate::ids::{Epoch, PeerId, StageId, Step, TaskId};
 use crate::job::JobSpec;
@@ -53,6 +55,8 @@ struct World {
     epochs: usize,
     trace: Vec<String>,
     pulled: usize,
+    /// What members have told of their last steps.
+    answers: Vec<Answer>,
     /// Devices on which every task fails, or every one of a stage.
     broken: BTreeMap<PeerId, (Option<StageId>, TaskError)>,
     /// Who has dropped every bundle of a job, and who says no more that it takes part.
@@ -64,10 +68,14 @@ struct World {
     apart: BTreeSet<PeerId>,
     /// Every message is heard twice.
     doubles: bool,
+    /// Every message of this number is lost; 0: none. And how many were sent.
+    losing: u64,
+    sent: u64,
     /// Passes begun since the last reset: nothing is to be computed twice.
     begun: BTreeSet<(PeerId, StageId, Step, u32, bool)>,
-    /// Devices on which tasks take so many times as long.
+    /// Devices on which tasks take so many percent of the usual time, and by how many percent each task is off at most.
     slow: BTreeMap<PeerId, u64>,
+    noise: u64,
     /// Passes that are not done, and the most that a stage had at once.
     open: BTreeMap<(PeerId, TaskId), StageId>,
     open_max: usize,
@@ -104,14 +112,18 @@ impl World {
             epochs: 0,
             trace: Vec::new(),
             pulled: 0,
+            answers: Vec::new(),
             broken: BTreeMap::new(),
             dropped: Vec::new(),
             withdrawn: Vec::new(),
             refusals: 0,
             apart: BTreeSet::new(),
             doubles: false,
+            losing: 0,
+            sent: 0,
             begun: BTreeSet::new(),
             slow: BTreeMap::new(),
+            noise: 0,
             open: BTreeMap::new(),
             open_max: 0,
             holds_weights: true,
@@ -145,17 +157,7 @@ impl World {
             match effect {
                 Effect::Send { to, .. } if self.apart.contains(&me) != self.apart.contains(&to) => {
                 }
-                Effect::Send { to, message } => {
-                    // Every message crosses the wire format.
-                    let bytes = crate::wire::frame::encode(&*message).unwrap();
-                    let message: Box<Message> =
-                        Box::new(crate::wire::frame::decode(&bytes).unwrap());
-                    let input = Input::Received { from: me, message };
-                    if self.doubles {
-                        self.later(to, LATENCY * 3, Happening::Input(input.clone()));
-                    }
-                    self.later(to, LATENCY, Happening::Input(input));
-                }
+                Effect::Send { to, message } => self.send(me, to, &message),
                 Effect::SetTimer { timer, at } => {
                     if let Some(old) = self.timers.remove(&(me, timer)) {
                         self.queue.remove(&old);
@@ -187,7 +189,7 @@ impl World {
                         _ => Outcome::Done,
                     };
                     let free = self.busy.get(&me).copied().unwrap_or_default().max(self.now);
-                    let ended = free + WORK * self.slow.get(&me).copied().unwrap_or(1);
+                    let ended = free + self.lasts(me);
                     self.busy.insert(me, ended);
                     let (began, ops) = (free, OpTimes::default());
                     let input = Input::TaskDone { task: id, outcome, began, ended, ops };
@@ -211,6 +213,28 @@ impl World {
                 Effect::Withdraw(_) => self.withdrawn.push(me),
             }
         }
+    }
+
+    fn send(&mut self, me: PeerId, to: PeerId, message: &Message) {
+        self.sent += 1;
+        if self.losing > 0 && self.sent.is_multiple_of(self.losing) {
+            return;
+        }
+        // Every message crosses the wire format.
+        let bytes = crate::wire::frame::encode(message).unwrap();
+        let message: Box<Message> = Box::new(crate::wire::frame::decode(&bytes).unwrap());
+        let input = Input::Received { from: me, message };
+        if self.doubles {
+            self.later(to, LATENCY * 3, Happening::Input(input.clone()));
+        }
+        self.later(to, LATENCY, Happening::Input(input));
+    }
+
+    /// Returns how long the next task of a device takes.
+    fn lasts(&self, peer: PeerId) -> Duration {
+        let percent = self.slow.get(&peer).copied().unwrap_or(100);
+        let off = 100 - self.noise + (self.sequence * 37) % (2 * self.noise + 1);
+        Duration::from_micros(WORK.micros() * percent * off / 10_000)
     }
 
     fn probe(&mut self, me: PeerId, peer: PeerId) {
@@ -254,38 +278,6 @@ impl World {
         self.failed.take().expect("the job fails within the limit")
     }
 
-    fn note(&mut self, me: PeerId, task: &Task) {
-        let (stage, step, micro_batch, back) = match task {
-            Task::Forward { stage, step, micro_batch, .. } => (*stage, *step, *micro_batch, false),
-            Task::Backward { stage, step, micro_batch, .. } => (*stage, *step, *micro_batch, true),
-            Task::LoadStage { work, source, .. } => {
-                let stage = work.graph.stage;
-                return match source {
-                    StateSource::Initial => assert!(work.start.is_none()),
-                    StateSource::Given(key) => {
-                        assert!(work.start.is_some());
-                        assert_eq!(key.name, TensorName::StageStart { stage });
-                    }
-                    StateSource::Stored(_) => {}
-                };
-            }
-            Task::ResetStep { stage, .. } => {
-                return self.begun.retain(|(peer, of, ..)| (*peer, *of) != (me, *stage));
-            }
-            _ => return,
-        };
-        let fresh = self.begun.insert((me, stage, step, micro_batch.index(), back));
-        assert!(fresh, "stage {stage} computes micro-batch {micro_batch:?} of step {step} twice");
-    }
-
-    fn count(&mut self, me: PeerId, id: TaskId, task: &Task) {
-        if let Task::Forward { stage, .. } | Task::Backward { stage, .. } = task {
-            self.open.insert((me, id), *stage);
-            let same = self.open.iter().filter(|((peer, _), of)| (*peer, *of) == (me, stage));
-            self.open_max = self.open_max.max(same.count());
-        }
-    }
-
     fn hear(&mut self, event: Event) {
         match event {
             Event::Job { news, .. } => match *news {
@@ -310,6 +302,7 @@ impl World {
                 other => self.trace.push(format!("{other:?}")),
             },
             Event::Pulled { .. } => self.pulled += 1,
+            Event::Traces(answer) => self.answers.push(*answer),
             _ => {}
         }
     }

@@ -4,11 +4,12 @@
 //! |------------|----------------------------------------------------|------------------------------------------------|
 //! | Idle       | not begun, or waits for its state (`start`)        | `begin` -> Running                             |
 //! | Running    | passes, and the sums of all workers (`shift`)      | shift done -> Sharing                          |
-//! | Sharing    | waits for other stages' parts of shared parameters | all here -> Reducing                           |
+//! | Sharing    | sends parts of shared parameters, awaits others'   | all here -> Reducing                           |
 //! | Reducing   | sums gradient parts                                | done -> Publishing                             |
 //! | Publishing | waits until each follower holds the gradient       | all do -> Ready (reported to the leader)       |
-//! | Ready      | waits for the decision                             | `commit` -> Running of the next step, or Idle  |
+//! | Ready      | reports until the step is decided                  | `commit` -> Idle; `begin`, if it was not last  |
 //!
+//! Another plan (`adopt`) makes any of them Idle, with the state as it is.
 //! Followers are replicas and backups. Not here: who owns what (`job`), what the leader decides (`lead`), following a
 //! stage (`backup`).
 
@@ -17,7 +18,6 @@ use std::sync::Arc;
 
 use super::Ctx;
 use super::io::{GradientSource, OpTimes, Outcome, StageWork, Task, TensorKey, TensorName};
-use super::learn::learn;
 use super::shift::Shift;
 use super::tasks::Purpose;
 use crate::dag::bundle::{shared_bytes, start_bytes};
@@ -186,7 +186,8 @@ impl Stage {
         self.report_if_held(ctx);
     }
 
-    /// A follower holds the gradient of a step, and has told what its part in it came to.
+    /// A follower holds the gradient of a step, and has told what its part in it came to, if it is a worker. Nobody else is
+    /// heard: what is kept here goes into one report.
     pub(super) fn on_held(
         &mut self,
         from: PeerId,
@@ -194,16 +195,23 @@ impl Stage {
         (losses, stats): (Vec<(MicroBatch, f64)>, Option<Box<StageStats>>),
         ctx: &mut Ctx<'_>,
     ) {
+        let Some(roles) = self.shift.roles().filter(|roles| roles.followers().any(|p| p == from))
+        else {
+            return;
+        };
         if step != self.applied() {
             return;
         }
-        let is_own = |m: MicroBatch| self.shift.roles().is_some_and(|r| r.worker(m) == Some(from));
+        let stats = stats.filter(|_| roles.place(from).is_some());
+        let is_own = |m: MicroBatch| roles.worker(m) == Some(from);
         let within = |m: MicroBatch| m.index() < self.shift.work.train.micro_batches;
         let losses = losses.into_iter().filter(|(m, _)| within(*m) && is_own(*m));
         let losses: Vec<(MicroBatch, f64)> = losses.collect();
         self.losses.extend(losses);
-        self.held.insert(from, stats.map(|stats| *stats));
-        self.shift.trace.held(from, ctx.now);
+        let stats = stats.map(|stats| stats.bounded());
+        if self.held.insert(from, stats).is_none() {
+            self.shift.trace.held(from, ctx.now);
+        }
         self.report_if_held(ctx);
     }
 
@@ -213,8 +221,6 @@ impl Stage {
             self.phase = Phase::Ready;
             self.shift.stats.ready = ctx.now;
             self.shift.trace.ready(ctx.now);
-            let (plan, work) = (self.shift.plan.clone(), self.shift.work.clone());
-            learn(ctx.me, &work, &plan, &self.shift.stats.spans, ctx);
             self.report(ctx);
         }
     }

@@ -152,6 +152,16 @@ impl Job {
             told = true;
             self.say(news, ctx);
         }
+        let is_last = |last: Commit| last.step.next() >= steps;
+        if self.submitter == ctx.me
+            && !self.over
+            && self.teller.steps >= steps
+            && self.last.is_some_and(is_last)
+        {
+            // Whether or not its leader's word of it comes.
+            self.over = true;
+            self.say(News::Finished { steps }, ctx);
+        }
         if told {
             // What still waits has a pause of its own.
             self.teller.since = Some(ctx.now);

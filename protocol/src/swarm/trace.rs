@@ -1,43 +1,18 @@
 //! What a member remembers of its stages' last steps: marks in a ring, for `wattle why`.
 //!
-//! Costs a push a mark and decides nothing. Not here: what follows from it (`why`).
+//! Costs a push a mark, a look through the operators' names a task, and a look back through a step's marks an
+//! acknowledgement; decides nothing. Not here: who is told (`ask`), what follows from it (`why`).
 
 use std::collections::VecDeque;
 
-use super::Peer;
-use super::io::{Effect, OpTimes, Outbox, TensorName};
-use crate::ids::{JobId, PeerId, StageId, Step};
+use super::io::{OpTimes, TensorName};
+use crate::ids::{PeerId, StageId, Step};
 use crate::schedule::pipeline::Pass;
 use crate::units::{Bytes, Duration, Instant};
-use crate::wire::message::{Message, SpanKind};
+use crate::wire::message::SpanKind;
 use crate::wire::trace::{
-    Cargo, Decision, MARKS_MAX, Mark, NAME_MAX, OPS_MAX, OpTime, STEPS_KEPT, StageTrace, Traces,
-    What,
+    Cargo, Decision, MARKS_MAX, Mark, NAME_MAX, OPS_MAX, OpTime, STEPS_KEPT, StageTrace, What,
 };
-
-impl Peer {
-    /// Tells somebody what this peer remembers of a job.
-    pub(super) fn on_ask_traces(
-        &self,
-        from: PeerId,
-        job: JobId,
-        asked: Instant,
-        now: Instant,
-        out: &mut Outbox,
-    ) {
-        let Some(known) = self.jobs.get(&job) else {
-            return;
-        };
-        let owned = known.stages.values().map(|stage| &stage.shift.trace);
-        let shared = known.backups.values().filter_map(|backup| backup.shift.as_ref());
-        let traces = owned.chain(shared.map(|shift| &shift.trace));
-        let stages = traces.flat_map(|trace| trace.steps().cloned()).collect();
-        let decisions = known.lead.iter().flat_map(|lead| lead.trace.list().cloned()).collect();
-        let traces = Traces { job, asked, now, stages, decisions };
-        let message = Box::new(Message::Traces(Box::new(traces)));
-        out.push(Effect::Send { to: from, message });
-    }
-}
 
 /// Returns what a tensor is to a trace; None for states, which cross between steps.
 pub(super) fn cargo(name: TensorName) -> Option<Cargo> {

@@ -2,15 +2,20 @@
 //!
 //! From each decision back to the one before: whose report came last, what that stage waited for, which tensor or task was
 //! the last thing that was needed, who sent it, and so on. What lies between two moments on the path is booked to what
-//! happened between them, so that all of it adds up to the step. Moments are looked up on their owners' clocks; amounts
-//! across two clocks are off by as much as the clocks were laid over each other wrongly, and cancel around a loop.
+//! happened between them; where a mark is missing the path breaks off, and what is left of the step is nobody's.
+//! Moments are looked up on their owners' clocks; amounts across two clocks are off by as much as the clocks were laid over
+//! each other wrongly, and cancel around a loop.
+//! What members say is a stranger's word: every sum of it saturates, and a walk costs no more than its marks (`index`).
+
+mod index;
 
 use std::collections::BTreeMap;
 
-use crate::ids::{MicroBatch, PeerId, StageId, Step};
+use crate::ids::{MicroBatch, PeerId, StageId};
 use crate::units::{Duration, Instant};
 use crate::wire::message::SpanKind;
 use crate::wire::trace::{Cargo, Decision, Mark, StageTrace, Traces, What};
+use index::Index;
 
 /// What a part of the step went to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +28,7 @@ pub enum Cause {
     /// Tensors of the pipeline from one peer to another, waiting for each other included.
     Link(PeerId, PeerId),
     /// A peer had all that a task needed and had not begun it.
-    Turn(PeerId),
+    Wait(PeerId),
     /// Sharing and reducing gradients.
     Reduce(StageId, PeerId),
     /// Parts of gradients from one peer to another: of shared parameters, or of a stage's other workers.
@@ -55,13 +60,13 @@ impl Answer {
     /// Takes an answer that came at a moment of the asker's clock; the question is taken to have been on its way for as
     /// long as the answer.
     pub fn of(peer: PeerId, traces: Traces, came: Instant) -> Self {
-        let middle = (signed(traces.asked) + signed(came)) / 2;
+        let middle = signed(traces.asked).saturating_add(signed(came)) / 2;
         let trip = came.since(traces.asked);
-        Self { peer, ahead: signed(traces.now) - middle, trip, traces }
+        Self { peer, ahead: signed(traces.now).saturating_sub(middle), trip, traces }
     }
 
     fn at(&self, moment: Instant) -> i64 {
-        signed(moment) - self.ahead
+        signed(moment).saturating_sub(self.ahead)
     }
 }
 
@@ -80,6 +85,8 @@ pub struct Explanation {
     pub parts: Vec<(Cause, Duration)>,
     /// Mean time of which nobody's trace says what it went to.
     pub unknown: Duration,
+    /// Whether a member had no room for all that happened, so that some of it is booked to what was around it.
+    pub is_cut: bool,
 }
 
 /// Walks all steps of which every stage and both decisions are remembered; None where there is none.
@@ -88,6 +95,7 @@ pub fn explain(answers: &[Answer]) -> Option<Explanation> {
     let leader = answers.iter().filter(|a| leads(a).is_some()).max_by_key(leads)?;
     let mut sums: BTreeMap<Cause, i64> = BTreeMap::new();
     let (mut steps, mut total, mut unknown) = (0i64, 0i64, 0i64);
+    let mut is_cut = false;
     for pair in leader.traces.decisions.windows(2) {
         if pair[0].step.next() != pair[1].step {
             continue;
@@ -96,9 +104,13 @@ pub fn explain(answers: &[Answer]) -> Option<Explanation> {
         let (begun, ended) = (leader.at(pair[0].decided), leader.at(pair[1].decided));
         let (parts, left) = walk.run(begun, ended);
         for (cause, took) in parts {
-            *sums.entry(cause).or_default() += took;
+            let sum = sums.entry(cause).or_default();
+            *sum = sum.saturating_add(took);
         }
-        (steps, total, unknown) = (steps + 1, total + ended - begun, unknown + left);
+        steps += 1;
+        total = total.saturating_add(ended.saturating_sub(begun));
+        unknown = unknown.saturating_add(left);
+        is_cut |= walk.is_cut();
     }
     if steps == 0 {
         return None;
@@ -107,17 +119,17 @@ pub fn explain(answers: &[Answer]) -> Option<Explanation> {
     let mut parts: Vec<(Cause, Duration)> = sums.into_iter().map(|(c, t)| (c, mean(t))).collect();
     parts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     let steps = u64::try_from(steps).unwrap_or(0);
-    Some(Explanation { steps, step: mean(total), parts, unknown: mean(unknown) })
+    Some(Explanation { steps, step: mean(total), parts, unknown: mean(unknown), is_cut })
 }
 
-/// A task of a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A task of a stage; in the order in which tasks ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Task {
+    ended: Instant,
+    began: Instant,
     stage: StageId,
     kind: SpanKind,
     micro_batch: Option<MicroBatch>,
-    began: Instant,
-    ended: Instant,
 }
 
 /// One step's traces.
@@ -126,6 +138,7 @@ struct Walk<'a> {
     decision: &'a Decision,
     /// By stage and worker.
     stages: BTreeMap<(StageId, PeerId), (&'a Answer, &'a StageTrace)>,
+    index: Index,
 }
 
 /// The path so far: where it stands on the asker's clock, and what was passed.
@@ -140,7 +153,7 @@ impl Path {
     fn back_to(&mut self, moment: i64, cause: Cause) {
         let moment = moment.max(self.begun);
         if moment < self.cursor {
-            self.parts.push((cause, self.cursor - moment));
+            self.parts.push((cause, self.cursor.saturating_sub(moment)));
             self.cursor = moment;
         }
     }
@@ -161,9 +174,14 @@ impl<'a> Walk<'a> {
                 stages.insert((trace.stage, answer.peer), (answer, trace));
             }
         }
-        let walk = Self { leader, decision, stages };
+        let index = Index::of(stages.iter().map(|((_, peer), (_, trace))| (*peer, *trace)));
+        let walk = Self { leader, decision, stages, index };
         let all = decision.heard.iter().all(|(stage, _)| walk.owner(*stage).is_some());
         (all && !decision.heard.is_empty()).then_some(walk)
+    }
+
+    fn is_cut(&self) -> bool {
+        self.stages.values().any(|(_, trace)| trace.is_cut)
     }
 
     /// Returns who reported a stage.
@@ -181,7 +199,7 @@ impl<'a> Walk<'a> {
         {
             tracing::debug!(step = %self.decision.step, "a trace breaks off");
         }
-        let left = path.cursor - begun;
+        let left = path.cursor.saturating_sub(begun);
         (path.parts, left)
     }
 
@@ -196,7 +214,8 @@ impl<'a> Walk<'a> {
         if let Some(mark) = trace.marks.iter().filter(held).max_by_key(|m| m.began)
             && let What::Held(backup) = mark.what
         {
-            moment = sent(trace, Cargo::Gradient(stage), Some(backup))?;
+            let gone = |what: What| matches!(what, What::Sent(cargo, to, _) if cargo == Cargo::Gradient(stage) && to == backup);
+            moment = trace.marks.iter().find(|mark| gone(mark.what))?.began;
             path.back_to(answer.at(moment), Cause::Store(answer.peer, backup));
         }
         self.passes(answer, moment, path)
@@ -204,15 +223,14 @@ impl<'a> Walk<'a> {
 
     /// Walks back from the task that had ended at a moment of a member's clock.
     fn passes(&self, answer: &Answer, moment: Instant, path: &mut Path) -> Option<()> {
-        let (mut answer, mut task) = (answer, self.ended_by(answer.peer, moment)?);
-        let marks: usize = self.stages.values().map(|(_, trace)| trace.marks.len()).sum();
-        for _ in 0..=marks {
-            path.back_to(answer.at(task.ended), Cause::Turn(answer.peer));
+        let (mut answer, mut task) = (answer, self.index.ended_by(answer.peer, moment, None)?);
+        for _ in 0..=self.index.tasks_total() {
+            path.back_to(answer.at(task.ended), Cause::Wait(answer.peer));
             self.compute(task, answer, path);
             match self.needed(task, answer.peer)? {
                 Needed::Task(before) => task = before,
                 Needed::Tensor(cargo, came) => {
-                    path.back_to(answer.at(came), Cause::Turn(answer.peer));
+                    path.back_to(answer.at(came), Cause::Wait(answer.peer));
                     let (sender, at) = self.sender(cargo, answer.peer)?;
                     let (from, to) = (sender.peer, answer.peer);
                     let cause = match cargo {
@@ -222,11 +240,12 @@ impl<'a> Walk<'a> {
                         }
                     };
                     path.back_to(sender.at(at), cause);
-                    task = self.ended_by(sender.peer, at)?;
+                    task = self.index.ended_by(sender.peer, at, None)?;
                     answer = sender;
                 }
-                Needed::Decision(began) => {
-                    path.back_to(answer.at(began), Cause::Turn(answer.peer));
+                Needed::Decision(heard) => {
+                    path.back_to(answer.at(heard), Cause::Wait(answer.peer));
+                    // What is left is no more than lies between the decision and its being heard.
                     let cause = Cause::Decided(self.leader.peer, answer.peer);
                     path.back_to(path.begun, cause);
                     return Some(());
@@ -249,102 +268,51 @@ impl<'a> Walk<'a> {
         let Some((_, trace)) = self.stages.get(&(task.stage, peer)) else {
             return;
         };
-        let kin = |m: &&Mark| matches!(m.what, What::Ran(kind, _) if kind == task.kind);
-        let passes: u64 =
-            trace.marks.iter().filter(kin).map(|m| m.ended.since(m.began).micros()).sum();
+        let passes = self.index.passes(task.stage, peer, is_back).micros();
         // What lies before the decision belongs to the step before.
-        let span = path.cursor - from.max(path.begun);
+        let span = path.cursor.saturating_sub(from.max(path.begun));
         for op in trace.ops.iter().filter(|op| op.is_back == is_back) {
             let part = i128::from(span) * i128::from(op.took.micros()) / i128::from(passes.max(1));
             let part = i64::try_from(part).unwrap_or(0);
             let cause = Cause::Operator(task.stage, peer, op.name.clone());
-            path.back_to((path.cursor - part).max(from), cause);
+            path.back_to(path.cursor.saturating_sub(part).max(from), cause);
         }
         path.back_to(from, Cause::Around(task.stage, peer));
     }
 
-    /// Returns what came last of all that a task needed: its tensors, the device, the beginning of the step.
+    /// Returns what came last of all that a task needed: its tensors, the device, the beginning of the step. None where the
+    /// marks do not tell: a tensor that others of its kind had, or what a backward pass, which never comes first, came after.
     fn needed(&self, task: Task, peer: PeerId) -> Option<Needed> {
         let (_, trace) = self.stages.get(&(task.stage, peer))?;
-        let tensor = trace.marks.iter().filter_map(|m| match m.what {
-            What::Came(cargo) if is_for(cargo, task) && m.began <= task.began => {
-                Some((m.began, cargo))
-            }
-            _ => None,
-        });
-        let tensor = tensor.max();
-        let before = self.tasks(peer).filter(|t| *t != task && t.ended <= task.began);
-        let before = before.max_by_key(|t| (t.ended, t.began));
+        let tensor = self.index.came(task, peer);
+        if tensor.is_none() && self.index.reads(task, peer) {
+            return None;
+        }
+        let before = self.index.ended_by(peer, task.began, Some(task));
         let (came, ended) = (tensor.map(|t| t.0), before.map(|t| t.ended));
         if let Some((at, cargo)) = tensor
             && came > ended
             && at > trace.began
             // A tensor between two stages of one peer crosses nothing: the task that made it is what was needed.
-            && (self.sender(cargo, peer).is_some() || self.count(peer) == 1)
+            && (self.sender(cargo, peer).is_some() || self.index.stages(peer) == 1)
         {
             return Some(Needed::Tensor(cargo, at));
         }
         match before {
             Some(task) if task.ended > trace.began => Some(Needed::Task(task)),
-            Some(_) | None => Some(Needed::Decision(trace.began.min(task.began))),
+            Some(_) | None => match task.kind {
+                SpanKind::Forward | SpanKind::Optimizer => Some(Needed::Decision(trace.began)),
+                SpanKind::Backward | SpanKind::Reduce => None,
+            },
         }
     }
 
-    /// Returns how many stages a peer has.
-    fn count(&self, peer: PeerId) -> usize {
-        self.stages.values().filter(|(answer, _)| answer.peer == peer).count()
-    }
-
-    fn tasks(&self, peer: PeerId) -> impl Iterator<Item = Task> + '_ {
-        let own = self.stages.values().filter(move |(answer, _)| answer.peer == peer);
-        own.flat_map(|(_, trace)| {
-            trace.marks.iter().filter_map(|mark| match mark.what {
-                What::Ran(kind, micro_batch) => {
-                    let (stage, began, ended) = (trace.stage, mark.began, mark.ended);
-                    Some(Task { stage, kind, micro_batch, began, ended })
-                }
-                What::Came(_) | What::Sent(..) | What::Held(_) | What::Ready => None,
-            })
-        })
-    }
-
-    /// Returns the task of a peer that ended last before a moment.
-    fn ended_by(&self, peer: PeerId, moment: Instant) -> Option<Task> {
-        self.tasks(peer).filter(|t| t.ended <= moment).max_by_key(|t| (t.ended, t.began))
-    }
-
-    /// Returns who sent a tensor to a peer, and when.
+    /// Returns who sent a tensor to a peer, and when it was handed to the transport.
     fn sender(&self, cargo: Cargo, to: PeerId) -> Option<(&'a Answer, Instant)> {
-        self.stages
-            .values()
-            .find_map(|(answer, trace)| Some((*answer, sent(trace, cargo, Some(to))?)))
+        let (from, at) = self.index.sent(cargo, to)?;
+        let (answer, _) = self.stages.get(&from)?;
+        Some((*answer, at))
     }
-}
-
-/// Returns when a tensor was handed to the transport.
-fn sent(trace: &StageTrace, cargo: Cargo, to: Option<PeerId>) -> Option<Instant> {
-    trace.marks.iter().find_map(|mark| match mark.what {
-        What::Sent(what, whom, _) if what == cargo && to.is_none_or(|to| to == whom) => {
-            Some(mark.began)
-        }
-        _ => None,
-    })
-}
-
-/// Says whether a task reads a tensor.
-fn is_for(cargo: Cargo, task: Task) -> bool {
-    match (cargo, task.kind) {
-        (Cargo::Activation(_, m), SpanKind::Forward)
-        | (Cargo::Cotangent(_, m), SpanKind::Backward) => task.micro_batch == Some(m),
-        (Cargo::Shared(_, to) | Cargo::Sums(to, ..), SpanKind::Reduce) => to == task.stage,
-        _ => false,
-    }
-}
-
-/// Returns the first and the last step that all stages remember, for people.
-pub fn remembered(answers: &[Answer]) -> Option<(Step, Step)> {
-    let steps = || answers.iter().flat_map(|a| &a.traces.stages).map(|trace| trace.step);
-    Some((steps().min()?, steps().max()?))
 }
 
 #[cfg(test)]

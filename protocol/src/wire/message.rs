@@ -15,6 +15,11 @@ pub const ADVERTS_MAX: usize = 64;
 /// Most entries of a digest.
 pub const DIGEST_MAX: usize = 4096;
 
+/// Most spans of one worker and step: there and back of every micro-batch, and what follows them.
+pub const SPANS_MAX: usize = 600;
+/// Most links of one worker and step: neighbours' workers, the next stages', those who follow.
+pub const SHIPPED_MAX: usize = 256;
+
 /// Returns how a digest names a peer. Two peers of one name hide an advert of one until it is pushed; to make a key
 /// of a given name takes 2^64 attempts.
 pub fn short_id(peer: PeerId) -> u64 {
@@ -143,6 +148,8 @@ pub enum JobMessage {
         epoch: Epoch,
         /// Moment at the leader, returned in the answer: a lease runs from when it was asked for.
         sent: Instant,
+        /// The last decided step: word of it may have been lost.
+        last: Option<Commit>,
     },
     /// I follow.
     LeaseGranted {
@@ -270,10 +277,18 @@ pub enum JobMessage {
     Release,
     /// News for the submitter.
     News(Box<News>),
+    /// I could do my part, but the plan takes me for much slower or faster than my own clock says: propose without your word
+    /// of my deeds.
+    Dispute {
+        /// The reign.
+        term: Term,
+        /// Version of the proposed plan.
+        epoch: Epoch,
+    },
 }
 
 /// What kind of work a span of time went to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SpanKind {
     /// Forward pass of a micro-batch.
     Forward,
@@ -318,6 +333,16 @@ pub struct StageStats {
     pub began: Instant,
     /// When it was ready, on its own clock.
     pub ready: Instant,
+}
+
+impl StageStats {
+    /// Returns what is believed of a stranger's statistics: no more of each than an honest worker has.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        self.spans.truncate(SPANS_MAX);
+        self.shipped.truncate(SHIPPED_MAX);
+        self
+    }
 }
 
 /// What a job's leader tells the submitter.

@@ -41,6 +41,7 @@ impl JobMessage {
             Self::StageFailed { .. } => "stage failed",
             Self::Release => "release",
             Self::News(_) => "news",
+            Self::Dispute { .. } => "dispute",
         }
     }
 }

@@ -1,13 +1,14 @@
 //! What members remember of the last steps, for whoever asks why they take as long as they do.
 //!
 //! Each moment is on its owner's clock; an answer says when the question came, so that the asker can lay the clocks over
-//! each other. Bounded: [`MARKS_MAX`] marks a stage and step, [`OPS_MAX`] operators, [`STEPS_KEPT`] steps. No decision
-//! rests on it.
+//! each other. Bounded: [`MARKS_MAX`] marks a stage and step, [`OPS_MAX`] operators, [`STEPS_KEPT`] steps; who hears it
+//! believes no more ([`Traces::bounded`]). No decision rests on it.
 
 use serde::{Deserialize, Serialize};
 
 use super::message::SpanKind;
 use crate::ids::{EdgeId, JobId, MicroBatch, PeerId, StageId, Step};
+use crate::job::{STAGES_MAX, STAGES_PER_PEER_MAX};
 use crate::units::{Bytes, Duration, Instant};
 
 /// Most marks of one stage and step; 256 micro-batches over two edges fill half of it.
@@ -112,4 +113,25 @@ pub struct Traces {
     pub stages: Vec<StageTrace>,
     /// The last decisions, of the leader.
     pub decisions: Vec<Decision>,
+}
+
+impl Traces {
+    /// Returns what is believed of a stranger's answer: no more of each than an honest member has.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        self.stages.truncate(usize::from(STAGES_PER_PEER_MAX) * STEPS_KEPT);
+        for trace in &mut self.stages {
+            trace.is_cut |= trace.marks.len() > MARKS_MAX;
+            trace.marks.truncate(MARKS_MAX);
+            trace.ops.truncate(OPS_MAX);
+            for op in &mut trace.ops {
+                op.name = op.name.chars().take(NAME_MAX).collect();
+            }
+        }
+        self.decisions.truncate(STEPS_KEPT + 1);
+        for decision in &mut self.decisions {
+            decision.heard.truncate(usize::from(STAGES_MAX));
+        }
+        self
+    }
 }

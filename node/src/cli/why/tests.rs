@@ -19,7 +19,7 @@ fn explanation() -> Explanation {
             (Cause::Link(peer(1), peer(2)), millis(66)),
             (operator(1, 2, "linear"), millis(44)),
             (operator(1, 2, "attention"), millis(18)),
-            (Cause::Turn(peer(2)), millis(14)),
+            (Cause::Wait(peer(2)), millis(14)),
             (Cause::Store(peer(1), peer(3)), millis(12)),
             (Cause::Around(StageId::new(1), peer(2)), millis(10)),
             (operator(0, 1, "embedding"), millis(8)),
@@ -30,6 +30,7 @@ fn explanation() -> Explanation {
             (Cause::Update(StageId::new(0), peer(1)), millis(3)),
         ],
         unknown: millis(4),
+        is_cut: false,
     }
 }
 
@@ -37,6 +38,8 @@ fn explanation() -> Explanation {
 fn a_step_is_explained_by_groups_with_the_longest_first() {
     let job = JobId::new([0x1a; 16]);
     insta::assert_snapshot!("why", text(job, &explanation()));
+    let cut = text(job, &Explanation { is_cut: true, ..explanation() });
+    assert!(cut.contains("unattributed") && cut.ends_with("around it."), "{cut}");
     let line = line(job, &explanation());
     let parts = line["parts"].as_array().unwrap();
     let shares: f64 = parts.iter().map(|part| part["share"].as_f64().unwrap()).sum();

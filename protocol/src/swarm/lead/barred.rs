@@ -60,6 +60,24 @@ impl Job {
         }
     }
 
+    /// A member disputes what the proposal in work says of its deeds: nobody is barred over a difference of clocks. From here
+    /// on it is taken at its word where it has a part already, and gets none by it that others can do.
+    pub(in crate::swarm) fn on_disputed(
+        &mut self,
+        from: PeerId,
+        (term, epoch): (Term, Epoch),
+        ctx: &mut Ctx<'_>,
+    ) {
+        let Some(lead) = &mut self.lead else {
+            return;
+        };
+        let counts_on = |offer: &Offer| offer.deeds.iter().any(|deed| deed.peer == from);
+        if lead.offer(term, epoch).is_some_and(counts_on) && lead.disputed.insert(from) {
+            tracing::warn!(job = %self.id, peer = %from, "a member disputes its deeds");
+            self.start_over(ctx);
+        }
+    }
+
     /// A member fails at a stage that the plan in force, or the one in proposal, gives it.
     pub(in crate::swarm) fn on_stage_failed(
         &mut self,

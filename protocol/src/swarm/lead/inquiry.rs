@@ -5,14 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::offer::{Offer, Placed, living_adverts, needed};
+use super::offer::{Offer, Placed, living_adverts, needed, shown};
 use super::{INQUIRY, KEEP, Phase, SETTLE};
 use crate::ids::{Epoch, PeerId, StageId, Step, Term};
 use crate::job::Start;
 use crate::schedule::advert::Advert;
-use crate::schedule::codec::Codec;
-use crate::schedule::deeds::corrected;
-use crate::schedule::fence::Request;
 use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan, PlanError, Standing};
 use crate::swarm::Ctx;
@@ -38,6 +35,19 @@ impl Job {
         let term = lead.term;
         for peer in plan.members() {
             ctx.send(peer, self.id, JobMessage::Inquire { term });
+        }
+    }
+
+    /// Asks those again who have not answered: the question or the answer may have been lost.
+    pub(super) fn ask_again(&self, ctx: &mut Ctx<'_>) {
+        let (Some(lead), Some(plan)) = (&self.lead, &self.plan) else {
+            return;
+        };
+        let Phase::Inquiring { reports, .. } = &lead.phase else {
+            return;
+        };
+        for peer in plan.members().into_iter().filter(|peer| !reports.contains_key(peer)) {
+            ctx.send(peer, self.id, JobMessage::Inquire { term: lead.term });
         }
     }
 
@@ -107,8 +117,9 @@ impl Job {
             s.followers().count() < wanted && able.iter().any(fits)
         });
         if gap {
-            self.inquire(ctx);
+            return self.inquire(ctx);
         }
+        self.look(ctx);
     }
 
     /// Says whether nothing is decided in a long time because weights are awaited from a submitter that is gone.
@@ -162,25 +173,20 @@ impl Job {
         let seen = reports.values().map(|r| r.epoch).max().unwrap_or_default();
         let epoch = lead.epoch.max(plan.epoch).max(seen).next();
         let voters = plan.council.clone();
-        if let Some(lead) = &mut self.lead {
-            lead.arrange_moves(&mut standing, plan.epoch, epoch);
-        }
         if standing.holders.iter().all(|h| !h.is_empty()) {
+            if let Some(lead) = &mut self.lead {
+                lead.arrange_moves(&mut standing, plan.epoch, epoch);
+            }
             let evidence = living_adverts(ctx);
-            let words: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
-            let deeds = ctx.deeds.of(words.iter().copied(), ctx.now);
-            let shown = corrected(&words, &deeds);
+            let deeds = self.deeds_of(&evidence, ctx);
+            let shown = shown(&evidence, &deeds);
             let adverts: Vec<&Advert> = shown.iter().collect();
-            let request = Request {
-                spec: &self.spec,
-                job: self.id,
-                epoch,
-                submitter: self.submitter,
-                leader: ctx.me,
-                codec: Codec::Dense,
-            };
+            let request = self.request(epoch, ctx.me);
             return match repair(request, &plan, &standing, &adverts) {
                 Ok(next) => {
+                    if self.drop_moves(&standing.wanted, &next, ctx) {
+                        return;
+                    }
                     let basis = Basis::Repair { previous: Box::new((*plan).clone()), standing };
                     let (plan, restart) = (next, false);
                     let offer = Offer { plan, basis, evidence, deeds, base, last, restart, voters };
@@ -197,6 +203,9 @@ impl Job {
         tracing::warn!(job = %self.id, "a stage is lost with all its backups: begins anew");
         match self.place_anew(epoch, ctx) {
             Ok(Placed { plan, evidence, deeds }) => {
+                if let Some(lead) = &mut self.lead {
+                    lead.moving = None;
+                }
                 let (basis, base, last) = (Basis::Fresh, Step::default(), None);
                 let restart = true;
                 let offer = Offer { plan, basis, evidence, deeds, base, last, restart, voters };

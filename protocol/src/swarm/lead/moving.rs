@@ -2,34 +2,44 @@
 //!
 //! | state     | meaning                                                   | leaves by                                     |
 //! |-----------|-----------------------------------------------------------|-----------------------------------------------|
-//! | none      | after each decided step, now and then, a re-plan is made  | one that is worth it -> wanted                |
-//! | wanted    | an inquiry; its plan makes the newcomers backups as well  | proposed -> following                         |
+//! | none      | now and then, between two steps, a re-plan is made where  | one that is worth it -> wanted                |
+//! |           | something has changed since the last                      |                                               |
+//! | wanted    | the next decided step is followed by an inquiry; its plan | proposed -> following;                        |
+//! |           | makes the newcomers backups as well                       | no room for them -> none, and no other plan   |
 //! | following | newcomers pull the state; a step that is decided under    | that step; the next inquiry prefers them ->   |
 //! |           | this plan is held by all of them                          | none                                          |
 //!
 //! Both plans are repairs, which every voter makes again; that the moves are worth it is the leader's own judgement,
-//! from adverts and from how much slower owners have become. Whatever comes between, such as a loss, ends in an ordinary repair.
-//! Only owners of stages without replicas move, and stages stay what they are. Not here: which moves are worth it (`schedule/fence/replan`).
+//! from adverts, deeds, and how much slower owners have become under this plan. Whatever comes between, such as a loss, ends
+//! in an ordinary repair, and a job that begins anew has no moves.
+//! Only jobs move of which no stage has replicas, and stages stay what they are. Not here: which moves are worth it
+//! (`schedule/fence/replan`).
 
 use std::collections::BTreeMap;
 
-use super::{Lead, SETTLE};
+use super::offer::living_adverts;
+use super::{Lead, Phase, Ready, SETTLE};
 use crate::ids::{Epoch, PeerId, StageId};
-use crate::schedule::advert::Advert;
-use crate::schedule::codec::Codec;
-use crate::schedule::deeds::Deeds;
-use crate::schedule::fence::{Freedom, Request, replan};
+use crate::schedule::advert::{Advert, Link, SignedAdvert};
+use crate::schedule::deeds::{Deed, Deeds};
+use crate::schedule::fence::{Freedom, replan};
 use crate::schedule::gauge::Gauge;
 use crate::schedule::{Plan, Standing};
 use crate::swarm::Ctx;
+use crate::swarm::io::StageWork;
 use crate::swarm::job::Job;
+use crate::swarm::learn::learn;
 use crate::units::{Duration, Instant};
-use crate::wire::message::{SpanKind, StageStats};
+use crate::wire::message::{Span, SpanKind, StageStats};
 
 /// Pause between two looks for a better plan: a look costs as much as a placement.
 const LOOK: Duration = Duration::from_millis(20_000);
 /// A stage's passes are noted once in this time; a gauge keeps few samples.
 const NOTE: Duration = Duration::from_millis(500);
+/// A factor or a rate that differs by no more than this share of it is the same: noise is no reason to look again.
+const SAME: u64 = 4;
+/// How long a move that a repair had no room for is not tried again.
+const REFUSED: Duration = Duration::from_millis(600_000);
 /// Samples before a gauge's figure says what is usual.
 const SAMPLES_MIN: usize = 4;
 /// A factor of one.
@@ -61,38 +71,27 @@ impl Pace {
     }
 }
 
-/// What members did, as a leader saw it.
+/// What a look for a better plan rests on: adverts, and by how many millionths their peers are slower than they say.
+type Known = Vec<(Advert, u64)>;
+
+/// What members did, as a leader saw it under the plan in force.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     paces: BTreeMap<(StageId, PeerId), Pace>,
-    /// When a better plan was last looked for.
+    /// When a better plan was last looked for, and what was known then.
     looked: Instant,
+    known: Option<Known>,
+    /// Moves that a repair had no room for, and when.
+    refused: BTreeMap<(StageId, PeerId), Instant>,
 }
 
 impl Watched {
-    /// Returns how many millionths of its best time a peer takes; of several stages, that which says least.
-    fn factor(&self, peer: PeerId, now: Instant) -> Option<u64> {
-        let own = self.paces.iter().filter(|((_, owner), _)| *owner == peer);
-        own.filter_map(|(_, pace)| pace.factor(now)).min()
-    }
-}
-
-impl Job {
     /// Notes how long a stage's passes took on the mean.
     ///
     /// Against what they took at best, not against what adverts promise: models are off, by more for small stages.
-    pub(super) fn note_pace(
-        &mut self,
-        stage: StageId,
-        owner: PeerId,
-        stats: &StageStats,
-        ctx: &Ctx<'_>,
-    ) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        let pace = lead.watched.paces.entry((stage, owner)).or_default();
-        if pace.samples > 0 && ctx.now.since(pace.noted) < NOTE {
+    fn note(&mut self, stage: StageId, owner: PeerId, stats: &StageStats, now: Instant) {
+        let pace = self.paces.entry((stage, owner)).or_default();
+        if pace.samples > 0 && now.since(pace.noted) < NOTE {
             return;
         }
         let is_pass = |kind| matches!(kind, SpanKind::Forward | SpanKind::Backward);
@@ -102,56 +101,108 @@ impl Job {
         let Some(mean) = sum.checked_div(times.len() as u64) else {
             return;
         };
-        pace.gauge.add(mean.max(1), ctx.now);
-        (pace.noted, pace.samples) = (ctx.now, pace.samples.saturating_add(1));
+        pace.gauge.add(mean.max(1), now);
+        (pace.noted, pace.samples) = (now, pace.samples.saturating_add(1));
         if pace.samples >= SAMPLES_MIN
-            && let Some(figure) = pace.gauge.figure(ctx.now)
+            && let Some(figure) = pace.gauge.figure(now)
         {
             pace.best = Some(pace.best.map_or(figure, |best| best.min(figure)));
         }
     }
 
-    /// A step is decided under the plan in force: moves that are under way go on, or a better plan is looked for.
-    pub(super) fn consider_moving(&mut self, ctx: &mut Ctx<'_>) {
-        let (Some(lead), Some(plan)) = (&mut self.lead, self.plan.clone()) else {
+    /// Another plan is in force: what is slow under it is so from its first steps on.
+    pub(super) fn restart(&mut self) {
+        *self = Self { refused: std::mem::take(&mut self.refused), ..Self::default() };
+    }
+
+    fn is_refused(&self, stage: StageId, peer: PeerId, now: Instant) -> bool {
+        self.refused.get(&(stage, peer)).is_some_and(|at| now.since(*at) < REFUSED)
+    }
+
+    /// Returns how many millionths of its best time a peer takes; of several stages, that which says least.
+    fn factor(&self, peer: PeerId, now: Instant) -> Option<u64> {
+        let own = self.paces.iter().filter(|((_, owner), _)| *owner == peer);
+        own.filter_map(|(_, pace)| pace.factor(now)).min()
+    }
+}
+
+impl Job {
+    /// Takes in what a step that is to be decided took its workers: as often as a stage may have reported it, once.
+    pub(super) fn take_in(
+        &mut self,
+        ready: &BTreeMap<StageId, Ready>,
+        plan: &Plan,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let me = ctx.me;
+        let mut done: BTreeMap<PeerId, Vec<(&StageWork, &[Span])>> = BTreeMap::new();
+        for (stage, report) in ready {
+            let Some(work) = self.works.get(stage.index()) else { continue };
+            // Of itself, the leader learns as every member does.
+            for (peer, stats) in report.stats.iter().filter(|(peer, _)| *peer != me) {
+                done.entry(*peer).or_default().push((work, &stats.spans));
+            }
+        }
+        for (peer, parts) in done {
+            learn(peer, &parts, plan, ctx);
+        }
+        let Some(lead) = &mut self.lead else {
             return;
         };
-        if let Some(moving) = &lead.moving {
-            // Every backup held the step's gradient before it was decided, so every newcomer has the state.
-            if moving.following == Some(plan.epoch) {
-                self.inquire(ctx);
+        for (stage, report) in ready {
+            if let Some((owner, stats)) = report.stats.first() {
+                lead.watched.note(*stage, *owner, stats, ctx.now);
             }
-            return;
         }
-        if plan.stages.iter().any(|stage| !stage.replicas.is_empty()) {
-            return;
-        }
-        let pause = ctx.now.since(lead.settled.max(lead.watched.looked));
-        if pause < LOOK.max(SETTLE) {
-            return;
-        }
-        lead.watched.looked = ctx.now;
-        if let Some(to) = self.worthwhile(&plan, ctx) {
-            if let Some(lead) = &mut self.lead {
-                lead.moving = Some(Moving { to, following: None });
-            }
+    }
+
+    /// A step is decided under the plan in force: moves that are under way go on. Every backup held the step's gradient
+    /// before, so every newcomer has the state.
+    pub(super) fn go_on_moving(&mut self, ctx: &mut Ctx<'_>) {
+        let in_force = self.epoch();
+        let moving = self.lead.as_ref().and_then(|lead| lead.moving.as_ref());
+        if moving.is_some_and(|moving| moving.following.is_none_or(|epoch| epoch == in_force)) {
             self.inquire(ctx);
         }
     }
 
+    /// Looks for a better plan, now and then, where something has changed since the last look. Between steps, so that no
+    /// decision waits for it.
+    pub(super) fn look(&mut self, ctx: &mut Ctx<'_>) {
+        let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
+            return;
+        };
+        let pause = ctx.now.since(lead.settled.max(lead.watched.looked));
+        let has_replicas = plan.stages.iter().any(|stage| !stage.replicas.is_empty());
+        if lead.moving.is_some() || has_replicas || pause < LOOK.max(SETTLE) {
+            return;
+        }
+        let known = self.known(&plan, ctx);
+        let is_news = lead.watched.known.as_ref().is_none_or(|old| is_news(old, &known));
+        let to = is_news.then(|| self.worthwhile(&plan, &known, ctx)).flatten();
+        let Some(lead) = &mut self.lead else {
+            return;
+        };
+        lead.watched.looked = ctx.now;
+        if is_news {
+            lead.watched.known = Some(known);
+        }
+        lead.moving = to.map(|to| Moving { to, following: None });
+    }
+
     /// Returns moves that save more in the steps that are left than they cost.
-    fn worthwhile(&self, plan: &Plan, ctx: &Ctx<'_>) -> Option<Vec<(StageId, PeerId)>> {
+    fn worthwhile(
+        &self,
+        plan: &Plan,
+        known: &Known,
+        ctx: &Ctx<'_>,
+    ) -> Option<Vec<(StageId, PeerId)>> {
+        let watched = &self.lead.as_ref()?.watched;
         let next = self.last.map(|last| last.step.next()).unwrap_or_default();
         let left = self.steps().number().saturating_sub(next.number());
-        let request = Request {
-            spec: &self.spec,
-            job: self.id,
-            epoch: plan.epoch.next(),
-            submitter: self.submitter,
-            leader: ctx.me,
-            codec: Codec::Dense,
-        };
-        let adverts = self.corrected(plan, ctx);
+        let request = self.request(plan.epoch.next(), ctx.me);
+        let adverts: Vec<Advert> =
+            known.iter().map(|(a, factor)| Deeds::slowed(a, *factor)).collect();
         let adverts: Vec<&Advert> = adverts.iter().collect();
         let found = replan(request, plan, &adverts, (left, Freedom::Owners));
         let found =
@@ -164,30 +215,103 @@ impl Job {
             .map(|(stage, (_, new))| (stage, new.owner))
             .collect();
         tracing::info!(job = %self.id, %now, %step, %cost, moves = to.len(), "moves stages");
-        Some(to).filter(|to| !to.is_empty())
+        let refused =
+            |(stage, peer): &(StageId, PeerId)| watched.is_refused(*stage, *peer, ctx.now);
+        Some(to).filter(|to| !to.is_empty() && !to.iter().any(refused))
     }
 
-    /// Returns the adverts of living peers that have not failed lately, slower by as much as they have become slower: by
-    /// more than the owner that has least, since what slows all alike moves nobody.
-    fn corrected(&self, plan: &Plan, ctx: &Ctx<'_>) -> Vec<Advert> {
+    /// Returns the adverts of living peers that have not failed lately, and by how much each is slower than it says: as its
+    /// deeds show; an owner as the plan in force took it, and by as much more as it has become slower under that plan.
+    ///
+    /// More than the owner that has least: what slows all alike moves nobody.
+    fn known(&self, plan: &Plan, ctx: &Ctx<'_>) -> Known {
         let Some(lead) = &self.lead else {
-            return Vec::new();
+            return Known::new();
         };
         let bars = lead.bars(ctx.now);
-        let factor = |peer| lead.watched.factor(peer, ctx.now);
-        let common = plan.stages.iter().filter_map(|stage| factor(stage.owner)).min();
+        let pace = |peer| lead.watched.factor(peer, ctx.now);
+        let common = plan.stages.iter().filter_map(|stage| pace(stage.owner)).min();
         let common = u128::from(common.unwrap_or(ONE).max(1));
-        let living = super::offer::living_adverts(ctx).into_iter();
-        let able = living.filter(|s| bars.iter().all(|(_, peer)| *peer != s.advert.peer));
-        able.map(|signed| match factor(signed.advert.peer) {
-            Some(own) => {
-                let more = u128::from(own) * u128::from(ONE) / common;
-                Deeds::slowed(&signed.advert, u64::try_from(more).unwrap_or(u64::MAX).max(ONE))
+        let works = |peer| plan.stages.iter().any(|stage| stage.owner == peer);
+        // Nor newcomers that a repair had no room for, or that are to be taken at their word against what was seen of them.
+        let refused = |peer| plan.stage_ids().any(|s| lead.watched.is_refused(s, peer, ctx.now));
+        let is_left_out = |peer| lead.disputed.contains(&peer) || refused(peer);
+        let fails = |peer| {
+            bars.iter().any(|(_, barred)| *barred == peer) || (!works(peer) && is_left_out(peer))
+        };
+        let able: Vec<SignedAdvert> = living_adverts(ctx);
+        let able: Vec<SignedAdvert> =
+            able.into_iter().filter(|signed| !fails(signed.advert.peer)).collect();
+        let seen = self.deeds_of(&able, ctx);
+        let deed = |list: &[Deed], peer| {
+            list.iter().find(|deed| deed.peer == peer).map_or(ONE, |deed| deed.factor)
+        };
+        let factor = |peer| {
+            if !works(peer) {
+                return deed(&seen, peer);
             }
-            None => signed.advert,
-        })
-        .collect()
+            let more =
+                pace(peer).map_or(ONE.into(), |own| u128::from(own) * u128::from(ONE) / common);
+            let factor = u128::from(deed(&lead.placed_by, peer)) * more.max(ONE.into());
+            u64::try_from(factor / u128::from(ONE)).unwrap_or(u64::MAX)
+        };
+        able.into_iter()
+            .map(|signed| {
+                let own = factor(signed.advert.peer);
+                (signed.advert, own)
+            })
+            .collect()
     }
+
+    /// Lets moves go that a repair had no room for. Returns whether it changes nothing else, so that the plan in force goes on
+    /// as it is: another one would cost a step.
+    pub(super) fn drop_moves(
+        &mut self,
+        wanted: &[(StageId, PeerId)],
+        next: &Plan,
+        ctx: &Ctx<'_>,
+    ) -> bool {
+        let (Some(lead), Some(plan)) = (&mut self.lead, &self.plan) else {
+            return false;
+        };
+        let lacks = |(stage, peer): &&(StageId, PeerId)| {
+            let roles = next.stages.get(stage.index());
+            roles.is_none_or(|roles| roles.holders().all(|holder| holder != *peer))
+        };
+        let lacking: Vec<(StageId, PeerId)> = wanted.iter().filter(lacks).copied().collect();
+        if lacking.is_empty() {
+            return false;
+        }
+        tracing::info!(job = %self.id, moves = lacking.len(), "no room for moves");
+        lead.watched.refused.extend(lacking.iter().map(|pair| (*pair, ctx.now)));
+        if let Some(moving) = &mut lead.moving {
+            moving.to.retain(|pair| !lacking.contains(pair));
+        }
+        lead.moving.take_if(|moving| moving.to.is_empty());
+        let is_same = (&next.stages, &next.council, next.submitter)
+            == (&plan.stages, &plan.council, plan.submitter);
+        let goes_on = lead.moving.is_none() && is_same;
+        if goes_on {
+            // What stages had reported they report again.
+            lead.phase = Phase::Running { ready: BTreeMap::new() };
+        }
+        goes_on
+    }
+}
+
+/// Says whether adverts or factors are others than they were, by more than noise.
+fn is_news(old: &Known, new: &Known) -> bool {
+    let apart = |one: u64, other: u64| one.abs_diff(other) > one.max(other) / SAME;
+    let differs = |((old, before), (new, after)): (&(Advert, u64), &(Advert, u64))| {
+        let rate = |link: &Link| link.rate.bytes_per_second();
+        let link = |(old, new): (&Link, &Link)| old.peer != new.peer || apart(rate(old), rate(new));
+        old.peer != new.peer
+            || old.hardware != new.hardware
+            || apart(*before, *after)
+            || old.links.len() != new.links.len()
+            || old.links.iter().zip(&new.links).any(link)
+    };
+    old.len() != new.len() || old.iter().zip(new).any(differs)
 }
 
 impl Lead {
@@ -213,5 +337,18 @@ impl Lead {
             // Another plan came between.
             Some(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+impl Lead {
+    /// Wants a move, whatever it is worth.
+    pub(in crate::swarm) fn want(&mut self, stage: StageId, to: PeerId) {
+        self.moving = Some(Moving { to: vec![(stage, to)], following: None });
+    }
+
+    /// Says whether a move was let go for want of room.
+    pub(in crate::swarm) fn has_refused(&self, stage: StageId, to: PeerId, now: Instant) -> bool {
+        self.moving.is_none() && self.watched.is_refused(stage, to, now)
     }
 }

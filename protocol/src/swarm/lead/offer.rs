@@ -35,6 +35,21 @@ pub(super) struct Placed {
 }
 
 impl Job {
+    /// Returns what a plan is asked for, of this leader or of another one.
+    pub(in crate::swarm) fn request(&self, epoch: Epoch, leader: PeerId) -> Request<'_> {
+        let (job, submitter, codec) = (self.id, self.submitter, Codec::Dense);
+        Request { spec: &self.spec, job, epoch, submitter, leader, codec }
+    }
+
+    /// Returns what this leader says of the deeds of peers, beyond their adverts; nothing of those that dispute it.
+    pub(super) fn deeds_of(&self, evidence: &[SignedAdvert], ctx: &Ctx<'_>) -> Vec<Deed> {
+        let mut deeds = ctx.deeds.of(evidence.iter().map(|signed| &signed.advert), ctx.now);
+        if let Some(lead) = &self.lead {
+            deeds.retain(|deed| !lead.disputed.contains(&deed.peer));
+        }
+        deeds
+    }
+
     /// Tries to place the job for the first time.
     pub(super) fn found(&mut self, ctx: &mut Ctx<'_>) {
         let Some(lead) = &mut self.lead else {
@@ -70,23 +85,18 @@ impl Job {
 
     /// Places the job from nothing, with those who have not failed at it lately; with all where those are too few.
     pub(super) fn place_anew(&self, epoch: Epoch, ctx: &Ctx<'_>) -> Result<Placed, PlanError> {
-        let request = Request {
-            spec: &self.spec,
-            job: self.id,
-            epoch,
-            submitter: self.submitter,
-            leader: ctx.me,
-            codec: Codec::Dense,
-        };
+        let request = self.request(epoch, ctx.me);
         let all = living_adverts(ctx);
         let bars = self.lead.as_ref().map(|lead| lead.bars(ctx.now)).unwrap_or_default();
-        let fails = |peer: PeerId| bars.iter().any(|(_, barred)| *barred == peer);
+        let disputed = self.lead.as_ref().map(|lead| lead.disputed.clone()).unwrap_or_default();
+        let fails = |peer: PeerId| {
+            bars.iter().any(|(_, barred)| *barred == peer) || disputed.contains(&peer)
+        };
         let evidence: Vec<SignedAdvert> =
             all.iter().filter(|s| !fails(s.advert.peer)).cloned().collect();
         let place_on = |evidence: &[SignedAdvert]| {
-            let words: Vec<&Advert> = evidence.iter().map(|s| &s.advert).collect();
-            let deeds = ctx.deeds.of(words.iter().copied(), ctx.now);
-            let plan = place(request, &corrected(&words, &deeds).iter().collect::<Vec<_>>())?;
+            let deeds = self.deeds_of(evidence, ctx);
+            let plan = place(request, &shown(evidence, &deeds).iter().collect::<Vec<_>>())?;
             Ok((plan, deeds))
         };
         match place_on(&evidence) {
@@ -165,6 +175,8 @@ impl Job {
         let offer = offer.clone();
         lead.phase = Phase::Running { ready: BTreeMap::new() };
         lead.trace.restart();
+        lead.watched.restart();
+        lead.placed_by.clone_from(&offer.deeds);
         lead.decided = ctx.now;
         lead.settled = ctx.now;
         lead.began = ctx.now;
@@ -182,6 +194,12 @@ impl Job {
             self.finish(ctx);
         }
     }
+}
+
+/// Returns the adverts that a plan is made from: the speeds that peers say, corrected by their deeds.
+pub(in crate::swarm) fn shown(evidence: &[SignedAdvert], deeds: &[Deed]) -> Vec<Advert> {
+    let words: Vec<&Advert> = evidence.iter().map(|signed| &signed.advert).collect();
+    corrected(&words, deeds)
 }
 
 /// Whose consent a plan needs, whatever the majority says: those with a part in it.

@@ -29,6 +29,7 @@ impl Shift {
         }
         if self.running.is_empty() {
             self.progress = Progress::Done;
+            self.stats.ready = ctx.now;
         }
     }
 

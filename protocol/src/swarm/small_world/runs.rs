@@ -1,5 +1,6 @@
 //! Jobs in the small world: undisturbed, with doubled messages, claimed, and with kills.
 
+use super::job::heavy;
 use super::*;
 
 pub(super) const LIMIT: Duration = Duration::from_millis(120_000);
@@ -35,6 +36,29 @@ fn messages_that_are_heard_twice_change_nothing() {
     assert_eq!(world.epochs, 1);
     let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
     assert_eq!(losses, expected);
+}
+
+/// Goal: no message that is lost holds a job up, begins it anew, or changes a loss. Method: every n-th is lost from the first
+/// plan on, with backups and with replicas. News that is lost may stay untold, but not the end.
+#[test]
+fn messages_that_are_lost_change_nothing() {
+    for (job, peers) in [(spec(3, 40), 4), (heavy((2, 2, 1), 12), 4)] {
+        let run = |losing| {
+            let mut world = World::new(peers);
+            world.submit(job.clone());
+            assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+            world.losing = losing;
+            assert!(world.run_until(LIMIT, |w| w.finished), "{losing}: {:?}", world.trace);
+            assert_eq!(world.epochs, 1, "{losing}: {:?}", world.trace);
+            world.losses
+        };
+        let expected = run(0);
+        for losing in (3..40).chain([61, 97, 197]) {
+            let told = run(losing);
+            assert_eq!(told.last_key_value(), expected.last_key_value(), "every {losing}th");
+            assert!(told.iter().all(|(step, loss)| expected[step].to_bits() == loss.to_bits()));
+        }
+    }
 }
 
 /// Goal: a job outlives its submitter, and whoever hands it in again gets what it learnt. Method: kill the submitter at

@@ -3,7 +3,7 @@
 use super::runs::{LIMIT, undisturbed};
 use super::*;
 use crate::ids::{Epoch, Term};
-use crate::wire::message::{Holding, JobMessage};
+use crate::wire::message::{Commit, Holding, JobMessage, Span, SpanKind, StageStats};
 
 fn stranger() -> PeerId {
     Peer::new(&[99; 32], Config::default()).id()
@@ -25,9 +25,10 @@ fn losses(world: &World) -> Vec<u64> {
 fn attacks(epoch: Epoch) -> Vec<JobMessage> {
     let (far, near) = (Term::new(u64::MAX), Term::new(7));
     let sent = Instant::from_micros(1);
+    let last = Some(Commit { step: Step::new(9), scale: 9.0, loss: 9.0, norm: 9.0 });
     let mut list = Vec::new();
     for term in [far, near] {
-        list.push(JobMessage::Lease { term, epoch, sent });
+        list.push(JobMessage::Lease { term, epoch, sent, last });
         list.push(JobMessage::Inquire { term });
         list.push(JobMessage::Adopt { term, epoch });
         list.push(JobMessage::RequestVote { term, epoch });
@@ -76,7 +77,7 @@ fn a_member_cannot_use_the_terms_up() {
     for &to in &plan.council {
         let (term, sent) = (Term::new(u64::MAX), world.now);
         for body in [
-            JobMessage::Lease { term, epoch: plan.epoch, sent },
+            JobMessage::Lease { term, epoch: plan.epoch, sent, last: None },
             JobMessage::RequestVote { term, epoch: plan.epoch },
         ] {
             world.forge(liar, to, Message::Job { job: plan.job, body: Box::new(body) });
@@ -125,4 +126,43 @@ fn only_who_was_asked_speaks_of_a_job_without_a_plan() {
     world.pass(Duration::from_millis(500));
     assert!(world.failed.is_none());
     assert!(world.trace.iter().any(|line| line.starts_with("Waiting")), "{:?}", world.trace);
+}
+
+/// As much as a frame takes, of which two in one report are too much.
+fn endless() -> StageStats {
+    let far = Instant::from_micros(u64::MAX);
+    let span = Span { kind: SpanKind::Forward, micro_batch: None, began: far, ended: far };
+    StageStats { spans: vec![span; 180_000], ..StageStats::default() }
+}
+
+/// Goal: nobody stops a stage by what it says of its part in a step. Method: strangers and a backup, which runs no pass, say
+/// of each stage's step that they hold its gradient and had two frames' worth of work in it; each message of this world has
+/// to fit a frame.
+#[test]
+fn nobody_swells_a_report_until_no_frame_takes_it() {
+    let expected = undisturbed(12);
+    let (mut world, plan) = started(12);
+    let strangers = [98, 99].map(|n| Peer::new(&[n; 32], Config::default()).id());
+    for moment in 0..16u64 {
+        world.pass(Duration::from_millis(7));
+        let step = Step::new(world.losses.len() as u64);
+        for (stage, roles) in plan.stage_ids().zip(&plan.stages) {
+            let liars = strangers.into_iter().chain(roles.backups.iter().copied());
+            for (number, from) in (0..).zip(liars) {
+                if moment % 4 != number {
+                    continue;
+                }
+                let (epoch, stats) = (plan.epoch, Some(Box::new(endless())));
+                let losses = vec![(crate::ids::MicroBatch::new(0), 1e9)];
+                let body = JobMessage::GradientHeld { epoch, stage, step, losses, stats };
+                world.forge(
+                    from,
+                    roles.owner,
+                    Message::Job { job: plan.job, body: Box::new(body) },
+                );
+            }
+        }
+    }
+    assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
+    assert_eq!((losses(&world), world.epochs), (expected, 1), "{:?}", world.trace);
 }

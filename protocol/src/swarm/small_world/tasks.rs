@@ -1,9 +1,11 @@
-//! Which job and which stage a task is for, and what the small world's devices say of themselves.
+//! Which job and which stage a task is for, what the small world's devices say of themselves, and that they compute
+//! nothing twice.
 
-use crate::ids::{JobId, StageId};
+use super::World;
+use crate::ids::{JobId, PeerId, StageId, TaskId};
 use crate::schedule::advert::Hardware;
 use crate::schedule::kinds::Kinds;
-use crate::swarm::io::Task;
+use crate::swarm::io::{StateSource, Task, TensorName};
 use crate::units::{Bytes, Duration, Rate, Speed};
 
 pub(super) fn task_job(task: &Task) -> JobId {
@@ -51,5 +53,39 @@ pub(super) fn hardware(times: u64) -> Hardware {
         host: 0,
         host_capacity: 0,
         demand: 0,
+    }
+}
+
+impl World {
+    pub(super) fn note(&mut self, me: PeerId, task: &Task) {
+        let (stage, step, micro_batch, back) = match task {
+            Task::Forward { stage, step, micro_batch, .. } => (*stage, *step, *micro_batch, false),
+            Task::Backward { stage, step, micro_batch, .. } => (*stage, *step, *micro_batch, true),
+            Task::LoadStage { work, source, .. } => {
+                let stage = work.graph.stage;
+                return match source {
+                    StateSource::Initial => assert!(work.start.is_none()),
+                    StateSource::Given(key) => {
+                        assert!(work.start.is_some());
+                        assert_eq!(key.name, TensorName::StageStart { stage });
+                    }
+                    StateSource::Stored(_) => {}
+                };
+            }
+            Task::ResetStep { stage, .. } => {
+                return self.begun.retain(|(peer, of, ..)| (*peer, *of) != (me, *stage));
+            }
+            _ => return,
+        };
+        let fresh = self.begun.insert((me, stage, step, micro_batch.index(), back));
+        assert!(fresh, "stage {stage} computes micro-batch {micro_batch:?} of step {step} twice");
+    }
+
+    pub(super) fn count(&mut self, me: PeerId, id: TaskId, task: &Task) {
+        if let Task::Forward { stage, .. } | Task::Backward { stage, .. } = task {
+            self.open.insert((me, id), *stage);
+            let same = self.open.iter().filter(|((peer, _), of)| (*peer, *of) == (me, stage));
+            self.open_max = self.open_max.max(same.count());
+        }
     }
 }
