@@ -172,7 +172,8 @@ mod tests {
         /// Within a fifth nothing changes, however often; beyond, it is as if made from what is estimated by then.
         #[test]
         fn forms_change_when_an_estimate_leaves_its_fifth(
-            links in links(), percent in prop::collection::vec(84u64..120, 12), which in any::<prop::sample::Index>(), factor in 121u64..900
+            links in links(), percent in prop::collection::vec(84u64..120, 12),
+            which in any::<prop::sample::Index>(), factor in 121u64..900
         ) {
             let links: Vec<Estimate> =
                 links.iter().map(|l| estimate(l.elements, 100 + l.dense.micros() / 100 * 100)).collect();

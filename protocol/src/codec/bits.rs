@@ -58,7 +58,9 @@ mod tests {
 
         /// Against the bits one by one.
         #[test]
-        fn bits_are_read_where_they_are(bytes in proptest::collection::vec(0u8.., 0..40), at in 0usize..330, width in 0usize..33) {
+        fn bits_are_read_where_they_are(
+            bytes in proptest::collection::vec(0u8.., 0..40), at in 0usize..330, width in 0usize..33
+        ) {
             let bit = |at: usize| usize::from(bytes.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1));
             let wanted = (0..width).fold(0, |all, place| all | bit(at + place) << place);
             proptest::prop_assert_eq!(get(&bytes, at, width), wanted);

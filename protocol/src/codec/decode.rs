@@ -28,11 +28,11 @@ pub fn decode_add(form: Form, bytes: &[u8], out: &mut [f32]) -> Result<(), Decod
     apply(form, bytes, out, add)
 }
 
-/// Decodes the next chunk off the front of some bytes, for a tensor that arrives in pieces; `out` is that chunk's part of
-/// the tensor, of [`CHUNK`] elements or, at its end, what is left. Returns how many bytes it took.
+/// Decodes the next chunk off the front of some bytes, for a tensor that arrives in pieces; `out` is that chunk's part
+/// of the tensor, of [`CHUNK`] elements or, at its end, what is left. Returns how many bytes it took.
 ///
-/// Whoever decodes chunk by chunk holds the whole to [`Form::bytes`], and hears [`DecodeError::Short`] where a chunk has
-/// not arrived yet.
+/// Whoever decodes chunk by chunk holds the whole to [`Form::bytes`] and to the elements that are kept, and hears
+/// [`DecodeError::Short`] where a chunk has not arrived yet.
 ///
 /// *Errors*: [`DecodeError`], with the output as it was.
 pub fn decode_chunk(form: Form, bytes: &[u8], out: &mut [f32]) -> Result<usize, DecodeError> {

@@ -1,7 +1,7 @@
 //! LAGS: how much of each layer's gradient is sent, so that it is under way while earlier layers are computed.
 //!
 //! S. Shi et al., "Layer-wise Adaptive Gradient Sparsification for Distributed Deep Learning with
-//! Convergence Guarantees" (arXiv 1911.08727). Cost models and the order of events are those of the authors' public code
+//! Convergence Guarantees" (arXiv 1911.08727). Cost models and the order of events are those of the authors' code
 //! (papers.md 3.4 to 3.6); that the ratio adapts to a layer's communication-to-computation ratio is the paper's, its
 //! formula is not established and the one here ours (papers.md 3.3). Arithmetic alone: no job uses it yet.
 

@@ -64,8 +64,8 @@ pub(super) fn write(
     out.truncate(start + bits.div_ceil(8));
 }
 
-/// Writes the low bits of gaps, from the first bit on. A word is put together before it is stored: memory would make each
-/// gap wait for the one before.
+/// Writes the low bits of gaps, from the first bit on. A word is put together before it is stored: memory would make
+/// each gap wait for the one before.
 fn write_low(gaps: &[u16], shift: usize, words: &mut [u64]) {
     let (mut word, mut filled) = (0, 0);
     let mut slots = words.iter_mut();

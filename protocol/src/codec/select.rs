@@ -1,9 +1,9 @@
 //! Which elements of a tensor are its largest, exactly: those above a magnitude, and of those that equal it the first
 //! ones.
 //!
-//! The bits of a magnitude, read as an integer, are ordered as magnitudes are. So its largest are found as digits of the
-//! bound from the highest on: a histogram of 12 bits over everything, then of 10 and of 9 bits over what shares the
-//! digits found. Time in proportion to the elements whatever they are, memory that is constant.
+//! The bits of a magnitude, read as an integer, are ordered as magnitudes are. So the bound is found digit by digit, from
+//! the highest on: a histogram of 12 bits over everything, then of 10 and of 9 bits over what shares the digits found.
+//! Time in proportion to the elements whatever they are, memory that is constant.
 
 use super::floats::magnitude;
 use super::source::Source;

@@ -102,7 +102,7 @@ fn small_layers_are_put_together_as_the_notes_count() {
     assert_eq!(groups(&resnet, 8_192).len(), 53);
     assert_eq!((lstm().len(), groups(&lstm(), 8_192).len()), (11, 9));
     assert_eq!(groups(&resnet, 0).len(), 161);
-    assert_eq!(groups(&resnet, usize::MAX), [0..161]);
+    assert_eq!(groups(&resnet, usize::MAX).len(), 1);
 }
 
 /// Goal: the bound, with the inputs of the authors' script. Method: forward, backward and selection of papers.md 3.8.
@@ -157,7 +157,7 @@ proptest! {
         prop_assert!(slower.keep(elements, following) <= keep);
     }
 
-    /// Every layer is in one group, in order; all but the last reach the threshold, and none does before its last layer.
+    /// Every layer is in one group, in order; all but the last reach the threshold, none before its last layer.
     #[test]
     fn groups_are_as_small_as_the_threshold_allows(layers in any_layers(), threshold in 0usize..5_000_000) {
         let groups = groups(&layers, threshold);
@@ -176,7 +176,8 @@ proptest! {
     fn no_timeline_gains_more_than_the_bound(layers in any_layers(), costs in any_costs(), forward in 0u64..500_000) {
         let forward = Duration::from_micros(forward + 1);
         let line = Timeline::of(&layers, thousandth, &costs);
-        let sending = layers.iter().fold(Duration::ZERO, |sum, layer| sum + costs.gathering(thousandth(layer), layer.elements));
+        let each = |layer: &Layer| costs.gathering(thousandth(layer), layer.elements);
+        let sending = layers.iter().fold(Duration::ZERO, |sum, layer| sum + each(layer));
         prop_assert!(line.sent >= line.computed.max(sending) && line.sent <= line.computed + sending);
         prop_assert!(line.exposed() <= sending);
         let gain = (forward + line.computed + sending).seconds() / (forward + line.sent).seconds();
