@@ -5,8 +5,8 @@
 //! what is left in the residual add up to what was to be sent, exactly; a decoder given a stranger's bytes either fails
 //! and leaves its output alone, or succeeds. Whoever sends tensors calls it; placement asks for sizes and [`adatopk`].
 //!
-//! Reading order: [`form`] (what there is, and how long it gets), [`encode`], [`decode`]; inside, [`floats`] and
-//! [`int8`] (every element), [`select`] (which are largest), [`topk`] and [`places`] (those alone).
+//! Reading order: [`form`] (what there is, and how long it gets), [`encode`], [`decode`]; inside, `floats` and
+//! `int8` (every element), `select` (which are largest), `topk` and `places` (those alone).
 //! [`adatopk`] and [`lags`] say how much of a tensor a link, a layer may send; [`subspace`] is an experiment.
 
 pub mod adatopk;

@@ -24,7 +24,8 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// Finds the `keep` largest; fewer where others are zero, and of equal ones the first.
+    /// Finds the `keep` largest; fewer where others are zero, and of equal ones the first. A tensor has fewer than 2^32
+    /// elements (16 GiB): so far its histograms count.
     ///
     /// *Cost*: three passes, a fourth where not all of those on the bound are kept.
     pub(super) fn of(source: &Source<'_>, keep: usize) -> Self {
