@@ -25,11 +25,12 @@ use std::collections::BTreeMap;
 
 use burn::backend::Dispatch;
 use burn_backend::tensor::Device;
+use cpu_time::ThreadTime;
 use wattle_protocol::ids::{JobId, StageId};
 use wattle_protocol::swarm::io::{
     GradientSource, Outcome, StateSource, Task, TaskError, TensorKey,
 };
-use wattle_protocol::units::Bytes;
+use wattle_protocol::units::{Bytes, Duration};
 
 pub use device::{DeviceChoice, DeviceError};
 pub use flight::{Flight, Flights};
@@ -206,7 +207,14 @@ impl Executor {
             }
             match self.is_host() {
                 // On a thread of arithmetic: from any other, each loop that is split would wait until one wakes up.
-                true => rayon::scope(|_| self.engine.launch(task)),
+                true => rayon::scope(|_| {
+                    let before = (rayon::current_num_threads() == 1).then(ThreadTime::now);
+                    let mut flight = self.engine.launch(task)?;
+                    flight.has_worked(
+                        before.map(|at| Duration::from_seconds(at.elapsed().as_secs_f64())),
+                    );
+                    Ok(flight)
+                }),
                 // GPUs have a queue for each thread of ours; work must stay in one.
                 false => self.engine.launch(task),
             }

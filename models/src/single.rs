@@ -202,7 +202,7 @@ pub fn whole_work(spec: &JobSpec) -> Result<Arc<StageWork>, GradError> {
     if spec.swarm.recompute == Some(true) {
         graph = recompute(graph);
     }
-    Ok(Arc::new(StageWork::of(spec, graph)))
+    Ok(Arc::new(StageWork::of(spec, graph, &[])))
 }
 
 /// Returns the mean loss.

@@ -73,7 +73,7 @@ pub(crate) fn key(step: u64, name: TensorName) -> TensorKey {
 }
 
 pub(crate) fn work(spec: &JobSpec, graph: StageGraph) -> Arc<StageWork> {
-    Arc::new(StageWork::of(spec, graph))
+    Arc::new(StageWork::of(spec, graph, &[]))
 }
 
 /// Loads stages at step 0, each from a state if one is given.

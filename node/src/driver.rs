@@ -195,7 +195,10 @@ impl Driver {
             },
             NetEvent::Offer { from, header, length, reply } => {
                 let take = match decode::<TensorKey>(&header) {
-                    Ok(key) => self.peer.admit(from, &key) == Admission::Take(Bytes::new(length)),
+                    Ok(key) => match self.peer.admit(from, &key) {
+                        Admission::Take(awaited) => awaited.is(Bytes::new(length)),
+                        Admission::Refuse => false,
+                    },
                     Err(_) => false,
                 };
                 // The stream may have ended meanwhile.

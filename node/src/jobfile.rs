@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use wattle_models::data;
 use wattle_models::huggingface::Layout;
 use wattle_models::weights::given::Given;
+use wattle_protocol::codec::Codec;
 use wattle_protocol::dag::{Dag, Fact};
 use wattle_protocol::job::{
     DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, REPLICAS_MAX,
@@ -247,6 +248,7 @@ fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
     let replicas = keys.whole(&at, "replicas", (1, u64::from(REPLICAS_MAX)), Some(1));
     let most = u64::from(STAGES_PER_PEER_MAX);
     let stages_per_peer = keys.whole(&at, "stages_per_peer", (1, most), Some(1));
+    let codec = codec(keys, &at);
     Some(SwarmSpec {
         stages: match stages? {
             Some(stages) => Some(u16::try_from(stages).ok()?),
@@ -257,6 +259,7 @@ fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
         backups: u8::try_from(backups?).ok()?,
         replicas: u16::try_from(replicas?).ok()?,
         stages_per_peer: u16::try_from(stages_per_peer?).ok()?,
+        codec: codec?,
     })
 }
 
@@ -273,6 +276,12 @@ fn order(keys: &mut Keys, at: &str) -> Option<Option<PipelineOrder>> {
         })
         .ok()
         .map(Some)
+}
+
+fn codec(keys: &mut Keys, at: &str) -> Option<Codec> {
+    let text = keys.text(at, "codec", Some("dense"))?;
+    let wrong = |remedy: String| keys.wrong("swarm.codec", &format!("\"{text}\""), &remedy);
+    text.parse().map_err(wrong).ok()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "settings are stored in single precision")]

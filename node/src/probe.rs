@@ -12,15 +12,13 @@ mod cache;
 mod networks;
 mod refine;
 
-use std::collections::BTreeMap;
-
 use wattle_models::Executor;
 use wattle_protocol::dag::Fact;
 use wattle_protocol::dag::Op;
-use wattle_protocol::dag::cost::{Unit, flops};
+use wattle_protocol::dag::cost::flops;
 use wattle_protocol::dag::op::Gelu;
 use wattle_protocol::schedule::advert::Hardware;
-use wattle_protocol::schedule::fitted::{Sample, fitted};
+use wattle_protocol::schedule::fitted::{Part, probed};
 use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::schedule::load::Load;
 use wattle_protocol::units::{Bytes, Duration, Flops, Rate, Speed};
@@ -41,10 +39,14 @@ const LEFT_MIN: f64 = 0.3;
 const MEMORY_UNKNOWN: u64 = 1 << 30;
 
 /// Networks whose training passes are measured, and how often each: all kinds of operators, small and middling sizes.
-const TRAINED: [(&str, u32); 5] =
-    [("gpt2-nano", 7), ("gpt2-mini", 3), ("resnet-tiny", 7), ("lstm-nano", 5), ("resnet18", 1)];
-/// What an operator of a network may take however small it is, in microseconds: caches are colder than in a chain.
-const OVERHEADS: [u64; 9] = [1, 2, 4, 7, 11, 16, 22, 30, 40];
+const TRAINED: [(&str, u32); 6] = [
+    ("gpt2-nano", 7),
+    ("gpt2-mini", 3),
+    ("resnet-tiny", 9),
+    ("lstm-nano", 5),
+    ("llama-nano", 5),
+    ("resnet18", 3),
+];
 /// Passes of each network that is compared.
 const CHECKS: u32 = 5;
 /// Those that tell of products and of convolutions on a device that does not tell of operators.
@@ -124,29 +126,21 @@ fn by_networks(
     found
 }
 
-/// Takes each kind of operator's coefficient from what its operators took, and what operators take however small they are
-/// such that whole networks come out right.
+/// Takes each kind of operator's coefficients from what its operators took; what is between operators and around them makes all
+/// of them slower alike, by as much as whole passes are longer than their operators.
 fn by_operators(begun: &Hardware, networks: &[Trained]) -> Hardware {
-    let mut samples: BTreeMap<&'static str, (Unit, Sample)> = BTreeMap::new();
-    let longest = networks.iter().map(|network| network.took).fold(0.0, f64::max);
+    let mut parts = Vec::new();
     for network in networks {
-        // Each network counts for as much as the longest: sizes differ in speed, and no size is the usual one.
-        let times = whole(longest / network.took.max(1e-9)).max(1);
-        for (name, (unit, sample)) in &network.ops {
-            let load = sample.load.times(times);
-            let sample = Sample { load, nanos: sample.nanos.saturating_mul(times) };
-            samples.entry(name).or_insert((*unit, Sample::default())).1.add(sample);
+        for (unit, sample) in network.ops.values() {
+            let share = sample.nanos as f64 / 1e9 / network.took.max(1e-9);
+            parts.push(Part { unit: *unit, sample: *sample, share });
         }
     }
-    let with = |overhead: &u64| {
-        let overhead = Duration::from_micros(*overhead).max(begun.overhead);
-        let found = fitted(&Hardware { overhead, ..begun.clone() }, &samples);
-        let off =
-            |network: &Trained| (found.time(network.load).seconds() / network.took).ln().powi(2);
-        (networks.iter().map(off).sum::<f64>(), found)
-    };
-    let tried = OVERHEADS.iter().map(with);
-    tried.min_by(|a, b| a.0.total_cmp(&b.0)).map_or_else(|| begun.clone(), |(_, found)| found)
+    let found = probed(begun, &parts);
+    let off =
+        |network: &Trained| (found.time(network.load).seconds() / network.took.max(1e-9)).ln();
+    let mean = networks.iter().map(off).sum::<f64>() / networks.len().max(1) as f64;
+    at_share(found, mean.exp())
 }
 
 /// Measures networks of one kind of operator; says whether all of them ran.

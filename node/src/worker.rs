@@ -11,6 +11,7 @@ use std::task::{Wake, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration as StdDuration;
 
+use cpu_time::ThreadTime;
 use tokio::sync::mpsc;
 use wattle_models::exec::{DeviceChoice, Executor, Flight, Flights, Store};
 use wattle_protocol::ids::{Epoch, JobId, Step, TaskId};
@@ -199,7 +200,7 @@ fn serve(
 
 /// What lands, in order.
 enum Item {
-    Task { id: TaskId, began: Instant, pass: Option<Pass> },
+    Task { id: TaskId, began: Instant, worked: ThreadTime, pass: Option<Pass> },
     Forget(Forget),
 }
 
@@ -225,10 +226,10 @@ impl Bench {
             self.land_oldest()?;
         }
         self.flights.cut_for(task);
-        let began = self.clock.now();
+        let (began, worked) = (self.clock.now(), ThreadTime::now());
         self.refiner.hears(task);
         let flight = self.executor.launch(task);
-        self.flights.push(Item::Task { id, began, pass: Pass::of(task) }, flight);
+        self.flights.push(Item::Task { id, began, worked, pass: Pass::of(task) }, flight);
         // A share of the machine is emulated one task at a time.
         while self.share < 1.0 && !self.flights.is_empty() {
             self.land_oldest()?;
@@ -249,18 +250,25 @@ impl Bench {
     }
 
     fn land(&mut self, item: Item, mut flight: Result<Flight, TaskError>) -> Result<(), Unheard> {
-        let (id, began, pass) = match item {
-            Item::Task { id, began, pass } => (id, began, pass),
+        let (id, began, worked, pass) = match item {
+            Item::Task { id, began, worked, pass } => (id, began, worked, pass),
             Item::Forget(forget) => {
                 forget.act(&self.executor.store());
                 return Ok(());
             }
         };
-        let ops = flight.as_mut().map(Flight::take_times).unwrap_or_default().over(self.share);
+        let ops = flight.as_mut().map(Flight::take_times).unwrap_or_default();
+        let launched = flight.as_ref().ok().and_then(Flight::worked);
         let result = flight.and_then(|flight| self.executor.land(flight));
         // The device computes one task at a time: what was launched earlier has waited for the one before.
         let began = began.max(self.ended);
-        stretch(self.clock.now().since(began), self.share);
+        let took = self.clock.now().since(began);
+        // Of a share, what counts is the processor's time: waiting for others of this machine is not the peer's slowness.
+        let worked = launched.map_or(took, |part| {
+            (part + Duration::from_seconds(worked.elapsed().as_secs_f64())).min(took)
+        });
+        std::thread::sleep(pause(took, worked, self.share));
+        let ops = ops.over(self.share * took.seconds().max(1e-6) / worked.seconds().max(1e-6));
         self.ended = self.clock.now();
         if let Some(hardware) = pass.and_then(|pass| self.refiner.ran(pass, &ops)) {
             tracing::info!("tasks say more of this machine than the probe did");
@@ -271,10 +279,25 @@ impl Bench {
     }
 }
 
-/// Sleeps until the work has taken as long as it would at this share of the machine.
-fn stretch(worked: Duration, share: f64) {
-    if share < 1.0 {
-        let more = worked.seconds() * (1.0 / share - 1.0);
-        std::thread::sleep(StdDuration::from_secs_f64(more.clamp(0.0, 60.0)));
+/// Returns how much longer a task would take that took and worked so long, were its work done at this share of the machine.
+fn pause(took: Duration, worked: Duration, share: f64) -> StdDuration {
+    let more = if share < 1.0 { worked.seconds() / share - took.seconds() } else { 0.0 };
+    StdDuration::from_secs_f64(more.clamp(0.0, 60.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a share of the machine is emulated whatever else runs on it. Method: the same work at a fifth of the machine, with
+    /// the machine to itself, with waits of its own length, and with more of them than the share leaves room for.
+    #[test]
+    fn a_share_takes_as_long_beside_others() {
+        let millis = Duration::from_millis;
+        let taken = |took: u64| {
+            took + u64::try_from(pause(millis(took), millis(10), 0.2).as_millis()).unwrap()
+        };
+        assert_eq!([taken(10), taken(20), taken(50), taken(70)], [50, 50, 50, 70]);
+        assert_eq!(pause(millis(20), millis(10), 1.0), StdDuration::ZERO);
     }
 }

@@ -10,6 +10,7 @@
 //! [`adatopk`] and [`lags`] say how much of a tensor a link, a layer may send; [`subspace`] is an experiment.
 
 pub mod adatopk;
+pub mod choice;
 pub mod decode;
 pub mod encode;
 pub mod error;
@@ -25,6 +26,7 @@ mod select;
 mod source;
 mod topk;
 
+pub use choice::{Codec, Half};
 pub use decode::{decode, decode_add, decode_chunk};
 pub use encode::{Encoder, encode, encode_with};
 pub use error::{DecodeError, EncodeError};

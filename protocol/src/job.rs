@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::Codec;
 use crate::dag::Dag;
 use crate::dag::cut::StageGraph;
 use crate::ids::{TensorHash, ValueId};
@@ -214,6 +215,8 @@ pub struct SwarmSpec {
     pub replicas: u16,
     /// Most stages that one peer runs; with several, a pipeline of few micro-batches fills and drains sooner.
     pub stages_per_peer: u16,
+    /// How activations and cotangents cross links.
+    pub codec: Codec,
 }
 
 impl SwarmSpec {
@@ -226,5 +229,6 @@ impl SwarmSpec {
         backups: 0,
         replicas: 1,
         stages_per_peer: 1,
+        codec: Codec::Dense,
     };
 }

@@ -19,10 +19,12 @@ pub mod estimate;
 pub mod fence;
 pub mod fitted;
 pub mod footprint;
+pub mod forms;
 pub mod gauge;
 mod ground;
 pub mod groups;
 pub mod kinds;
+pub mod launches;
 pub mod links;
 pub mod load;
 pub mod outline;
@@ -37,6 +39,7 @@ mod tail;
 
 use serde::{Deserialize, Serialize};
 
+use self::forms::EdgeForms;
 use self::shortage::Shortage;
 use crate::ids::{Epoch, JobId, MicroBatch, PeerId, StageId};
 use crate::job::PipelineOrder;
@@ -143,6 +146,8 @@ pub struct Plan {
     pub order: PipelineOrder,
     /// Whether activations are recomputed.
     pub recompute: bool,
+    /// What each edge's tensors look like on its link; empty where all are dense.
+    pub forms: Vec<EdgeForms>,
     /// What is expected of it.
     pub prediction: Prediction,
 }

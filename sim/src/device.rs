@@ -12,6 +12,7 @@ use wattle_protocol::dag::bundle::{gather_chunks, state_bytes};
 use wattle_protocol::ids::{Epoch, JobId, StageId, Step};
 use wattle_protocol::schedule::advert::Hardware;
 use wattle_protocol::schedule::estimate::{parameter_bytes, pass_loads};
+use wattle_protocol::schedule::launches::Launches;
 use wattle_protocol::schedule::load::Load;
 use wattle_protocol::swarm::io::{Outcome, StageWork, Task, TaskError, TensorKey};
 use wattle_protocol::units::Duration;
@@ -49,7 +50,11 @@ pub fn duration(hardware: &Hardware, work: Option<&StageWork>, task: &Task) -> D
     let graph = &work.graph;
     let state = |times: u64| {
         let bytes = parameter_bytes(graph) * times;
-        hardware.time(Load { bytes, launches: graph.parameters.len() as u64, ..Load::default() })
+        hardware.time(Load {
+            bytes,
+            launches: Launches::light(graph.parameters.len() as u64),
+            ..Load::default()
+        })
     };
     match task {
         Task::Forward { .. } => hardware.time(pass_loads(graph).0),
@@ -62,7 +67,7 @@ pub fn duration(hardware: &Hardware, work: Option<&StageWork>, task: &Task) -> D
         Task::OptimizerStep { .. } => state(7),
         Task::LoadStage { .. } | Task::Snapshot { .. } => {
             let bytes = state_bytes(graph, &work.train.optimizer);
-            hardware.time(Load { bytes, launches: 1, ..Load::default() })
+            hardware.time(Load { bytes, launches: Launches::light(1), ..Load::default() })
         }
         Task::ResetStep { .. } | Task::Unload { .. } => SMALL,
     }

@@ -25,6 +25,10 @@ pub struct Outcome {
     pub predicted_step: f64,
     /// Peers killed, with the step in work.
     pub kills: Vec<(usize, u64)>,
+    /// Peers slowed down, with the step in work.
+    pub slowed: Vec<(usize, u64)>,
+    /// Owner of each stage under the last plan.
+    pub owners: Vec<usize>,
     /// Seconds from each kill to the next decided step.
     pub recoveries: Vec<f64>,
     /// Bytes of tensors that crossed each link.

@@ -19,6 +19,10 @@
 //! at_ms = 3000                   # or after_step = 7, or neither: a random moment
 //! kill = "stage 1"               # or "leader", "submitter", "peer 2", "random"
 //! rejoin_after_ms = 4000
+//! [[faults]]
+//! after_step = 9
+//! slow = "stage 0"               # its tasks take 10 times as long, and it does not say so
+//! times = 10
 //! ```
 
 mod parts;
@@ -123,8 +127,12 @@ impl Scenario {
             wrong.push(format!("links name peers 0 to {count}, the last of which submits"));
         }
         for (place, fault) in scenario.faults.iter().enumerate() {
-            if let Err(error) = fault.kill.parse::<Victim>() {
+            if let Err(error) = fault.victim() {
                 wrong.push(format!("faults {place}: {error}"));
+            }
+            if !(fault.times > 0.0 && fault.times < 1e6) {
+                let times = fault.times;
+                wrong.push(format!("faults {place}: times = {times}; write a number above 0"));
             }
         }
         if let Err(error) = scenario.spec() {
@@ -201,6 +209,7 @@ impl Scenario {
         };
         let (stages, recompute, backups) = (job.stages, Some(job.recompute), job.backups);
         let (replicas, stages_per_peer) = (job.replicas, job.stages_per_peer);
+        let codec = job.codec.parse().map_err(|error| format!("job.codec: {error}"))?;
         let seed = 1;
         let start = match job.given {
             true => {
@@ -226,7 +235,15 @@ impl Scenario {
                 clip_norm: Some(1.0),
                 seed,
             },
-            swarm: SwarmSpec { stages, order, recompute, backups, replicas, stages_per_peer },
+            swarm: SwarmSpec {
+                stages,
+                order,
+                recompute,
+                backups,
+                replicas,
+                stages_per_peer,
+                codec,
+            },
         })
     }
 }

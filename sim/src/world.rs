@@ -56,6 +56,8 @@ struct Node {
     /// Grows with each death, so that what was meant for the former life is dropped.
     life: u32,
     hardware: Option<Hardware>,
+    /// How many times as long as its hardware says tasks take.
+    slowness: f64,
     queue: VecDeque<Order>,
     /// When the task in work began.
     busy: Option<Instant>,
@@ -152,6 +154,7 @@ impl<'a> World<'a> {
             alive: true,
             life: 0,
             hardware,
+            slowness: 1.0,
             queue: VecDeque::new(),
             busy: None,
             works: BTreeMap::new(),
@@ -201,7 +204,7 @@ impl<'a> World<'a> {
             return true;
         }
         if let Happening::Kill(fault) = happening {
-            self.kill(fault);
+            self.strike(fault);
             return true;
         }
         let node = &self.nodes[to];
@@ -250,7 +253,15 @@ impl<'a> World<'a> {
         let bundle =
             self.nodes[from].device.bundle(&key).filter(|_| self.nodes[from].life == sender);
         match (self.nodes[to].peer.admit(peer, &key), bundle) {
-            (Admission::Take(size), Some(bundle)) => {
+            (Admission::Take(awaited), Some(bundle)) => {
+                // Fingerprints stand for tensors of any length.
+                let size = match self.scenario.arithmetic {
+                    Arithmetic::Symbolic => awaited.most(),
+                    Arithmetic::Numeric => Bytes::of_len(bundle.len()),
+                };
+                if !awaited.is(size) {
+                    return self.refused(from, key, to, back);
+                }
                 let arrives = self.network.book(from, to, size, self.now);
                 let happening = Happening::Arrive { from, sender, key, bundle, size };
                 self.later(to, arrives.since(self.now), happening);

@@ -8,9 +8,10 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use wattle_protocol::codec::Form;
 use wattle_protocol::ids::{JobId, StageId};
 use wattle_protocol::swarm::io::{OpTimes, Outcome, Task, TaskError, TensorKey};
-use wattle_protocol::units::Bytes;
+use wattle_protocol::units::{Bytes, Duration};
 
 use super::reading::Reading;
 use super::store::Store;
@@ -20,12 +21,14 @@ use super::store::Store;
 pub struct Flight {
     /// Whose it is; None for one that only keeps a place in the order.
     place: Option<(JobId, StageId)>,
-    bundles: Vec<(TensorKey, Vec<Reading>)>,
+    bundles: Vec<(TensorKey, Form, Vec<Reading>)>,
     report: Report,
     size: Bytes,
     is_cut: bool,
     /// What its operators took, where that is known.
     times: OpTimes,
+    /// What it took of the processor, where one thread did all of it.
+    worked: Option<Duration>,
 }
 
 /// What a task has to say once it has landed.
@@ -59,6 +62,7 @@ impl Flight {
             size: Bytes::ZERO,
             is_cut: false,
             times: OpTimes::default(),
+            worked: None,
         }
     }
 
@@ -72,10 +76,25 @@ impl Flight {
         std::mem::take(&mut self.times)
     }
 
+    /// Notes what it took of the processor.
+    pub(super) fn has_worked(&mut self, worked: Option<Duration>) {
+        self.worked = worked;
+    }
+
+    /// Returns what launching it took of the processor; None where it was on several threads or on a device of its own.
+    pub fn worked(&self) -> Option<Duration> {
+        self.worked
+    }
+
     /// Adds a bundle, to be stored under this key when it lands.
     pub(super) fn carry(&mut self, key: TensorKey, parts: Vec<Reading>) {
+        self.carry_as(Form::DENSE, key, parts);
+    }
+
+    /// The same of tensors that are to cross a link in some form.
+    pub(super) fn carry_as(&mut self, form: Form, key: TensorKey, parts: Vec<Reading>) {
         self.size += parts.iter().map(Reading::size).sum();
-        self.bundles.push((key, parts));
+        self.bundles.push((key, form, parts));
     }
 
     fn readings(&mut self) -> impl Iterator<Item = &mut Reading> {
@@ -84,7 +103,7 @@ impl Flight {
             Report::Forward(loss) => loss.as_mut(),
             Report::Gradients(_, sums) => sums.as_mut(),
         };
-        self.bundles.iter_mut().flat_map(|(_, parts)| parts).chain(report)
+        self.bundles.iter_mut().flat_map(|(_, _, parts)| parts).chain(report)
     }
 
     /// Says whether all it carries is in host memory; if not, `waker` is told when to ask again.
@@ -99,7 +118,7 @@ impl Flight {
 
     /// Waits until all is here and puts it into the store. A flight that was cut carries nothing and has nothing to say.
     ///
-    /// *Errors*: the device's, [`TaskError::NotFinite`], or [`TaskError::OutOfMemory`] where the store has no room.
+    /// *Errors*: the device's, [`TaskError::NotFinite`] also where a form of a link does not hold a tensor, or [`TaskError::OutOfMemory`] where the store has no room.
     pub(super) fn land(self, store: &Store) -> Result<Outcome, TaskError> {
         if self.is_cut {
             return Ok(Outcome::Done);
@@ -116,10 +135,10 @@ impl Flight {
                 Outcome::Gradients { sum_of_squares }
             }
         };
-        for (key, parts) in self.bundles {
+        for (key, form, parts) in self.bundles {
             let mut bytes = Vec::new();
             for part in parts {
-                part.append_to(&mut bytes)?;
+                part.append_as(form, &mut bytes)?;
             }
             store.put_bytes(key, bytes.into())?;
         }

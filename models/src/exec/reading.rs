@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use burn_backend::{DType, ExecutionError, TensorData};
+use wattle_protocol::codec::{Form, encode};
 use wattle_protocol::swarm::io::TaskError;
 use wattle_protocol::units::Bytes;
 
@@ -116,6 +117,25 @@ impl Reading {
                 state.data()?.try_into_vec().map_err(unread)
             }
         }
+    }
+
+    /// Waits for the elements, and appends them in a form of a link. Integers are dense in every form.
+    ///
+    /// *Errors*: the device's, and [`TaskError::NotFinite`] where the form does not hold them.
+    pub fn append_as(self, form: Form, bytes: &mut Vec<u8>) -> Result<(), TaskError> {
+        if form.is_exact() {
+            return self.append_to(bytes);
+        }
+        let encoded = match &self.state {
+            State::Floats(host) => encode(form, host, bytes),
+            State::Ints(_) | State::UnderWay(_) | State::Here(_) | State::Zeros(_) => {
+                encode(form, &self.floats()?, bytes)
+            }
+        };
+        encoded.map_err(|error| {
+            let remedy = "choose dense or bf16 for the job's codec if this is no mistake";
+            TaskError::NotFinite(format!("a tensor for a link: {error}; {remedy}"))
+        })
     }
 
     /// Waits for the elements, and appends them as little-endian bytes.

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn_backend::tensor::Device;
+use wattle_protocol::codec::{Form, decode};
 use wattle_protocol::dag::bundle::gradient_bytes;
 use wattle_protocol::dag::{Dtype, Source};
 use wattle_protocol::ids::{Epoch, JobId, MicroBatch, Step, ValueId};
@@ -143,7 +144,7 @@ impl<B: HostBackend> Stage<B> {
     fn receive(
         &self,
         name: TensorName,
-        id: ValueId,
+        (id, form): (ValueId, Form),
         store: &Store,
     ) -> Result<Tensor<B>, TaskError> {
         let key = self.key(name);
@@ -152,7 +153,9 @@ impl<B: HostBackend> Stage<B> {
         let graph = &self.work.graph;
         // A partial cotangent has a name of its own; its shape is that of the edge's value.
         let fact = &graph.values.get(&id).ok_or_else(missing)?.fact;
-        check_length(&bytes, fact.bytes().count(), "an edge's tensor")?;
+        if form.is_exact() {
+            check_length(&bytes, fact.bytes().count(), "an edge's tensor")?;
+        }
         Ok(match fact.dtype {
             Dtype::I32 => {
                 let ints =
@@ -160,7 +163,16 @@ impl<B: HostBackend> Stage<B> {
                 Tensor::ints(ints, &fact.shape, &self.device)
             }
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {
-                Tensor::floats(to_floats(&bytes), &fact.shape, &self.device)
+                let floats = match form.is_exact() {
+                    true => to_floats(&bytes),
+                    false => {
+                        let mut floats = vec![0.0; fact.elements()];
+                        let unread = |error| TaskError::Missing(format!("{key:?}: {error}"));
+                        decode(form, &bytes, &mut floats).map_err(unread)?;
+                        floats
+                    }
+                };
+                Tensor::floats(floats, &fact.shape, &self.device)
             }
         })
     }
@@ -199,7 +211,8 @@ impl<B: HostBackend> Stage<B> {
         let mut values: Values<B> = BTreeMap::new();
         for (edge, cut) in &graph.receives {
             let name = TensorName::Activation { edge: *edge, micro_batch };
-            values.insert(cut.value, self.receive(name, cut.value, store)?);
+            let form = work.form_there(*edge);
+            values.insert(cut.value, self.receive(name, (cut.value, form), store)?);
         }
         for id in &graph.data {
             values.insert(*id, self.data(micro_batch, *id)?);
@@ -218,7 +231,8 @@ impl<B: HostBackend> Stage<B> {
         let mut flight = Flight::of(self.job, graph.stage, Report::Forward(loss)).timed(times);
         for (edge, cut) in &graph.sends {
             let key = self.key(TensorName::Activation { edge: *edge, micro_batch });
-            flight.carry(key, vec![Reading::begin(get(cut.value)?)]);
+            let form = work.form_there(*edge);
+            flight.carry_as(form, key, vec![Reading::begin(get(cut.value)?)]);
         }
         let statistics = graph.updates.iter().map(|u| get(u.from)?.into_float());
         let statistics = statistics.collect::<Result<Vec<_>, _>>()?;
@@ -255,7 +269,8 @@ impl<B: HostBackend> Stage<B> {
         for (edge, cut) in &graph.sends {
             if let Some(id) = cut.cotangent {
                 let name = TensorName::Cotangent { edge: *edge, micro_batch };
-                values.insert(id, self.receive(name, id, store)?);
+                let form = work.form_back(*edge);
+                values.insert(id, self.receive(name, (id, form), store)?);
             }
         }
         let context = self.context(micro_batch);
@@ -268,7 +283,7 @@ impl<B: HostBackend> Stage<B> {
                 let tensor = values.get(&id).cloned();
                 let tensor = tensor.ok_or_else(|| missing(format!("cotangent {id:?}")))?;
                 let key = self.key(TensorName::Cotangent { edge: *edge, micro_batch });
-                flight.carry(key, vec![Reading::begin(tensor)]);
+                flight.carry_as(work.form_back(*edge), key, vec![Reading::begin(tensor)]);
             }
         }
         let mut parts = Vec::with_capacity(graph.gradients.len());

@@ -38,9 +38,9 @@ pub(super) struct PlanArgs {
     /// Most peers that run one stage at once; without it, as the job file says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     replicas: Option<u16>,
-    /// How tensors cross links in the prediction: dense, topk:RATIO, adatopk:RATIO. The swarm sends dense ones.
-    #[arg(long, value_parser = codec, default_value = "dense")]
-    codec: Codec,
+    /// How tensors cross links: dense, f16, bf16, int8, topk:RATIO, adatopk:RATIO; without it, as the job file says.
+    #[arg(long)]
+    codec: Option<Codec>,
     /// Compare with placements that look at no link.
     #[arg(long)]
     compare: bool,
@@ -68,21 +68,6 @@ fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate > 0.0 && rate <= 1e6 => Ok(rate),
         _ => Err("a rate lies above 0 and up to 1000000 Mbit/s".into()),
-    }
-}
-
-fn codec(text: &str) -> Result<Codec, String> {
-    let wrong =
-        || "dense, topk:RATIO or adatopk:RATIO is wanted, with a ratio from 1 to 100000".to_owned();
-    let (name, ratio) = match text.split_once(':') {
-        None if text == "dense" => return Ok(Codec::Dense),
-        None => return Err(wrong()),
-        Some((name, ratio)) => (name, ratio.parse::<u32>().map_err(|_| wrong())?),
-    };
-    match name {
-        "topk" if (1..=100_000).contains(&ratio) => Ok(Codec::TopK(ratio)),
-        "adatopk" if (1..=100_000).contains(&ratio) => Ok(Codec::AdaTopK(ratio)),
-        _ => Err(wrong()),
     }
 }
 
@@ -116,7 +101,8 @@ pub(super) async fn run(args: PlanArgs, output: &Output) -> anyhow::Result<()> {
     let Some(leader) = able.max_by_key(|a| a.hardware.as_ref().map(|h| h.speed)) else {
         bail!("no measured peer was found; pass --join TICKET, --testbed FILE, or --like-this N");
     };
-    let (leader, codec) = (leader.peer, args.codec);
+    spec.swarm.codec = args.codec.unwrap_or(spec.swarm.codec);
+    let (leader, codec) = (leader.peer, spec.swarm.codec);
     let job = job_id(&spec).context("while naming the job")?;
     let epoch = Epoch::default().next();
     let request = Request { spec: &spec, job, epoch, submitter: leader, leader, codec };

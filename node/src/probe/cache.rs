@@ -11,7 +11,7 @@ use wattle_protocol::schedule::advert::Hardware;
 /// After this a machine is measured again: drivers change, and coolers fill with dust.
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Goes up with what is measured, and with kernels that are faster or slower than before.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Names the folder to keep measurements in, instead of the user's cache; empty: nowhere.
 const FOLDER: &str = "WATTLE_CACHE";
 

@@ -130,6 +130,7 @@ fn bounded(found: Hardware, probed: &Hardware) -> Hardware {
         norms: factor(kinds.norms, known.norms, touch, old_touch),
         moves: factor(kinds.moves, known.moves, touch, old_touch),
         pass: kinds.pass,
+        starts: known.starts,
     };
     Hardware { kinds, ..bounded }
 }

@@ -52,6 +52,23 @@ pub enum Form {
 }
 
 impl Form {
+    /// What tensors have in memory.
+    pub const DENSE: Self = Self::Dense(Floats::F32);
+
+    /// Returns dense elements instead where this form may take more.
+    #[must_use]
+    pub fn or_dense(self, elements: usize) -> Self {
+        if self.bytes(elements) < Self::DENSE.bytes(elements) { self } else { Self::DENSE }
+    }
+
+    /// Says whether all tensors of a size take the same bytes.
+    pub const fn is_of_one_length(self) -> bool {
+        match self {
+            Self::Dense(_) | Self::Int8 => true,
+            Self::TopK { .. } => false,
+        }
+    }
+
     /// Returns the bytes of a tensor of so many elements: exactly, or for `TopK` at most, whatever the elements are.
     pub const fn bytes(self, elements: usize) -> Bytes {
         let count = elements as u64;

@@ -152,11 +152,11 @@ pub enum Unit {
     Convolutions,
     /// Gradients of convolutions.
     ConvolutionGrads,
-    /// Norms, softmax, losses and other sums over axes: several sweeps over the data.
+    /// Norms, softmax, losses and pools: several sweeps over the data.
     Norms,
-    /// Element by element.
+    /// Element by element, and sums over axes.
     Elements,
-    /// Data that moves: copies, gathers, pools.
+    /// Data that moves: copies, gathers.
     Moves,
     /// Only names change; no data moves.
     Names,
@@ -181,11 +181,10 @@ pub fn unit(op: &Op) -> Unit {
         | Op::BatchNormGrad { .. }
         | Op::RmsNorm { .. }
         | Op::RmsNormGrad
-        | Op::CumSum { .. }
-        | Op::SumTo { .. }
-        | Op::ReduceSum { .. }
-        | Op::ReduceMean { .. }
-        | Op::ReduceMax { .. }
+        | Op::MaxPool2d(_)
+        | Op::MaxPool2dGrad(_)
+        | Op::AvgPool2d(_)
+        | Op::AvgPool2dGrad { .. }
         | Op::TopK { .. } => Unit::Norms,
         Op::BatchNormInference { .. }
         | Op::Gelu(_)
@@ -206,6 +205,11 @@ pub fn unit(op: &Op) -> Unit {
         | Op::Div
         | Op::Dropout { .. }
         | Op::AddN
+        | Op::CumSum { .. }
+        | Op::SumTo { .. }
+        | Op::ReduceSum { .. }
+        | Op::ReduceMean { .. }
+        | Op::ReduceMax { .. }
         | Op::CausalMask { .. } => Unit::Elements,
         Op::Embedding
         | Op::EmbeddingGrad { .. }
@@ -213,10 +217,6 @@ pub fn unit(op: &Op) -> Unit {
         | Op::GatherGrad { .. }
         | Op::GatherElements { .. }
         | Op::ScatterElements { .. }
-        | Op::MaxPool2d(_)
-        | Op::MaxPool2dGrad(_)
-        | Op::AvgPool2d(_)
-        | Op::AvgPool2dGrad { .. }
         | Op::Iota { .. }
         | Op::Literal { .. }
         | Op::Fill { .. }

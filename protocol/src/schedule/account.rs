@@ -98,9 +98,9 @@ pub fn account(
     let backups = plan.stages.iter().flat_map(|s| s.backups.iter().copied());
     let parts = plan.stages.iter().flat_map(StagePlan::workers).chain(backups);
     let ground = ground_of(&able, parts.chain([request.leader]), adverts, &links);
-    let (leader, codec) = (request.leader, request.codec);
+    let (leader, forms) = (request.leader, plan.forms.as_slice());
     let (order, stages, ground) = (plan.order, plan.stages.as_slice(), &ground);
-    let placement = Placement { spec, cut: &cut, order, stages, leader, ground, codec };
+    let placement = Placement { spec, cut: &cut, order, stages, leader, ground, forms };
     let (wires, outcome) = placement.recorded();
 
     let mut crossings: BTreeMap<(StageId, StageId), Crossing> = BTreeMap::new();

@@ -6,7 +6,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use super::coordinate::Coordinate;
-use super::kinds::{Kinds, stretched};
+use super::kinds::{Kinds, stretched, stretched_by};
 use super::load::Load;
 use crate::ids::PeerId;
 use crate::units::{Bytes, Duration, Rate, Speed};
@@ -64,7 +64,7 @@ impl Hardware {
             + load.bytes / self.touch_rate
             + stretched(load.norms / self.touch_rate, kinds.norms)
             + stretched(load.moves / self.touch_rate, kinds.moves)
-            + self.overhead * load.launches
+            + stretched_by(self.overhead, load.launches.weighed(&kinds.starts))
             + kinds.pass * load.passes
     }
 }

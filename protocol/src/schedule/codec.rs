@@ -7,24 +7,12 @@
 
 use super::course::{Station, Wire};
 use super::ground::Ground;
+pub use crate::codec::Codec;
 use crate::codec::{Floats, Form, adatopk};
 use crate::units::{Bytes, Duration};
 
 /// Bytes of a dense element.
 const VALUE: u64 = 4;
-
-/// How tensors cross links.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Codec {
-    /// Every element.
-    #[default]
-    Dense,
-    /// On every link one element in so many.
-    TopK(u32),
-    /// On the slowest link so many times fewer bytes, on others as many times fewer as keeps them as quick; dense on
-    /// those that are that much faster.
-    AdaTopK(u32),
-}
 
 /// Returns the most bytes that the largest elements of a tensor take, one in `ratio` and at least one; dense if that is
 /// less. No ratio: a single one.
@@ -46,6 +34,10 @@ impl Codec {
     pub fn bytes(self, dense: Bytes, own: Duration, slowest: Duration) -> Bytes {
         match self {
             Self::Dense => dense,
+            Self::Half(_) | Self::Int8 => {
+                let elements = usize::try_from(dense.count() / VALUE).unwrap_or(usize::MAX);
+                self.form(elements).map_or(dense, |form| form.bytes(elements).min(dense))
+            }
             Self::TopK(ratio) => largest(dense, Some(ratio)),
             Self::AdaTopK(ratio) => match adatopk::budget(dense, ratio, own, slowest) {
                 Some(budget) => budget.max(largest(dense, None)).min(dense),

@@ -165,6 +165,7 @@ fn slow(hardware: &mut Hardware, factor: u64) {
 mod tests {
     use super::super::codec::Codec;
     use super::super::fence::{Request, place};
+    use super::super::launches::Launches;
     use super::super::load::Load;
     use super::super::repair::repair;
     use super::super::sample::{Problem, problem};
@@ -181,7 +182,7 @@ mod tests {
             products: Flops::new(4_000_000),
             elements: Flops::new(300_000),
             bytes: Bytes::new(900_000),
-            launches: 12,
+            launches: Launches::light(12),
             passes: 1,
             ..Load::default()
         }

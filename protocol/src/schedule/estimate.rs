@@ -4,18 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codec::Codec;
 use super::course::{Course, Outcome, Station, Wire, Worker};
 use super::footprint::Footprints;
+use super::forms::{EdgeForms, of_edge};
 use super::ground::{Crowd, Ground};
 use super::groups::Groups;
+use super::launches::Launches;
 use super::load::Load;
-use super::tail::{Ending, commit, one_after_another, ready};
+use super::tail::{Ending, Pieces, commit, one_after_another, ready};
 use super::{Prediction, StagePlan};
-use crate::dag::bundle::{gather_chunks, gradient_bytes, shared_bytes};
+use crate::dag::bundle::{gather_chunks, gradient_bytes, group_sums_bytes, shared_bytes};
 use crate::dag::cut::{Cut, StageGraph};
 use crate::dag::{Dag, Node};
-use crate::ids::PeerId;
+use crate::ids::{EdgeId, PeerId};
 use crate::job::{JobSpec, PipelineOrder};
 use crate::units::{Bytes, Duration, Flops};
 
@@ -34,8 +35,8 @@ pub(super) struct Placement<'a> {
     pub(super) leader: PeerId,
     /// Everybody who has a part, measured.
     pub(super) ground: &'a Ground<'a>,
-    /// How tensors cross links.
-    pub(super) codec: Codec,
+    /// How tensors cross links, edge by edge; empty where all are dense.
+    pub(super) forms: &'a [EdgeForms],
 }
 
 /// Returns the work of one program of a stage on one micro-batch.
@@ -55,20 +56,24 @@ pub fn program_load(stage: &StageGraph, nodes: &[Node]) -> Load {
 /// Returns the work of adding gradients of so many bytes in so many tensors to the sums of the micro-batches before: two are
 /// read and one is written.
 pub(super) fn adding_up(bytes: Bytes, tensors: u64) -> Load {
-    Load { bytes: bytes * 3, launches: tensors, ..Load::default() }
+    Load { bytes: bytes * 3, launches: Launches::light(tensors), ..Load::default() }
 }
 
-/// Returns the work of a stage's forward and backward pass on one micro-batch.
-pub fn pass_loads(stage: &StageGraph) -> (Load, Load) {
+/// Returns the work of adding all gradient parts of a stage to their sums.
+fn adding_gradients(stage: &StageGraph) -> Load {
     let gradients: Bytes = stage
         .gradients
         .iter()
         .filter_map(|part| stage.values.get(&part.parameter))
         .map(|value| value.fact.bytes())
         .sum();
-    let sums = adding_up(gradients, stage.gradients.len() as u64);
+    adding_up(gradients, stage.gradients.len() as u64)
+}
+
+/// Returns the work of a stage's forward and backward pass on one micro-batch.
+pub fn pass_loads(stage: &StageGraph) -> (Load, Load) {
     let forward = program_load(stage, &stage.forward.nodes) + Load::PASS;
-    (forward, program_load(stage, &stage.backward.nodes) + sums + Load::PASS)
+    (forward, program_load(stage, &stage.backward.nodes) + adding_gradients(stage) + Load::PASS)
 }
 
 /// Returns the bytes of a stage's parameters.
@@ -91,7 +96,7 @@ fn busiest(stations: &[Station], outcome: &Outcome) -> Duration {
 /// Returns the work of one pass over parameters of so many bytes in so many tensors.
 pub(super) fn sweep(bytes: Bytes, tensors: u64) -> Load {
     let elements = Flops::new(bytes.count() / 4);
-    Load { elements, bytes, launches: tensors, ..Load::default() }
+    Load { elements, bytes, launches: Launches::light(tensors), ..Load::default() }
 }
 
 /// Returns the forward work of every node and the backward work that belongs to it, for choosing cuts.
@@ -118,7 +123,8 @@ impl Placement<'_> {
         let mut footprints = Footprints::of(self.spec, self.cut, self.order);
         let of = |(stage, plan): (usize, &StagePlan)| {
             let room = self.ground.room(self.number(plan.owner));
-            footprints.owner(stage, room, !plan.backups.is_empty()).peak
+            let parts = (plan.workers().count(), plan.followers().next().is_some());
+            footprints.worker(stage, room, parts).peak
         };
         self.stages.iter().enumerate().map(of).collect()
     }
@@ -127,7 +133,7 @@ impl Placement<'_> {
     pub(super) fn predict(&self) -> Prediction {
         let crowd = self.crowd();
         let stations = self.stations(&crowd);
-        let wires = self.codec.compress(self.ground, &stations, self.wires());
+        let wires = self.wires();
         let outcome = self.course(false).run(&stations, &wires);
         let endings = self.endings(&stations, &outcome);
         let leader = self.ground.number(self.leader);
@@ -155,7 +161,7 @@ impl Placement<'_> {
     /// Returns what crosses, edge by edge of the cut, and all that happens in the predicted step.
     pub(super) fn recorded(&self) -> (Vec<Wire>, Outcome) {
         let stations = self.stations(&self.crowd());
-        let wires = self.codec.compress(self.ground, &stations, self.wires());
+        let wires = self.wires();
         let outcome = self.course(true).run(&stations, &wires);
         (wires, outcome)
     }
@@ -199,24 +205,29 @@ impl Placement<'_> {
     }
 
     fn wires(&self) -> Vec<Wire> {
-        let one = |edge: &crate::dag::cut::CutEdge| {
-            let bytes = edge.fact.bytes();
+        let one = |(id, edge): (u32, &crate::dag::cut::CutEdge)| {
+            let (forms, elements) = (of_edge(self.forms, EdgeId::new(id)), edge.fact.elements());
             let (from, to) = (edge.from.index(), edge.to.index());
-            Wire { from, to, there: bytes, back: edge.cotangent.map(|_| bytes) }
+            let back = edge.cotangent.map(|_| forms.back.bytes(elements));
+            Wire { from, to, there: forms.there.bytes(elements), back }
         };
-        self.cut.edges.iter().map(one).collect()
+        (0..).zip(&self.cut.edges).map(one).collect()
     }
 
     fn endings(&self, stations: &[Station], outcome: &Outcome) -> Vec<Ending> {
+        let (groups, micro_batches) = (Groups::of(self.spec), self.spec.train.micro_batches);
         let one = |(place, stage): (usize, &StageGraph)| {
             let sharers: BTreeSet<_> =
                 stage.shared.iter().flat_map(|s| s.stages.iter().copied()).collect();
             let others = sharers.into_iter().filter(|other| *other != stage.stage);
             let devices = stations[place].workers.iter().map(|w| w.device);
+            let piece = |chunk| group_sums_bytes(stage, chunk, micro_batches as usize);
             Ending {
                 workers: devices.zip(outcome.ended[place].iter().copied()).collect(),
-                gradient: gradient_bytes(stage, self.spec.train.micro_batches),
-                chunks: gather_chunks(stage).len() as u64,
+                gradient: gradient_bytes(stage, micro_batches),
+                pieces: Pieces::Each(gather_chunks(stage).iter().map(piece).collect()),
+                groups: groups.held(&stations[place].turns, stations[place].workers.len()),
+                adding: adding_gradients(stage),
                 sweep: sweep(parameter_bytes(stage), stage.parameters.len() as u64),
                 backups: self.stages[place].backups.iter().map(|b| self.number(*b)).collect(),
                 shared: others

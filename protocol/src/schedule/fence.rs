@@ -1,20 +1,23 @@
 //! OP-Fence: where the operators of a job run, from what peers and links were measured to do.
 //!
-//! Reading order: `desk` (a job and its peers), `grain` (the network in units), `lines` (orders of peers along fast links, in groups that run
-//! a stage together), `stretch` (lays the network along a line so that no station is slower than another needs to be),
-//! `judge` (what a layout costs), `refine` (small `changes` that help), `search` (all of it in order), `replan` (whether a running job is worth moving). The best layouts are cut in earnest and predicted
-//! by the estimator. See docs/concepts/op-fence.md.
+//! Reading order: `desk` (a job and its peers), `grain` (the network in units), `lines` (orders of peers along fast links,
+//! in groups that run a stage together), `memory` (what stages take), `stretch` (lays the network along a line so that no
+//! station is slower than another needs to be), `judge` (what a layout costs) with its `bound`, `refine` (small `changes`
+//! that help), `search` (all of it in order), `replan` (whether a running job is worth moving). The best layouts are cut in
+//! earnest and predicted by the estimator. See docs/concepts/op-fence.md.
 //!
 //! Pure and deterministic: any peer makes a proposed plan again and compares.
 //! Source: the goal (devices of similar bandwidth work together, little crosses slow links) is FusionLLM's; its algorithm is
 //! not established (papers.md 1.8), so this one is ours.
 
 mod baseline;
+mod bound;
 mod changes;
 mod desk;
 mod grain;
 mod judge;
 mod lines;
+mod memory;
 mod optimum;
 mod refine;
 mod replan;
@@ -51,7 +54,7 @@ pub struct Request<'a> {
     pub submitter: PeerId,
     /// Who leads it.
     pub leader: PeerId,
-    /// How tensors cross links; the swarm sends dense ones.
+    /// How tensors cross links; jobs name theirs.
     pub codec: Codec,
 }
 

@@ -173,13 +173,12 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Returns the demand of a stage that a peer runs, with so many micro-batches in flight and so many groups of them to
-    /// sum up.
+    /// Returns the demand of a stage that a peer runs alone, with so many micro-batches in flight and so many groups of them
+    /// to sum up.
     ///
     /// A stage is loaded; runs passes, while bundles come and go; sums gradients up and hands them to backups; and at the
     /// end, or when a backup is new, its state is pulled. `coming` micro-batches may have bundles here, more than are
-    /// kept, as the stage before may be ahead. Every worker counts all groups: the others' may become its own. Sums that
-    /// are gathered come in one bundle and go in another, in pieces; another's may lie there before its own are done.
+    /// kept, as the stage before may be ahead.
     pub fn of_owner(
         footprint: &Footprint,
         (kept, coming): (u64, u64),
@@ -188,21 +187,34 @@ impl Demand {
     ) -> Self {
         let f = footprint;
         let published = if has_backups { f.gradient } else { Bytes::ZERO };
-        let (sums, gathered, adding) = match groups {
-            0 | 1 => (f.sums, Bytes::ZERO, Bytes::ZERO),
-            _ => (f.sums * groups, f.gathered, f.sums + f.gathered * 2 + f.copy),
-        };
+        let sums = f.sums * groups.max(1);
         let saved = f.saved * kept.saturating_sub(1);
-        let others = f.state + saved + f.arriving * coming + sums + gathered;
+        let others = f.state + saved + f.arriving * coming + sums;
         let running = others + f.saved;
-        let gathering = f.state + sums + adding;
-        let reducing = f.state + f.sums + f.shared + f.reducing(false) + published;
+        let reducing = f.state + sums + f.shared + f.reducing(false) + published;
         let pulled = f.state + f.bundle + if has_backups { sums + f.gradient } else { Bytes::ZERO };
-        let held = running.max(gathering).max(reducing).max(pulled).max(f.state + f.start);
+        let held = running.max(reducing).max(pulled).max(f.state + f.start);
         // A forward pass makes what is saved of its micro-batch.
         let passing = (others + f.forward).max(running + f.backward);
         let writing = reducing.max(pulled) + f.copy;
         Self { held, peak: held.max(passing).max(writing) }
+    }
+
+    /// Returns the demand of a stage that several peers run, for each of them: it counts all groups and all followers, since
+    /// the others' part may become its own. Sums that are gathered come in one bundle and go in another, in pieces;
+    /// another's may lie there before its own passes are done.
+    pub fn of_worker(footprint: &Footprint, (kept, coming): (u64, u64), groups: u64) -> Self {
+        let f = footprint;
+        let alone = Self::of_owner(f, (kept, coming), true, groups);
+        if groups < 2 {
+            return alone;
+        }
+        let sums = f.sums * groups;
+        let others = f.state + f.saved * kept.saturating_sub(1) + f.arriving * coming + sums;
+        let running = others + f.saved + f.gathered;
+        let held = running.max(f.state + sums + f.sums + f.gathered * 2 + f.copy).max(alone.held);
+        let passing = (others + f.gathered + f.forward).max(running + f.backward);
+        Self { held, peak: held.max(passing).max(alone.peak) }
     }
 
     /// Returns the demand of a stage that a peer backs up: its state, one gradient, and the same as tensors while it is
@@ -271,8 +283,13 @@ impl<'a> Footprints<'a> {
             .or_insert_with(|| Footprint::of(graph, passes, train, threads))
     }
 
-    /// Returns what a worker of a stage needs for it.
-    pub fn owner(&mut self, stage: usize, room: Room, has_backups: bool) -> Demand {
+    /// Returns what a worker of a stage needs for it, one of so many.
+    pub fn worker(
+        &mut self,
+        stage: usize,
+        room: Room,
+        (workers, has_backups): (usize, bool),
+    ) -> Demand {
         let kept = |stage| {
             let (stages, micro_batches) = (self.cut.stages.len(), self.spec.train.micro_batches);
             u64::from(in_flight(self.order, stage, stages, micro_batches))
@@ -280,7 +297,11 @@ impl<'a> Footprints<'a> {
         // The stage before may be ahead by as many as it keeps more than this one.
         let (kept, coming) = (kept(stage), kept(stage.saturating_sub(1)));
         let (footprint, groups) = (self.footprint(stage, room.threads), u64::from(self.groups));
-        Demand::of_owner(&footprint, (kept, coming.max(kept + 1)), has_backups, groups)
+        let flying = (kept, coming.max(kept + 1));
+        match workers {
+            0 | 1 => Demand::of_owner(&footprint, flying, has_backups, groups),
+            _ => Demand::of_worker(&footprint, flying, groups),
+        }
     }
 
     /// Returns what a backup of a stage needs for it.
@@ -301,11 +322,11 @@ impl<'a> Footprints<'a> {
             *sum = sum.and(demand);
         };
         for (stage, plan) in stages.iter().enumerate() {
-            let has_backups = plan.followers().next().is_some();
             // A replica keeps no more micro-batches than an owner without replicas would.
+            let parts = (plan.workers().count(), plan.followers().next().is_some());
             for worker in plan.workers() {
                 let own = room(worker).unwrap_or(nothing);
-                add(worker, self.owner(stage, own, has_backups));
+                add(worker, self.worker(stage, own, parts));
             }
             for backup in &plan.backups {
                 add(*backup, self.backup(stage, room(*backup).unwrap_or(nothing)));

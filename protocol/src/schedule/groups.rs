@@ -55,6 +55,31 @@ impl Groups {
         all.filter(move |micro_batch| self.group(*micro_batch) < group)
     }
 
+    /// Returns how many groups each of some workers has, who take such times for a micro-batch.
+    pub(super) fn shares(&self, times: &[u64]) -> Vec<u64> {
+        let mut shares = vec![0u64; times.len()];
+        for _ in 0..self.count() {
+            let finish = |w: &usize| (times[*w].max(1).saturating_mul(shares[*w] + 1), *w);
+            let Some(worker) = (0..times.len()).min_by_key(finish) else { break };
+            shares[worker] += 1;
+        }
+        shares
+    }
+
+    /// Returns how many groups each of so many workers has, from the worker of each micro-batch; an owner without turns has
+    /// all.
+    pub(super) fn held(&self, turns: &[u16], workers: usize) -> Vec<u64> {
+        let mut held = vec![0; workers];
+        // The first micro-batches are of one group each.
+        for turn in turns.iter().take(self.order.len()) {
+            held[usize::from(*turn)] += 1;
+        }
+        if turns.is_empty() {
+            held[0] = self.order.len() as u64;
+        }
+        held
+    }
+
     /// Deals the groups out to workers that take such times for a micro-batch: each group to whoever would have finished
     /// it first, then the last groups to the first worker. Returns the worker of each micro-batch; empty for a single
     /// worker.
@@ -62,12 +87,7 @@ impl Groups {
         if times.len() < 2 {
             return Vec::new();
         }
-        let mut shares = vec![0u64; times.len()];
-        for _ in 0..self.count() {
-            let finish = |w: &usize| (times[*w].max(1).saturating_mul(shares[*w] + 1), *w);
-            let worker = (0..times.len()).min_by_key(finish).unwrap_or(0);
-            shares[worker] += 1;
-        }
+        let shares = self.shares(times);
         let mut workers: Vec<u16> = Vec::with_capacity(self.order.len());
         for (worker, share) in (0..).zip(&shares) {
             workers.extend((0..*share).map(|_| worker));

@@ -21,26 +21,60 @@ pub struct Kinds {
     pub recurrences: u32,
     /// Gradients of convolutions, over convolutions.
     pub convolution_grads: u32,
-    /// A byte of norms, softmax, losses and sums, over one of element-wise operators.
+    /// A byte of norms, softmax, losses and pools, over one of element-wise operators.
     pub norms: u32,
     /// A byte that only moves, over one of element-wise operators.
     pub moves: u32,
     /// What a pass takes in which nothing is computed: tensors in and out.
     pub pass: Duration,
+    /// What operators take however small they are.
+    pub starts: Starts,
+}
+
+/// What an operator of a kind takes however small it is, in thousandths of what a light one takes, such as an addition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Starts {
+    /// Matrix products.
+    pub products: u32,
+    /// Fused attention.
+    pub attention: u32,
+    /// Recurrences.
+    pub recurrences: u32,
+    /// Convolutions.
+    pub convolutions: u32,
+    /// Gradients of convolutions.
+    pub convolution_grads: u32,
+    /// Norms, softmax, losses and pools.
+    pub norms: u32,
+}
+
+impl Default for Starts {
+    /// All alike.
+    fn default() -> Self {
+        Self {
+            products: ONE,
+            attention: ONE,
+            recurrences: ONE,
+            convolutions: ONE,
+            convolution_grads: ONE,
+            norms: ONE,
+        }
+    }
 }
 
 impl Default for Kinds {
     /// All alike, and passes for nothing.
     fn default() -> Self {
         let (attention, recurrences, convolution_grads, norms, moves) = (ONE, ONE, ONE, ONE, ONE);
-        let pass = Duration::ZERO;
-        Self { attention, recurrences, convolution_grads, norms, moves, pass }
+        let (pass, starts) = (Duration::ZERO, Starts::default());
+        Self { attention, recurrences, convolution_grads, norms, moves, pass, starts }
     }
 }
 
 impl Kinds {
     /// Returns the fields in order, for signatures.
-    pub(super) fn numbers(&self) -> [u64; 6] {
+    pub(super) fn numbers(&self) -> [u64; 12] {
+        let starts = self.starts;
         [
             self.attention.into(),
             self.recurrences.into(),
@@ -48,12 +82,23 @@ impl Kinds {
             self.norms.into(),
             self.moves.into(),
             self.pass.micros(),
+            starts.products.into(),
+            starts.attention.into(),
+            starts.recurrences.into(),
+            starts.convolutions.into(),
+            starts.convolution_grads.into(),
+            starts.norms.into(),
         ]
     }
 }
 
 /// Returns a duration times a factor in thousandths.
 pub(super) fn stretched(time: Duration, factor: u32) -> Duration {
+    stretched_by(time, u64::from(factor))
+}
+
+/// The same for larger factors.
+pub(super) fn stretched_by(time: Duration, factor: u64) -> Duration {
     let micros = u128::from(time.micros()) * u128::from(factor) / u128::from(ONE);
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }

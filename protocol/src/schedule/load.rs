@@ -3,6 +3,7 @@
 use std::iter::Sum;
 use std::ops::{Add, Sub};
 
+use super::launches::Launches;
 use crate::dag::cost::{Unit, flops, unit};
 use crate::dag::{Dag, Fact, Op};
 use crate::ids::NodeId;
@@ -24,17 +25,27 @@ pub struct Load {
     pub convolution_grads: Flops,
     /// Arithmetic element by element.
     pub elements: Flops,
-    /// Bytes read and written element by element.
+    /// Bytes read and written element by element, and by sums.
     pub bytes: Bytes,
-    /// Bytes read and written by norms, softmax, losses and sums.
+    /// Bytes read and written by norms, softmax, losses and pools.
     pub norms: Bytes,
     /// Bytes read and written by what only moves data.
     pub moves: Bytes,
     /// Operators started.
-    pub launches: u64,
+    pub launches: Launches,
     /// Passes begun: tensors taken in and handed out, whatever is computed between.
     pub passes: u64,
 }
+
+const NONE: Launches = Launches {
+    light: 0,
+    products: 0,
+    attention: 0,
+    recurrences: 0,
+    convolutions: 0,
+    convolution_grads: 0,
+    norms: 0,
+};
 
 impl Load {
     /// A pass in which nothing is computed.
@@ -48,16 +59,17 @@ impl Load {
         bytes: Bytes::ZERO,
         norms: Bytes::ZERO,
         moves: Bytes::ZERO,
-        launches: 0,
+        launches: NONE,
         passes: 1,
     };
 
     /// Returns the load of one operator on operands of these facts.
     pub fn of_op(op: &Op, inputs: &[&Fact], outputs: &[&Fact]) -> Self {
         let bytes = || inputs.iter().chain(outputs).map(|f| f.bytes()).sum();
-        let load = Self { launches: 1, ..Self::default() };
+        let unit = unit(op);
+        let load = Self { launches: Launches::one(unit), ..Self::default() };
         let arithmetic = flops(op, inputs, outputs);
-        match unit(op) {
+        match unit {
             Unit::Products => Self { products: arithmetic, ..load },
             Unit::Attention => Self { attention: arithmetic, ..load },
             Unit::Recurrence => Self { recurrences: arithmetic, ..load },
@@ -78,6 +90,26 @@ impl Load {
         Self::of_op(&node.op, &inputs, &outputs)
     }
 
+    /// Returns the arithmetic of all kinds; norms count one operation for each element that they read or write (our rule).
+    pub fn flops(self) -> Flops {
+        let Self {
+            products,
+            attention,
+            recurrences,
+            convolutions,
+            convolution_grads,
+            elements,
+            norms,
+            // Traffic and starts are no arithmetic.
+            bytes: _,
+            moves: _,
+            launches: _,
+            passes: _,
+        } = self;
+        let counted = products + attention + recurrences + convolutions + convolution_grads;
+        counted + elements + Flops::new(norms.count() / 4)
+    }
+
     /// Returns the same work so many times.
     #[must_use]
     pub fn times(self, count: u64) -> Self {
@@ -91,7 +123,7 @@ impl Load {
             bytes: self.bytes * count,
             norms: self.norms * count,
             moves: self.moves * count,
-            launches: self.launches.saturating_mul(count),
+            launches: self.launches.times(count),
             passes: self.passes.saturating_mul(count),
         }
     }
@@ -111,7 +143,7 @@ impl Add for Load {
             bytes: self.bytes + rhs.bytes,
             norms: self.norms + rhs.norms,
             moves: self.moves + rhs.moves,
-            launches: self.launches.saturating_add(rhs.launches),
+            launches: self.launches + rhs.launches,
             passes: self.passes.saturating_add(rhs.passes),
         }
     }
@@ -134,7 +166,7 @@ impl Sub for Load {
             bytes: fewer(self.bytes, rhs.bytes),
             norms: fewer(self.norms, rhs.norms),
             moves: fewer(self.moves, rhs.moves),
-            launches: self.launches.saturating_sub(rhs.launches),
+            launches: self.launches - rhs.launches,
             passes: self.passes.saturating_sub(rhs.passes),
         }
     }

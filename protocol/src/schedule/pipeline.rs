@@ -108,7 +108,7 @@ mod tests {
             index in 0usize..9, more in 1usize..9, micro_batches in 1u32..20, way in 0usize..6
         ) {
             let open = SwarmSpec {
-                stages: None, order: None, recompute: None, backups: 0, replicas: 1, stages_per_peer: 1,
+                order: None, recompute: None, ..SwarmSpec::PLAIN
             };
             let order = Way::all(&open)[way].order;
             let list = passes(order, index, index + more, micro_batches);

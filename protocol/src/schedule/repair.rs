@@ -78,8 +78,10 @@ pub fn repair(
     if !standby.fits(&stages, &mut Footprints::of(spec, &cut, order)) {
         stages = plain;
     }
-    let (leader, codec, ground) = (request.leader, request.codec, &ground);
-    let placement = Placement { spec, cut: &cut, order, stages: &stages, leader, ground, codec };
+    // As before, wherever the links lead now: nothing that is learnt depends on who has failed.
+    let forms = previous.forms.as_slice();
+    let (leader, ground) = (request.leader, &ground);
+    let placement = Placement { spec, cut: &cut, order, stages: &stages, leader, ground, forms };
     let stages = placement.dealt();
     let prediction = Placement { stages: &stages, ..placement }.predict();
     Ok(Plan {
@@ -91,6 +93,7 @@ pub fn repair(
         submitter: request.submitter,
         order,
         recompute: previous.recompute,
+        forms: previous.forms.clone(),
         prediction,
     })
 }

@@ -100,9 +100,9 @@ impl Standby<'_> {
         let mut demands: BTreeMap<PeerId, Demand> = BTreeMap::new();
         for (at, plan) in plans.iter_mut().enumerate() {
             plan.backups.clear();
+            let parts = (plan.workers().count(), backups > 0 || !plan.replicas.is_empty());
             for peer in plan.workers() {
-                let publishes = backups > 0 || !plan.replicas.is_empty();
-                let own = footprints.owner(at, self.room(peer), publishes);
+                let own = footprints.worker(at, self.room(peer), parts);
                 let sum = demands.entry(peer).or_default();
                 *sum = sum.and(own);
             }

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::advert::{Advert, Hardware, Link};
+use super::codec::Codec;
 use super::kinds::Kinds;
 use crate::dag::op::Unary;
 use crate::dag::sample::random_dag;
@@ -51,7 +52,15 @@ pub fn problem(seed: u64, peers: usize, operators: usize) -> Problem {
         1 => Some(false),
         _ => None,
     };
-    let swarm = SwarmSpec { stages: None, order, recompute, backups, replicas, stages_per_peer: 1 };
+    let swarm = SwarmSpec {
+        stages: None,
+        order,
+        recompute,
+        backups,
+        replicas,
+        stages_per_peer: 1,
+        codec: Codec::Dense,
+    };
     let speeds = (0..count).map(|_| draw.log(50_000, 1_000_000)).collect::<Vec<_>>();
     let (slow, fast) = (draw.log(2_000, 100_000), draw.log(100_000, 4_000_000));
     let tight = draw.between(0, 3) == 0;
@@ -101,8 +110,15 @@ pub fn large(peers: usize, operators: usize, replicas: u16) -> Result<Problem, D
     });
     let adverts = adverts.collect();
     let (order, recompute) = (None, None);
-    let swarm =
-        SwarmSpec { stages: None, order, recompute, backups: 1, replicas, stages_per_peer: 1 };
+    let swarm = SwarmSpec {
+        stages: None,
+        order,
+        recompute,
+        backups: 1,
+        replicas,
+        stages_per_peer: 1,
+        codec: Codec::Dense,
+    };
     Ok(Problem { spec: job(dag, 32, swarm), adverts })
 }
 

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::PlanError;
 use super::advert::Advert;
 use super::fence::cut_as;
-use super::footprint::{Footprints, Room};
+use super::footprint::{Demand, Footprints, Room};
 use super::outline::Outline;
 use super::pipeline::{Way, in_flight};
+use crate::dag::cut::Cut;
 use crate::dag::grad::Training;
 use crate::ids::{PeerId, StageId};
 use crate::job::JobSpec;
@@ -63,11 +64,17 @@ impl Shortage {
     }
 }
 
-/// An even cut, or what of it does not fit.
-pub(super) type Even = Result<(Vec<StageId>, Vec<PeerId>), Shortage>;
+/// A cut into stages that take about as much memory, and who owns each.
+#[derive(Debug)]
+pub(super) struct Even {
+    pub(super) assignment: Vec<StageId>,
+    pub(super) cut: Cut,
+    pub(super) owners: Vec<PeerId>,
+}
 
-/// Cuts a network into so many stages that take about as much memory, and gives them to those of the peers that have most.
-/// With more stages than nodes or peers, into as many as there are.
+/// Cuts a network into so many stages that take about as much memory, and gives them to those of the peers that have most
+/// left, each as many as the job allows. With more stages than nodes or parts for peers, into as many as there are. Returns
+/// what does not fit where something does not.
 ///
 /// *Errors*: [`PlanError::Network`] where the order cannot be cut so.
 pub(super) fn even(
@@ -75,11 +82,12 @@ pub(super) fn even(
     training: &Training,
     able: &[&Advert],
     (stages, way): (usize, Way),
-) -> Result<Even, PlanError> {
+) -> Result<Result<Even, Shortage>, PlanError> {
     let rooms = |advert: &&Advert| Some((Room::of(advert.hardware.as_ref()?), advert.peer));
     let mut rooms: Vec<(Room, PeerId)> = able.iter().filter_map(rooms).collect();
     rooms.sort_by_key(|(room, peer)| (Reverse(room.memory), *peer));
-    let stages = stages.clamp(1, training.forward_nodes.min(rooms.len()).max(1));
+    let each = usize::from(spec.swarm.stages_per_peer).max(1);
+    let stages = stages.clamp(1, training.forward_nodes.min(rooms.len() * each).max(1));
     let outline = Outline::of(spec, training, way.recompute);
     let micro_batches = spec.train.micro_batches;
     let kept = |stage| u64::from(in_flight(way.order, stage, stages, micro_batches));
@@ -93,21 +101,32 @@ pub(super) fn even(
     let has_backups = spec.swarm.backups > 0;
     let one = Room { memory: Bytes::ZERO, threads: 1 };
     let mut largest: Vec<usize> = (0..stages).collect();
-    largest.sort_by_key(|at| (Reverse(footprints.owner(*at, one, has_backups).peak), *at));
+    largest.sort_by_key(|at| (Reverse(footprints.worker(*at, one, (1, has_backups)).peak), *at));
     let mut owners = vec![None; stages];
-    for (at, (room, peer)) in largest.into_iter().zip(&rooms) {
-        let demand = footprints.owner(at, *room, has_backups);
+    let mut taken = vec![(Demand::default(), 0); rooms.len()];
+    for at in largest {
+        let with = |place: usize, footprints: &mut Footprints<'_>| {
+            taken[place].0.and(footprints.worker(at, rooms[place].0, (1, has_backups)))
+        };
+        let free = (0..rooms.len()).filter(|place| taken[*place].1 < each);
+        let left = |place: &usize| rooms[*place].0.memory.less(taken[*place].0.held);
+        // The first of equals: peers come in order of their memory.
+        let Some(place) = free.min_by_key(|place| Reverse(left(place))) else { break };
+        let (room, peer) = rooms[place];
+        let demand = with(place, &mut footprints);
         if !room.fits(demand) {
             let (start, end) = pieces[at];
             let name = |node: usize| training.dag.nodes()[node].name.clone();
             let stage = [name(start), name(end - 1)];
-            let (needed, peer, room) = (demand.peak, *peer, room.memory);
+            let room = room.memory.less(taken[place].0.held);
+            let needed = demand.peak.less(taken[place].0.held);
             let recompute = way.recompute;
             return Ok(Err(Shortage { stage, stages, needed, peer, room, recompute }));
         }
-        owners[at] = Some(*peer);
+        taken[place] = (demand, taken[place].1 + 1);
+        owners[at] = Some(peer);
     }
-    Ok(Ok((assignment, owners.into_iter().flatten().collect())))
+    Ok(Ok(Even { assignment, cut, owners: owners.into_iter().flatten().collect() }))
 }
 
 /// Cuts the order into so many pieces that the largest is as small as it can be.

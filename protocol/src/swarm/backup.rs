@@ -15,14 +15,14 @@ use std::sync::Arc;
 
 use super::Ctx;
 use super::io::{
-    GradientSource, OpTimes, Outcome, StageWork, StateSource, Task, TensorKey, TensorName,
+    GradientSource, Length, OpTimes, Outcome, StageWork, StateSource, Task, TensorKey, TensorName,
 };
 use super::shift::Shift;
 use super::tasks::Purpose;
 use crate::dag::bundle::{gradient_bytes, state_bytes};
 use crate::ids::{JobId, PeerId, StageId, Step, TaskId};
 use crate::schedule::Plan;
-use crate::units::{Bytes, Instant};
+use crate::units::Instant;
 use crate::wire::message::{Commit, JobMessage};
 
 /// A stage that this peer stands by for, or runs with others.
@@ -111,23 +111,24 @@ impl Backup {
     }
 
     /// Says whether a bundle is awaited, and how long it is.
-    pub(super) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Bytes> {
+    pub(super) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Length> {
         let working = self.shift.as_ref().and_then(|shift| shift.awaits(from, key));
         working.or_else(|| self.awaits_following(from, key))
     }
 
-    fn awaits_following(&self, from: PeerId, key: &TensorKey) -> Option<Bytes> {
+    fn awaits_following(&self, from: PeerId, key: &TensorKey) -> Option<Length> {
         if self.owner() != Some(from) || key.epoch != self.plan.epoch {
             return None;
         }
         let graph = &self.work.graph;
         match (key.name, self.applied) {
             (TensorName::StageState { stage }, None) if stage == self.id => {
-                Some(state_bytes(graph, &self.work.train.optimizer))
+                Some(Length::Exactly(state_bytes(graph, &self.work.train.optimizer)))
             }
             (TensorName::StageGradient { stage }, applied) if stage == self.id => {
                 let due = applied.is_none_or(|a| key.step == a || key.step == a.next());
-                due.then(|| gradient_bytes(graph, self.work.train.micro_batches))
+                let length = || gradient_bytes(graph, self.work.train.micro_batches);
+                due.then(|| Length::Exactly(length()))
             }
             _ => None,
         }

@@ -18,7 +18,7 @@ use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::Message;
 pub use task::{GradientSource, Outcome, StateSource, Task, TaskError};
 pub use times::OpTimes;
-pub use work::StageWork;
+pub use work::{Length, StageWork};
 
 /// Which tensor, within a job's epoch and step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -329,8 +329,8 @@ impl Outbox {
 /// What a peer answers to the header of an arriving tensor bundle, before any byte of it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is awaited and has this many bytes.
-    Take(Bytes),
+    /// It is awaited, if it is of this length.
+    Take(Length),
     /// It is not awaited (stale, unknown, or already here): refuse, the sender need not retry.
     Refuse,
 }

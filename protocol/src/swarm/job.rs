@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Ctx;
 use super::backup::Backup;
 use super::elect::Election;
-use super::io::{Effect, Event, StageWork, StateSource, Task, TensorKey, TensorName};
+use super::io::{Effect, Event, Length, StageWork, StateSource, Task, TensorKey, TensorName};
 use super::lead::Lead;
 use super::stage::{Phase, Stage};
 use super::tasks::Purpose;
@@ -19,7 +19,6 @@ use crate::dag::bundle::state_bytes;
 use crate::ids::{Epoch, JobId, PeerId, StageId, Step, Term};
 use crate::job::JobSpec;
 use crate::schedule::Plan;
-use crate::units::Bytes;
 use crate::wire::message::{Commit, Holding, JobMessage};
 
 /// A plan that this peer has accepted and that is not in force.
@@ -325,7 +324,7 @@ impl Job {
     }
 
     /// Says whether a bundle is awaited here, and how many bytes it has.
-    pub(super) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Bytes> {
+    pub(super) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Length> {
         let plan = self.plan.as_ref()?;
         if key.epoch != plan.epoch {
             return None;
@@ -337,7 +336,8 @@ impl Job {
             let roles = plan.stages.get(stage.index())?;
             let work = self.works.get(stage.index())?;
             let holds = roles.holders().any(|p| p == from);
-            return holds.then(|| state_bytes(&work.graph, &work.train.optimizer));
+            let length = || state_bytes(&work.graph, &work.train.optimizer);
+            return holds.then(|| Length::Exactly(length()));
         }
         let owned = self.stages.values().find_map(|s| s.awaits(from, key));
         owned.or_else(|| self.backups.values().find_map(|b| b.awaits(from, key)))

@@ -244,7 +244,8 @@ impl Job {
         }
         let cut = stage_graphs(&self.spec, &plan.assignment, plan.recompute).map_err(wrong)?;
         let stages = cut.stages.into_iter();
-        let works = stages.map(|graph| Arc::new(StageWork::of(&self.spec, graph))).collect();
+        let work = |graph| Arc::new(StageWork::of(&self.spec, graph, &plan.forms));
+        let works = stages.map(work).collect();
         Ok(Proposal { term, plan: Arc::new(*plan), works, base, last, restart })
     }
 

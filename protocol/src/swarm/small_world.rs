@@ -337,7 +337,7 @@ impl World {
                     admission = Admission::Refuse;
                 }
                 let size = match admission {
-                    Admission::Take(size) => size,
+                    Admission::Take(length) => length.most(),
                     Admission::Refuse => WASTED,
                 };
                 let delivered = admission != Admission::Refuse;
@@ -368,6 +368,11 @@ impl World {
             }
         }
         done(self)
+    }
+
+    /// Returns all losses as they are compared: to the bit.
+    fn learnt(&self) -> Vec<u64> {
+        self.losses.values().map(|loss| loss.to_bits()).collect()
     }
 
     fn submit(&mut self, spec: JobSpec) {

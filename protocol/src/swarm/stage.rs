@@ -17,13 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Ctx;
-use super::io::{GradientSource, OpTimes, Outcome, StageWork, Task, TensorKey, TensorName};
+use super::io::{GradientSource, Length, OpTimes, Outcome, StageWork, Task, TensorKey, TensorName};
 use super::shift::Shift;
 use super::tasks::Purpose;
 use crate::dag::bundle::{shared_bytes, start_bytes};
 use crate::ids::{JobId, MicroBatch, PeerId, StageId, Step, TaskId};
 use crate::schedule::Plan;
-use crate::units::{Bytes, Instant};
+use crate::units::Instant;
 use crate::wire::message::{Commit, JobMessage, StageStats};
 
 /// Where a stage stands within a step.
@@ -265,17 +265,17 @@ impl Stage {
     }
 
     /// Says whether a tensor is awaited, and how many bytes it has.
-    pub(super) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Bytes> {
+    pub(super) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Length> {
         let graph = &self.shift.work.graph;
         match key.name {
             TensorName::SharedGradient { stage, to } if self.shift.may_come(key) => {
                 let due = to == self.id
                     && self.sharers().contains(&stage)
                     && self.shift.plan.owner(stage) == Some(from);
-                due.then(|| shared_bytes(graph, stage, to))
+                due.then(|| Length::Exactly(shared_bytes(graph, stage, to)))
             }
             TensorName::StageStart { .. } if self.shift.may_come(key) => {
-                self.awaits_start(from, key).then(|| start_bytes(graph))
+                self.awaits_start(from, key).then(|| Length::Exactly(start_bytes(graph)))
             }
             _ => self.shift.awaits(from, key),
         }

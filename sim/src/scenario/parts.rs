@@ -102,13 +102,16 @@ pub struct JobPart {
     /// Most stages that one peer runs.
     #[serde(default = "alone")]
     pub stages_per_peer: u16,
+    /// How tensors cross links, as in job files.
+    #[serde(default = "dense")]
+    pub codec: String,
     /// Whether the submitter gives the weights that it starts from.
     #[serde(default)]
     pub given: bool,
 }
 
 /// A fault.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultPart {
     /// Milliseconds after the first plan.
@@ -118,7 +121,14 @@ pub struct FaultPart {
     #[serde(default)]
     pub after_step: Option<u64>,
     /// Whom to kill.
-    pub kill: String,
+    #[serde(default)]
+    pub kill: Option<String>,
+    /// Whom to slow down, if nobody is to be killed: it goes on advertising what it could do before.
+    #[serde(default)]
+    pub slow: Option<String>,
+    /// How many times as long its tasks take from then on.
+    #[serde(default = "ten")]
+    pub times: f64,
     /// When it comes back, with nothing but its identity.
     #[serde(default)]
     pub rejoin_after_ms: Option<u64>,
@@ -163,14 +173,34 @@ impl FromStr for Victim {
     }
 }
 
+impl FaultPart {
+    /// Returns whom it hits.
+    ///
+    /// *Errors*: nobody, or two at once, or no such name; for people.
+    pub fn victim(&self) -> Result<Victim, String> {
+        match (&self.kill, &self.slow) {
+            (Some(name), None) | (None, Some(name)) => name.parse(),
+            (Some(_), Some(_)) | (None, None) => {
+                Err("write either kill = \"WHO\" or slow = \"WHO\"".into())
+            }
+        }
+    }
+}
+
 fn one() -> usize {
     1
+}
+fn ten() -> f64 {
+    10.0
 }
 fn unit() -> f64 {
     1.0
 }
 fn one_f_one_b() -> String {
     "1f1b".into()
+}
+fn dense() -> String {
+    "dense".into()
 }
 fn alone() -> u16 {
     1

@@ -1,4 +1,4 @@
-//! Faults of a scenario: who is killed when, and who comes back.
+//! Faults of a scenario: who is killed or slowed down when, and who comes back.
 
 use rand_core::RngCore;
 use wattle_protocol::ids::StageId;
@@ -38,15 +38,23 @@ impl World<'_> {
         self.later(place, after, Happening::Kill(number));
     }
 
-    /// Kills whom a fault names: it falls silent at once.
-    pub(super) fn kill(&mut self, number: usize) {
+    /// Does what a fault says to whom it names: who is killed falls silent at once.
+    pub(super) fn strike(&mut self, number: usize) {
         let Some(fault) = self.scenario.faults.get(number) else {
             return;
         };
-        let Some(place) = fault.kill.parse().ok().and_then(|victim| self.victim(victim)) else {
+        let Some(place) = fault.victim().ok().and_then(|victim| self.victim(victim)) else {
             return;
         };
         let step = self.outcome.losses.keys().next_back().map_or(0, |s| s + 1);
+        if fault.slow.is_some() {
+            let times = fault.times;
+            self.trace
+                .line(self.now, &format!("peer {place} slows down {times} times in step {step}"));
+            self.nodes[place].slowness *= times;
+            self.outcome.slowed.push((place, step));
+            return;
+        }
         self.trace.line(self.now, &format!("peer {place} is killed in step {step}"));
         let node = &mut self.nodes[place];
         node.alive = false;

@@ -1,5 +1,6 @@
 //! What the simulated submitter is told: losses, plans and the end, with the faults that wait for them.
 
+use wattle_protocol::schedule::StagePlan;
 use wattle_protocol::swarm::io::Event;
 use wattle_protocol::units::Instant;
 use wattle_protocol::wire::message::News;
@@ -29,6 +30,8 @@ impl World<'_> {
                     self.outcome.workers = stages.map(|s| s.workers().count()).collect();
                     self.set_faults();
                 }
+                let place = |s: &StagePlan| self.places.get(&s.owner).copied();
+                self.outcome.owners = plan.stages.iter().filter_map(place).collect();
                 self.plan = Some((*plan, leader));
             }
             News::Step { commit, .. } => {

@@ -36,6 +36,7 @@ impl World<'_> {
                         .hardware
                         .as_ref()
                         .map_or(Duration::ZERO, |h| device::duration(h, work, task));
+                    let takes = Duration::from_seconds(takes.seconds() * node.slowness);
                     self.check.begins(me, task);
                     node.busy = Some(self.now);
                     return self.later(me, takes, Happening::TaskEnds);

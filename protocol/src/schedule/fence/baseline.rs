@@ -8,6 +8,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use super::super::advert::Advert;
 use super::super::ground::Ground;
+use super::super::load::Load;
 use super::grain::Grain;
 use super::judge::Layout;
 use crate::job::STAGES_MAX;
@@ -27,7 +28,8 @@ pub enum Baseline {
     BestSingle,
 }
 
-/// Returns the layouts of a baseline; the fastest of them counts. Peers are numbers on the ground below `able`.
+/// Returns the layouts of a baseline, in the first of the job's ways; the fastest of them counts. Single peers come in the
+/// order of their speed with this network. Peers are numbers on the ground below `able`.
 pub(super) fn layouts(
     baseline: Baseline,
     grain: &Grain,
@@ -36,8 +38,11 @@ pub(super) fn layouts(
 ) -> Vec<Layout> {
     let units = grain.units();
     if baseline == Baseline::BestSingle {
+        let whole: Load = grain.forward.iter().chain(&grain.backward).copied().sum();
+        let mut peers: Vec<usize> = (0..able.len()).collect();
+        peers.sort_by_key(|peer| (ground.time(*peer, whole, &ground.crowd([*peer])), *peer));
         let one = |peer| Layout { stage_of: vec![0; units], stages: vec![vec![peer]], way: 0 };
-        return (0..able.len()).map(one).collect();
+        return peers.into_iter().map(one).collect();
     }
     // In the order of the adverts, not by speed.
     let mut order: Vec<usize> =
@@ -57,12 +62,7 @@ pub(super) fn layouts(
     let sizes: Vec<u128> = match baseline {
         Baseline::EqualNumber => vec![1; units],
         _ => (0..units)
-            .map(|unit| {
-                let (forward, backward) = (grain.forward[unit], grain.backward[unit]);
-                let both = forward + backward;
-                let flops = both.products + both.convolutions + both.elements;
-                u128::from(flops.count())
-            })
+            .map(|unit| u128::from((grain.forward[unit] + grain.backward[unit]).flops().count()))
             .collect(),
     };
     let stage_of = shares(&sizes, &weights);

@@ -8,7 +8,7 @@ use super::refine::Scene;
 
 /// How many units at once may cross a border.
 const STRIDES: [usize; 5] = [1, 2, 4, 8, 16];
-/// Of the peers without a stage, so many are tried for each place: the first ones, which are the fastest.
+/// Of the peers that may take one more stage, so many are tried for each place.
 const IDLE_TRIED: usize = 8;
 /// Up to so many units in three stages are cut at any two places.
 const RECUT_MAX: usize = 20;
@@ -129,13 +129,13 @@ fn pairs(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     list
 }
 
-/// A peer without a stage takes over from one that has a part.
+/// A peer that may take one more stage takes over from one that has it.
 fn takeovers(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     let mut list = Vec::new();
-    let idle = idle(layout, scene.able);
+    let idle = idle(scene, layout);
     for (stage, peers) in layout.stages.iter().enumerate() {
         for place in 0..peers.len() {
-            for peer in &idle {
+            for peer in idle.iter().filter(|peer| !peers.contains(peer)) {
                 let mut change = layout.clone();
                 change.stages[stage][place] = *peer;
                 list.push(change);
@@ -197,10 +197,10 @@ fn replicas(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     if most < 2 {
         return list;
     }
-    let idle = idle(layout, scene.able);
+    let idle = idle(scene, layout);
     for (stage, peers) in layout.stages.iter().enumerate() {
         if peers.len() < most {
-            for peer in &idle {
+            for peer in idle.iter().filter(|peer| !peers.contains(peer)) {
                 let mut change = layout.clone();
                 change.stages[stage].push(*peer);
                 list.push(change);
@@ -248,21 +248,16 @@ fn counts(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
 /// Every way in which one stage becomes two.
 pub(super) fn splits(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     let mut list = Vec::new();
-    let idle = idle(layout, scene.able);
+    let idle = idle(scene, layout);
     if layout.stages.len() >= usize::from(crate::job::STAGES_MAX) {
         return list;
     }
-    // A peer that has a stage may take another where the job allows it and nobody is idle.
-    let free = match idle.is_empty() && scene.judge.spec.swarm.stages_per_peer > 1 {
-        true => (0..scene.able.min(IDLE_TRIED)).collect(),
-        false => idle,
-    };
     for (stage, units) in members(layout, scene.judge.grain).iter().enumerate() {
         let peers = &layout.stages[stage];
         let cuts =
             (1..units.len()).filter(|at| units.len() <= 16 || at % units.len().div_ceil(8) == 0);
         for at in cuts {
-            for peer in &free {
+            for peer in &idle {
                 list.push(split(layout, stage, &units[at..], (peers.clone(), vec![*peer])));
                 list.push(split(layout, stage, &units[at..], (vec![*peer], peers.clone())));
             }
@@ -295,7 +290,7 @@ pub(super) fn repeated(line: &[Vec<usize>], rounds: usize) -> Vec<Vec<usize>> {
 fn rounds(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     let swarm = &scene.judge.spec.swarm;
     let most = usize::from(swarm.stages_per_peer);
-    if most < 2 || swarm.stages.is_some() {
+    if most < 2 {
         return Vec::new();
     }
     let mut line: Vec<Vec<usize>> = Vec::new();
@@ -319,7 +314,8 @@ fn rounds(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     let mut list: Vec<Layout> =
         laid.flat_map(|l| [Layout { way: layout.way, ..l.clone() }, l]).collect();
     list.dedup();
-    list.retain(|l| l != layout);
+    let fits = |count: usize| swarm.stages.is_none_or(|wanted| usize::from(wanted) == count);
+    list.retain(|l| l != layout && fits(l.stages.len()));
     list
 }
 
@@ -372,13 +368,17 @@ fn members(layout: &Layout, grain: &Grain) -> Vec<Vec<usize>> {
     list
 }
 
-/// Returns the first peers that have no part.
-fn idle(layout: &Layout, able: usize) -> Vec<usize> {
-    let mut busy = vec![false; able];
+/// Returns peers that may take one more stage: first those that have none, of equals the fastest.
+fn idle(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<usize> {
+    let mut parts = vec![0; scene.able];
     for peer in layout.stages.iter().flatten() {
-        busy[*peer] = true;
+        parts[*peer] += 1;
     }
-    (0..able).filter(|peer| !busy[*peer]).take(IDLE_TRIED).collect()
+    let most = scene.judge.spec.swarm.stages_per_peer;
+    let mut list: Vec<usize> = (0..scene.able).filter(|peer| parts[*peer] < most).collect();
+    list.sort_by_key(|peer| parts[*peer]);
+    list.truncate(IDLE_TRIED);
+    list
 }
 
 /// Says whether no unit reads what a later stage makes.

@@ -1,22 +1,29 @@
 //! A job on the peers that it may be placed on: layouts become plans here, cut and predicted in earnest.
 
+use std::collections::BTreeMap;
+
 use super::super::advert::Advert;
 use super::super::codec::Codec;
 use super::super::estimate::Placement;
 use super::super::footprint::Footprints;
+use super::super::forms::{EdgeForms, forms};
 use super::super::ground::Ground;
 use super::super::links::Links;
 use super::super::pipeline::Way;
 use super::super::roles::{Standby, able_peers, council, ground_of};
-use super::super::shortage::{Shortage, even};
+use super::super::shortage::{Even, Shortage, even};
 use super::super::{Plan, PlanError, Prediction, StagePlan};
 use super::baseline::{self, Baseline};
 use super::grain::Grain;
 use super::judge::{Judge, Layout, Rules};
 use super::search::finalists;
 use super::{Request, cut_as};
+use crate::dag::cut::Cut;
 use crate::ids::{PeerId, StageId};
-use crate::job::STAGES_MAX;
+use crate::job::{JobSpec, STAGES_MAX, SwarmSpec};
+
+/// Selecting elements has to save more than one in so many of a step, or tensors cross links dense.
+const WORTH: u64 = 50;
 
 /// A job and the peers that it may be placed on, measured.
 #[derive(Debug)]
@@ -26,6 +33,8 @@ pub(super) struct Desk<'a> {
     pub(super) grain: Grain,
     pub(super) ground: Ground<'a>,
     ways: Vec<Way>,
+    /// The job with one worker a stage, where it allows several.
+    single: Option<JobSpec>,
 }
 
 impl<'a> Desk<'a> {
@@ -38,32 +47,44 @@ impl<'a> Desk<'a> {
         let links = Links::of(adverts);
         let ground = ground_of(&able, [request.leader], adverts, &links);
         let ways = Way::all(&request.spec.swarm);
-        Ok(Self { request, able, grain, ground, ways })
+        let swarm = SwarmSpec { replicas: 1, ..request.spec.swarm };
+        let single =
+            (request.spec.swarm.replicas > 1).then(|| JobSpec { swarm, ..request.spec.clone() });
+        Ok(Self { request, able, grain, ground, ways, single })
     }
 
     /// Returns a judge that lets layouts take so many thousandths of the peers' memory.
     pub(super) fn judge(&self, share: u64, codec: Codec) -> Judge<'_> {
+        self.judge_of(self.request.spec, share, codec)
+    }
+
+    fn judge_of<'d>(&'d self, spec: &'d JobSpec, share: u64, codec: Codec) -> Judge<'d> {
         let leader = self.ground.number(self.request.leader);
         let ground = (&self.ground, self.able.len());
         let rules = Rules { leader, codec, share };
-        Judge::new(&self.grain, self.request.spec, ground, rules)
+        Judge::new(&self.grain, spec, ground, rules)
     }
 
-    /// Searches within a share of the peers' memory; returns layouts that may be the best plan, the best first. With a
-    /// codec the search begins where one for dense tensors ends: fewer bytes on the same links are never slower.
+    /// Searches within a share of the peers' memory; returns layouts that may be the best plan, the best first. Where
+    /// several workers a stage are allowed, the search begins where one for single workers ends, and with a codec where one
+    /// for dense tensors ends: whoever allows more, or sends less, is never behind.
     pub(super) fn finalists(&self, share: u64, plain: &[Layout]) -> Vec<Layout> {
         let (codec, able) = (self.request.codec, self.able.len());
-        let search = |codec, starts: &[Layout]| finalists(&self.judge(share, codec), able, starts);
-        if codec == Codec::Dense {
-            return search(codec, plain);
+        let mut from = plain.to_vec();
+        if let Some(single) = &self.single {
+            from.splice(0..0, finalists(&self.judge_of(single, share, Codec::Dense), able, plain));
         }
-        let dense = search(Codec::Dense, plain);
-        let mut found = search(codec, &[plain, dense.as_slice()].concat());
+        let dense = finalists(&self.judge(share, Codec::Dense), able, &from);
+        if codec == Codec::Dense {
+            return dense;
+        }
+        from.splice(0..0, dense.iter().cloned());
+        let mut found = finalists(&self.judge(share, codec), able, &from);
         found.extend(dense);
         found
     }
 
-    /// Returns the layouts of baselines: the search begins with them too, so that it is behind none that it sees to fit.
+    /// Returns the layouts of baselines, each once: the search begins with them too.
     pub(super) fn plain(&self, adverts: &[&Advert]) -> Vec<Layout> {
         let all = [
             Baseline::EqualNumber,
@@ -71,17 +92,20 @@ impl<'a> Desk<'a> {
             Baseline::EvenLayers,
             Baseline::BestSingle,
         ];
-        all.into_iter().flat_map(|one| self.layouts(one, adverts)).collect()
+        all.into_iter().flat_map(|one| self.bare(one, adverts)).collect()
     }
 
     /// Returns the layouts of a baseline, run in every way that the job allows.
     pub(super) fn layouts(&self, baseline: Baseline, adverts: &[&Advert]) -> Vec<Layout> {
-        let parts = (&self.ground, self.able.as_slice());
-        let layouts = baseline::layouts(baseline, &self.grain, parts, adverts);
         let each = |layout: Layout| {
             (0..).zip(&self.ways).map(move |(way, _)| Layout { way, ..layout.clone() })
         };
-        layouts.into_iter().flat_map(each).collect()
+        self.bare(baseline, adverts).into_iter().flat_map(each).collect()
+    }
+
+    fn bare(&self, baseline: Baseline, adverts: &[&Advert]) -> Vec<Layout> {
+        let parts = (&self.ground, self.able.as_slice());
+        baseline::layouts(baseline, &self.grain, parts, adverts)
     }
 
     /// Returns an even cut's plan, or what does not fit.
@@ -89,7 +113,8 @@ impl<'a> Desk<'a> {
     /// *Errors*: [`PlanError::OutOfMemory`].
     pub(super) fn even(&self) -> Result<Plan, PlanError> {
         let (spec, training) = (self.request.spec, &self.grain.training);
-        let most = self.able.len().min(training.forward_nodes).min(usize::from(STAGES_MAX));
+        let parts = self.able.len() * usize::from(spec.swarm.stages_per_peer).max(1);
+        let most = parts.min(training.forward_nodes).min(usize::from(STAGES_MAX));
         let counts: Vec<usize> = match spec.swarm.stages {
             Some(count) => vec![usize::from(count)],
             None => (1..=most).collect(),
@@ -100,11 +125,11 @@ impl<'a> Desk<'a> {
         ways.dedup_by_key(|way| way.recompute);
         for (count, way) in counts.into_iter().flat_map(|c| ways.iter().map(move |w| (c, *w))) {
             match even(spec, training, &self.able, (count, way))? {
-                Ok((assignment, owners)) => {
+                Ok(Even { assignment, cut, owners }) => {
                     let alone = |owner: &PeerId| StagePlan::alone(*owner, Vec::new());
                     let workers: Vec<StagePlan> = owners.iter().map(alone).collect();
-                    if let Some(found) = self.planned(assignment, &workers, way) {
-                        return Ok(self.plan(found));
+                    if let Some((prediction, parts)) = self.planned(&cut, &workers, way) {
+                        return Ok(self.plan((prediction, assignment, parts)));
                     }
                 }
                 Err(more) => {
@@ -121,43 +146,82 @@ impl<'a> Desk<'a> {
 
     /// Cuts and predicts layouts in earnest; returns the plan of the fastest that fits.
     pub(super) fn best(&self, layouts: &[Layout]) -> Option<Plan> {
-        let found = layouts.iter().filter_map(|layout| self.in_earnest(layout));
+        // Layouts often differ in their workers alone.
+        let mut cuts: BTreeMap<(&[u16], bool), Option<Cut>> = BTreeMap::new();
+        let found = layouts.iter().filter_map(|layout| {
+            let recompute = self.ways[usize::from(layout.way)].recompute;
+            let assignment = self.grain.spread(&layout.stage_of);
+            let cut = cuts
+                .entry((&layout.stage_of, recompute))
+                .or_insert_with(|| cut_as(&self.grain.training, &assignment, recompute).ok());
+            self.in_earnest(layout, (assignment, cut.as_ref()?))
+        });
         // The first of equals: the search has put them in order.
         let best = found.reduce(|best, next| if next.0.step < best.0.step { next } else { best });
         best.map(|found| self.plan(found))
     }
 
-    /// Cuts and predicts a layout, in its way or, where that takes more memory than the search counts, in the next
-    /// thriftier one that fits.
-    fn in_earnest(&self, layout: &Layout) -> Option<Found> {
+    /// Predicts a layout from its cut, in its way or, where that takes more memory than the search counts, in the next
+    /// thriftier one that fits. The order of passes does not change the cut.
+    fn in_earnest(
+        &self,
+        layout: &Layout,
+        (assignment, cut): (Vec<StageId>, &Cut),
+    ) -> Option<Found> {
         let workers = stage_plans(layout, &self.ground);
         let wanted = self.ways[usize::from(layout.way)];
         let ways = self.ways[..=usize::from(layout.way)].iter().rev();
         let mut ways = ways.filter(|way| way.recompute == wanted.recompute);
-        let assignment = self.grain.spread(&layout.stage_of);
-        ways.find_map(|way| self.planned(assignment.clone(), &workers, *way))
+        let (prediction, parts) = ways.find_map(|way| self.planned(cut, &workers, *way))?;
+        Some((prediction, assignment, parts))
     }
 
-    /// Cuts the network, chooses backups, and predicts; None where the cut is refused (such as a buffer in two stages)
-    /// or a peer has no room.
-    fn planned(&self, assignment: Vec<StageId>, workers: &[StagePlan], way: Way) -> Option<Found> {
-        let (spec, leader, codec) = (self.request.spec, self.request.leader, self.request.codec);
+    /// Chooses backups for a cut that was made for a way, and predicts; None where a peer has no room.
+    fn planned(&self, cut: &Cut, workers: &[StagePlan], way: Way) -> Option<(Prediction, Parts)> {
+        let (spec, leader) = (self.request.spec, self.request.leader);
         let ground = &self.ground;
-        let cut = cut_as(&self.grain.training, &assignment, way.recompute).ok()?;
         let standby = Standby { spec, able: &self.able, ground, barred: &[] };
-        let mut footprints = Footprints::of(spec, &cut, way.order);
-        let stages = standby.with_backups(&cut, workers, &mut footprints);
+        let mut footprints = Footprints::of(spec, cut, way.order);
+        let stages = standby.with_backups(cut, workers, &mut footprints);
         if !standby.fits(&stages, &mut footprints) {
             return None;
         }
-        let (cut, order) = (&cut, way.order);
-        let placement = Placement { spec, cut, order, stages: &stages, leader, ground, codec };
-        let stages = placement.dealt();
-        let prediction = Placement { stages: &stages, ..placement }.predict();
-        Some((prediction, assignment, stages, way))
+        let order = way.order;
+        let parts = Placement { spec, cut, order, stages: &stages, leader, ground, forms: &[] };
+        let stages = parts.dealt();
+        let in_form = |forms: &[EdgeForms]| Placement { stages: &stages, forms, ..parts }.predict();
+        let codec = self.request.codec;
+        let mut list = forms(codec, &cut.edges, &stages, ground);
+        let mut prediction = in_form(&list);
+        if matches!(codec, Codec::AdaTopK(_)) {
+            // Where links are fast enough, what would be lost is worth more than what would be saved.
+            let dense = in_form(&[]);
+            let saved = dense.step.micros().saturating_sub(prediction.step.micros());
+            if saved <= prediction.step.micros() / WORTH {
+                (list, prediction) = (Vec::new(), dense);
+            }
+        }
+        Some((prediction, Parts { stages, forms: list, way }))
     }
 
-    fn plan(&self, (prediction, assignment, stages, way): Found) -> Plan {
+    /// Predicts a step of a running plan, as this job's plans are predicted.
+    ///
+    /// *Errors*: [`PlanError::Network`] if the plan is not one of this network.
+    pub(super) fn predict(&self, running: &Plan) -> Result<Prediction, PlanError> {
+        let (spec, leader) = (self.request.spec, self.request.leader);
+        let forms = running.forms.as_slice();
+        let cut = cut_as(&self.grain.training, &running.assignment, running.recompute)?;
+        let mut stages = running.stages.clone();
+        for stage in &mut stages {
+            // Whoever is gone is not waited for.
+            stage.backups.retain(|peer| self.ground.number(*peer).is_some());
+        }
+        let (cut, stages, ground, order) = (&cut, &stages, &self.ground, running.order);
+        Ok(Placement { spec, cut, order, stages, leader, ground, forms }.predict())
+    }
+
+    fn plan(&self, (prediction, assignment, parts): Found) -> Plan {
+        let Parts { stages, forms, way } = parts;
         let request = &self.request;
         Plan {
             job: request.job,
@@ -168,13 +232,21 @@ impl<'a> Desk<'a> {
             submitter: request.submitter,
             order: way.order,
             recompute: way.recompute,
+            forms,
             prediction,
         }
     }
 }
 
-/// What is expected of a placement, the stage of each node, who has a part in each stage, and how passes run.
-type Found = (Prediction, Vec<StageId>, Vec<StagePlan>, Way);
+/// What is expected of a placement, the stage of each node, and the rest of it.
+type Found = (Prediction, Vec<StageId>, Parts);
+
+/// Who has a part in each stage, what crosses links in which form, and how passes run.
+struct Parts {
+    stages: Vec<StagePlan>,
+    forms: Vec<EdgeForms>,
+    way: Way,
+}
 
 /// Returns the workers of each stage, without backups and with no turns yet.
 fn stage_plans(layout: &Layout, ground: &Ground<'_>) -> Vec<StagePlan> {

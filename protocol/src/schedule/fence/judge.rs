@@ -8,19 +8,24 @@ use std::collections::BTreeMap;
 
 use super::super::codec::Codec;
 use super::super::course::{Course, Station, Wire, Worker};
-use super::super::estimate::sweep;
-use super::super::ground::Ground;
+use super::super::estimate::{adding_up, sweep};
+use super::super::footprint::Demand;
+use super::super::ground::{Crowd, Ground};
 use super::super::groups::Groups;
 use super::super::load::Load;
 use super::super::pipeline::{Way, in_flight};
-use super::super::tail::{Ending, commit, one_after_another, ready};
+use super::super::tail::{Ending, Pieces, commit, one_after_another, ready};
+use super::bound::bound;
 use super::grain::Grain;
-use crate::dag::bundle::{chunks_in, optimizer_slots};
+use super::memory::{Holding, Memory, Running};
+use crate::dag::bundle::chunks_in;
 use crate::job::JobSpec;
 use crate::units::Bytes;
 
 /// What a verdict costs beside its passes and units, in the same measure.
 const LAYING: u64 = 50;
+/// So many stages are copied in the time of a pass.
+const COPIED: usize = 16;
 
 /// Units in stages, and stages on peers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,13 +38,43 @@ pub(super) struct Layout {
     pub(super) way: u8,
 }
 
+impl Layout {
+    /// Returns all of it in one row: to be kept in large numbers.
+    fn key(&self) -> Vec<u16> {
+        let short = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+        let mut key = Vec::with_capacity(1 + self.stage_of.len() + 4 * self.stages.len());
+        key.push(u16::from(self.way));
+        key.extend(&self.stage_of);
+        for peers in &self.stages {
+            key.extend([peers.len()].iter().chain(peers).map(|number| short(*number)));
+        }
+        key
+    }
+}
+
 /// What a layout costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// Step time in microseconds.
     pub(super) step: u64,
-    /// The stage whose workers are busiest.
-    pub(super) busiest: usize,
+}
+
+/// What is known of a layout.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    /// It is not allowed or does not fit.
+    Nothing,
+    /// Its step is no shorter; in microseconds.
+    AtLeast(u64),
+    Exactly(Verdict),
+}
+
+/// A layout with times and sizes, before its passes are run.
+struct Laid {
+    parts: Vec<Part>,
+    stations: Vec<Station>,
+    wires: Vec<Wire>,
+    crowd: Crowd,
 }
 
 /// What verdicts rest on beside the job and the peers.
@@ -62,10 +97,11 @@ pub(super) struct Judge<'a> {
     /// Ways in which the job's passes may run.
     pub(super) ways: Vec<Way>,
     pub(super) groups: Groups,
+    pub(super) memory: Memory,
     /// For each peer, who could back it up, the fastest link first.
     near: Vec<Vec<usize>>,
-    /// Verdicts so far: changes of near layouts are often the same.
-    known: RefCell<BTreeMap<Layout, Option<Verdict>>>,
+    /// What came out so far: changes of near layouts are often the same.
+    known: RefCell<BTreeMap<Vec<u16>, Known>>,
     /// Effort so far.
     spent: Cell<u64>,
 }
@@ -76,11 +112,8 @@ struct Part {
     units: usize,
     forward: Load,
     backward: Load,
-    parameters: Bytes,
+    holding: Holding,
     tensors: u64,
-    saved: Bytes,
-    inputs: Bytes,
-    outside: Bytes,
     ties: Vec<(usize, Bytes)>,
 }
 
@@ -102,13 +135,18 @@ impl<'a> Judge<'a> {
             _ => (0..able).map(near).collect(),
         };
         let (ways, groups) = (Way::all(&spec.swarm), Groups::of(spec));
-        let (known, spent) = (RefCell::default(), Cell::new(0));
-        Self { grain, spec, ground, rules, ways, groups, near, known, spent }
+        let (memory, known, spent) = (Memory::of(spec), RefCell::default(), Cell::new(0));
+        Self { grain, spec, ground, rules, ways, groups, memory, near, known, spent }
     }
 
     /// Returns the effort of all verdicts so far: a pass or a unit counts one.
     pub(super) fn spent(&self) -> u64 {
         self.spent.get()
+    }
+
+    /// Counts the making of so many layouts like one: little for few stages, which are soon copied.
+    pub(super) fn made(&self, count: usize, layout: &Layout) {
+        self.spent.set(self.spent.get() + (count * layout.stages.len() / COPIED) as u64);
     }
 
     /// Returns how a layout's passes run.
@@ -118,17 +156,50 @@ impl<'a> Judge<'a> {
 
     /// Costs a layout; None if a stage is empty or does not fit its peers' memory.
     pub(super) fn cost(&self, layout: &Layout) -> Option<Verdict> {
-        if let Some(known) = self.known.borrow().get(layout) {
-            self.spent.set(self.spent.get() + 1);
-            return *known;
+        self.cost_if(layout, |_| true)
+    }
+
+    /// The same; None also where a bound of its step, in microseconds, leaves no hope. Then its passes are not run.
+    pub(super) fn cost_if(&self, layout: &Layout, hope: impl Fn(u64) -> bool) -> Option<Verdict> {
+        let key = layout.key();
+        let known = self.known.borrow().get(&key).copied();
+        let found = match known {
+            None => self.found(layout, hope),
+            Some(Known::AtLeast(bound)) if hope(bound) => self.found(layout, hope),
+            Some(known) => {
+                self.spent.set(self.spent.get() + 1);
+                known
+            }
+        };
+        self.known.borrow_mut().insert(key, found);
+        match found {
+            Known::Exactly(verdict) => Some(verdict),
+            Known::Nothing | Known::AtLeast(_) => None,
         }
-        let verdict = self.run(layout);
-        self.known.borrow_mut().insert(layout.clone(), verdict);
-        verdict
+    }
+
+    /// Returns what a layout's step takes at least, in microseconds.
+    #[cfg(test)]
+    pub(super) fn bound(&self, layout: &Layout) -> Option<u64> {
+        self.lay(layout).map(|laid| self.least(&laid))
+    }
+
+    fn least(&self, laid: &Laid) -> u64 {
+        bound(self.ground, &laid.stations, &laid.wires, self.spec.train.micro_batches)
+    }
+
+    fn found(&self, layout: &Layout, hope: impl Fn(u64) -> bool) -> Known {
+        let Some(laid) = self.lay(layout) else { return Known::Nothing };
+        let bound = self.least(&laid);
+        if hope(bound) { Known::Exactly(self.verdict(layout, laid)) } else { Known::AtLeast(bound) }
     }
 
     /// The same, without a look at what is known and without remembering it.
     pub(super) fn run(&self, layout: &Layout) -> Option<Verdict> {
+        self.lay(layout).map(|laid| self.verdict(layout, laid))
+    }
+
+    fn lay(&self, layout: &Layout) -> Option<Laid> {
         if !self.is_allowed(&layout.stages) {
             return None;
         }
@@ -144,7 +215,7 @@ impl<'a> Judge<'a> {
         let mut stations = Vec::with_capacity(count);
         let mut needs = BTreeMap::new();
         for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
-            let sweep = sweep(part.parameters, part.tensors);
+            let sweep = sweep(part.holding.parameters, part.tensors);
             let worker = |device: &usize| {
                 let time =
                     |load: Load| self.ground.time(*device, load + Load::PASS, &crowd).micros();
@@ -160,16 +231,29 @@ impl<'a> Judge<'a> {
                 workers.iter().map(|w| w.forward.saturating_add(w.backward)).collect();
             let station = Station { turns: self.groups.deal(&times), workers };
             let kept = in_flight(way.order, index, count, micro_batches);
-            self.add_needs(part, &station, (kept, way.recompute), &mut needs);
+            let (workers, recompute) = (peers.len(), way.recompute);
+            let running = Running { workers, kept: u64::from(kept), recompute };
+            let demand = self.memory.demand(&part.holding, running);
+            for peer in peers {
+                let sum: &mut Demand = needs.entry(*peer).or_default();
+                *sum = sum.and(demand);
+            }
             stations.push(station);
         }
-        if needs.iter().any(|(peer, need)| *need > self.room(*peer)) {
+        if needs.iter().any(|(peer, need)| need.peak > self.room(*peer)) {
             return None;
         }
-        self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
         one_after_another(self.ground, self.rules.leader, &mut stations);
         let wires = self.rules.codec.compress(self.ground, &stations, wires);
-        let order = way.order;
+        Some(Laid { parts, stations, wires, crowd })
+    }
+
+    /// Runs the passes of a layout.
+    fn verdict(&self, layout: &Layout, laid: Laid) -> Verdict {
+        let Laid { parts, stations, wires, crowd } = laid;
+        let (count, order) = (stations.len(), self.way(layout).order);
+        let micro_batches = self.spec.train.micro_batches;
+        self.spent.set(self.spent.get() + 2 * count as u64 * u64::from(micro_batches));
         let course = Course { ground: self.ground, order, micro_batches, record: false };
         let outcome = course.run(&stations, &wires);
         let endings: Vec<Ending> = parts
@@ -183,17 +267,17 @@ impl<'a> Judge<'a> {
                     .map(|w| w.device)
                     .zip(ended.iter().copied())
                     .collect(),
-                gradient: part.parameters,
-                chunks: chunks_in(part.parameters),
-                sweep: sweep(part.parameters, part.tensors),
+                gradient: part.holding.parameters,
+                pieces: Pieces::Even(chunks_in(part.holding.parameters)),
+                groups: self.groups.held(&station.turns, station.workers.len()),
+                adding: adding_up(part.holding.parameters, part.tensors),
+                sweep: sweep(part.holding.parameters, part.tensors),
                 backups: self.backups(station, layout),
                 shared: part.ties,
             })
             .collect();
         let end = commit(self.ground, &crowd, &endings, self.rules.leader);
-        let load = |list: &Vec<u64>| list.iter().copied().max().unwrap_or(0);
-        let busiest = (0..count).max_by_key(|s| (load(&outcome.busy[*s]), *s)).unwrap_or(0);
-        Some(Verdict { step: outcome.drained.saturating_add(end.micros()), busiest })
+        Verdict { step: outcome.drained.saturating_add(end.micros()) }
     }
 
     /// Returns the sums of each stage and what crosses between stages.
@@ -207,10 +291,10 @@ impl<'a> Judge<'a> {
             part.units += 1;
             part.forward = part.forward + grain.forward[unit];
             part.backward = part.backward + grain.backward[unit];
-            part.parameters += grain.parameters[unit].0;
+            part.holding.parameters += grain.parameters[unit].0;
             part.tensors += grain.parameters[unit].1;
-            part.saved += grain.saved[unit];
-            part.inputs += grain.inputs[unit];
+            part.holding.saved += grain.saved[unit];
+            part.holding.inputs += grain.inputs[unit];
         }
         if self.way(layout).recompute {
             self.repeat(layout, &mut parts);
@@ -220,7 +304,7 @@ impl<'a> Judge<'a> {
             sharers.sort_unstable();
             sharers.dedup();
             for one in &sharers {
-                parts[*one].parameters += *bytes;
+                parts[*one].holding.parameters += *bytes;
                 parts[*one].tensors += 1;
                 let others = sharers.iter().filter(|other| *other != one);
                 parts[*one].ties.extend(others.map(|other| (*other, *bytes)));
@@ -237,7 +321,7 @@ impl<'a> Judge<'a> {
                     let slot = &mut table[from * count + to];
                     slot.0 += flow.bytes;
                     slot.1 += flow.back;
-                    parts[to].outside += flow.bytes;
+                    parts[to].holding.outside += flow.bytes;
                 }
             }
         }
@@ -279,21 +363,6 @@ impl<'a> Judge<'a> {
         Bytes::new(self.ground.memory(peer).count() / 1000 * self.rules.share)
     }
 
-    /// Returns what the whole network takes at most, if one peer runs it and keeps all micro-batches.
-    pub(super) fn most(&self) -> Bytes {
-        let grain = self.grain;
-        let own = grain.parameters.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
-        let tied = grain.ties.iter().map(|(bytes, _)| *bytes).sum::<Bytes>();
-        let values = grain.saved.iter().chain(&grain.inputs).copied().sum::<Bytes>();
-        (own + tied) * self.slots() + values * u64::from(self.spec.train.micro_batches)
-    }
-
-    /// Returns how many copies of its parameters a stage holds: with what the optimizer keeps, and sums of gradients.
-    pub(super) fn slots(&self) -> u64 {
-        let slots = optimizer_slots(&self.spec.train.optimizer) as u64;
-        1 + u64::from(self.groups.count()) + slots
-    }
-
     /// Says whether no stage has a peer twice and no peer more stages than the job allows.
     fn is_allowed(&self, stages: &[Vec<usize>]) -> bool {
         let mut parts = vec![(0, usize::MAX); self.ground.len()];
@@ -309,26 +378,6 @@ impl<'a> Judge<'a> {
             }
         }
         true
-    }
-
-    /// Adds the memory that each worker of a stage takes for it.
-    fn add_needs(
-        &self,
-        part: &Part,
-        station: &Station,
-        (kept, recompute): (u32, bool),
-        needs: &mut BTreeMap<usize, Bytes>,
-    ) {
-        let slots = self.slots();
-        let state = part.parameters * slots;
-        for (worker, at) in (0..).zip(&station.workers) {
-            let kept = u64::from(share(&station.turns, worker, kept));
-            let values = match recompute {
-                false => (part.saved + part.inputs) * kept,
-                true => (part.outside + part.inputs) * kept + part.saved,
-            };
-            *needs.entry(at.device).or_default() += state + values;
-        }
     }
 
     /// Returns who would back a stage up: peers without a stage first, then those with the fastest links.
@@ -348,17 +397,4 @@ impl<'a> Judge<'a> {
         let working = near.iter().filter(|peer| busy[**peer]);
         idle.chain(working).take(wanted).copied().collect()
     }
-}
-
-/// Returns how many of `kept` micro-batches in a row one worker keeps at most.
-pub(super) fn share(turns: &[u16], worker: u16, kept: u32) -> u32 {
-    let window = usize::try_from(kept).unwrap_or(usize::MAX).min(turns.len());
-    if turns.is_empty() {
-        return kept;
-    }
-    let most = turns
-        .windows(window.max(1))
-        .map(|list| list.iter().filter(|turn| **turn == worker).count())
-        .max();
-    u32::try_from(most.unwrap_or(0)).unwrap_or(u32::MAX)
 }

@@ -45,16 +45,19 @@ impl<'j, 'a> Search<'j, 'a> {
         let crowd = judge.ground.crowd([]);
         let time = |load, peer| judge.ground.time(peer, load, &crowd).micros();
         let recompute = judge.ways[usize::from(way)].recompute;
-        let again = |unit: usize| match recompute {
-            true => grain.backward[unit] + grain.again[unit],
-            false => grain.backward[unit],
-        };
         let table = |of: &dyn Fn(usize, usize) -> u64| -> Vec<Vec<u64>> {
             (0..units).map(|unit| (0..able).map(|peer| of(unit, peer)).collect()).collect()
         };
         let ahead = table(&|unit, peer| time(grain.forward[unit], peer));
-        let each = table(&|unit, peer| ahead[unit][peer] + time(again(unit), peer));
-        let before = grain.before.iter().map(|list| list.iter().map(|unit| 1u32 << unit).sum());
+        let each = table(&|unit, peer| ahead[unit][peer] + time(grain.backward[unit], peer));
+        let again = match recompute {
+            true => table(&|unit, peer| time(grain.again[unit], peer)),
+            false => table(&|_, _| 0),
+        };
+        let before = grain.before.iter().map(set_of).collect();
+        // A unit is computed again where its stage's backward passes read it, or what is made from it there.
+        let read = (0..units).map(|unit| set_of(&grain.saved_for[unit])).collect();
+        let after = grain.after.iter().map(set_of).collect();
         let reach = |is_back: bool| {
             let mut sets = vec![0u32; units];
             // Makers come before readers, so that their sets are whole when they are read.
@@ -73,7 +76,10 @@ impl<'j, 'a> Search<'j, 'a> {
             able,
             each,
             ahead,
-            before: before.collect(),
+            again,
+            before,
+            read,
+            after,
             above: reach(false),
             below: reach(true),
             fixed: Vec::new(),
@@ -119,8 +125,12 @@ struct Search<'j, 'a> {
     /// Microseconds of a micro-batch, by unit and peer, each rounded down: both passes, and the forward pass.
     each: Vec<Vec<u64>>,
     ahead: Vec<Vec<u64>>,
-    /// Units that each unit reads, as a set.
+    /// The same of what is computed again, wherever something is.
+    again: Vec<Vec<u64>>,
+    /// Units that each unit reads, as a set; whose backward passes read its results, and that read them.
     before: Vec<u32>,
+    read: Vec<u32>,
+    after: Vec<u32>,
     /// Units that each unit depends on, and those of them to which a cotangent comes back.
     above: Vec<u32>,
     below: Vec<u32>,
@@ -136,10 +146,9 @@ impl Search<'_, '_> {
         let count = self.fixed.len();
         if held == (1u32 << units) - 1 {
             let wanted = self.judge.spec.swarm.stages;
-            if wanted.is_none_or(|wanted| usize::from(wanted) == count)
-                && let Some(verdict) = self.judge.run(&self.layout())
-            {
-                self.best = self.best.min(verdict.step);
+            if wanted.is_none_or(|wanted| usize::from(wanted) == count) {
+                let mut layout = self.layout();
+                self.leaf(&mut layout, 0);
             }
             return;
         }
@@ -153,6 +162,35 @@ impl Search<'_, '_> {
             for owner in (0..self.able).filter(free).collect::<Vec<_>>() {
                 self.workers(vec![owner], (held | set, set), used.with(owner));
             }
+        }
+    }
+
+    /// Runs a layout with the replicas of each stage from one on in every order: bounds are the same for all.
+    fn leaf(&mut self, layout: &mut Layout, stage: usize) {
+        let Some(workers) = layout.stages.get(stage).map(Vec::len) else {
+            if let Some(verdict) = self.judge.run(layout) {
+                self.best = self.best.min(verdict.step);
+            }
+            return;
+        };
+        self.orders(layout, stage, (1, workers));
+    }
+
+    /// Goes on with every order of a stage's workers from one place on.
+    fn orders(&mut self, layout: &mut Layout, stage: usize, (place, workers): (usize, usize)) {
+        if place + 1 >= workers {
+            return self.leaf(layout, stage + 1);
+        }
+        for other in place..workers {
+            if other > place {
+                if self.left == 0 {
+                    return;
+                }
+                self.left -= 1;
+            }
+            layout.stages[stage].swap(place, other);
+            self.orders(layout, stage, (place + 1, workers));
+            layout.stages[stage].swap(place, other);
         }
     }
 
@@ -214,16 +252,21 @@ impl Search<'_, '_> {
     /// cotangent has gone all the way back.
     fn station(&self, workers: Vec<usize>, set: u32) -> (Fixed, u64) {
         let micro_batches = self.judge.spec.train.micro_batches;
-        let sum =
-            |table: &[Vec<u64>], peer: usize| members(set).map(|u| table[u][peer]).sum::<u64>();
-        let both: Vec<u64> = workers.iter().map(|peer| sum(&self.each, *peer)).collect();
-        let ahead: Vec<u64> = workers.iter().map(|peer| sum(&self.ahead, *peer)).collect();
-        let turns = self.judge.groups.deal(&both);
-        let busy = |worker: usize| {
-            let count = turns.iter().filter(|turn| usize::from(**turn) == worker).count() as u64;
-            both[worker] * if turns.is_empty() { u64::from(micro_batches) } else { count }
+        let sum = |table: &[Vec<u64>], peer: usize, set: u32| -> u64 {
+            members(set).map(|u| table[u][peer]).sum()
         };
-        let busiest = (0..both.len()).map(busy).max().unwrap_or(0);
+        let again = self.repeated(set);
+        let both = |peer: &usize| sum(&self.each, *peer, set) + sum(&self.again, *peer, again);
+        let both: Vec<u64> = workers.iter().map(both).collect();
+        let ahead: Vec<u64> = workers.iter().map(|peer| sum(&self.ahead, *peer, set)).collect();
+        // Each group has as many micro-batches at least, and no way to deal groups out ends sooner.
+        let (shares, groups) = (self.judge.groups.shares(&both), self.judge.groups.count());
+        let each = u64::from(micro_batches / u32::from(groups));
+        let busy = both.iter().zip(&shares).map(|(both, share)| both * share * each);
+        let busiest = match workers.len() {
+            1 => both[0] * u64::from(micro_batches),
+            _ => busy.max().unwrap_or(0),
+        };
         let forward = ahead.iter().copied().min().unwrap_or(0);
         let backs = both.iter().zip(&ahead).map(|(both, ahead)| both - ahead);
         let backward = backs.min().unwrap_or(0);
@@ -258,6 +301,17 @@ impl Search<'_, '_> {
             }
         }
         (Fixed { set, workers, forward, backward, arrive, depart }, bound)
+    }
+
+    /// Returns the units of a stage that its backward passes compute again.
+    fn repeated(&self, set: u32) -> u32 {
+        let mut again = 0u32;
+        for unit in (0..self.before.len()).rev().filter(|unit| set & (1 << unit) != 0) {
+            if self.read[unit] & set != 0 || self.after[unit] & again != 0 {
+                again |= 1 << unit;
+            }
+        }
+        again
     }
 
     /// Returns what crosses from one set of units to another for each micro-batch, and how much of it comes back.
@@ -319,6 +373,10 @@ impl Search<'_, '_> {
         let exit = units.iter().map(exit).min().unwrap_or(0);
         busiest.saturating_add(entry + exit)
     }
+}
+
+fn set_of(units: impl IntoIterator<Item = impl std::borrow::Borrow<usize>>) -> u32 {
+    units.into_iter().fold(0, |set, unit| set | (1 << unit.borrow()))
 }
 
 fn members(set: u32) -> impl Iterator<Item = usize> {

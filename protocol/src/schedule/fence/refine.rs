@@ -19,7 +19,7 @@ pub(super) struct Scene<'j, 'a> {
 /// What layouts are improved for, and by which changes.
 pub(super) struct Aim<'f> {
     pub(super) kinds: &'f [Kind],
-    /// Less is better.
+    /// Less is better; a longer step never costs less.
     pub(super) price: &'f dyn Fn(&Layout, Verdict) -> u64,
 }
 
@@ -49,8 +49,10 @@ pub(super) fn refine_for(
             // A change that helps is followed by the changes after it in the list of the new layout.
             loop {
                 let changes = kind(scene, &layout);
+                scene.judge.made(changes.len(), &layout);
                 let better = |change: &Layout| {
-                    let verdict = scene.judge.cost(change)?;
+                    let at_least = |step| (aim.price)(change, Verdict { step });
+                    let verdict = scene.judge.cost_if(change, |step| at_least(step) < price)?;
                     let lower = (aim.price)(change, verdict);
                     (lower < price).then_some((verdict, lower))
                 };

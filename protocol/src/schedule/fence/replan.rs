@@ -13,7 +13,7 @@ use super::changes::{KINDS, Kind, OWNERS};
 use super::desk::Desk;
 use super::judge::{Judge, Layout, Verdict};
 use super::refine::{Aim, refine_for};
-use super::search::{effort, scene, starts};
+use super::search::{effort, finalists, scene};
 use crate::dag::bundle::optimizer_slots;
 use crate::ids::{PeerId, StageId};
 use crate::schedule::advert::Advert;
@@ -54,7 +54,7 @@ pub struct Replan {
 /// Looks for a plan that is worth moving to in the steps that are left; None where there is none, or where a worker of the
 /// running plan is not among the measured peers: that is for a repair.
 ///
-/// *Errors*: [`PlanError`] of a network that cannot be placed. *Cost*: as a placement.
+/// *Errors*: [`PlanError`] of a network that cannot be placed. *Cost*: as two placements.
 pub fn replan(
     request: Request<'_>,
     running: &Plan,
@@ -82,10 +82,9 @@ pub fn replan(
     let scene = scene(&judge, able);
     let mut from = vec![(start.clone(), now)];
     if freedom == Freedom::Everything {
-        let mut fresh = starts(&scene);
-        fresh.sort_by_key(|(layout, verdict)| (price(layout, *verdict), layout.clone()));
-        fresh.truncate(FRESH);
-        from.extend(fresh);
+        let fresh = finalists(&judge, able, &desk.plain(adverts)).into_iter();
+        let fresh = fresh.filter_map(|layout| judge.cost(&layout).map(|verdict| (layout, verdict)));
+        from.extend(fresh.take(FRESH));
     }
     let begun = judge.spent();
     let share = effort(able).saturating_sub(begun).max(effort(able) / 2) / from.len() as u64;
@@ -95,29 +94,34 @@ pub fn replan(
     for (turn, start) in (1..).zip(from) {
         found.push(refine_for(&scene, start, begun + share * turn, &aim));
     }
+    let worth = |before: u64, after: u64, moved: Duration| {
+        let is_faster = after.saturating_mul(MARGIN) <= before.saturating_mul(100);
+        let cost = (moved + Duration::from_micros(before)).micros();
+        is_faster && (before - after).saturating_mul(left) >= cost.saturating_mul(WORTH)
+    };
     let saved = |verdict: &Verdict| now.step.saturating_sub(verdict.step).saturating_mul(left);
-    let cost = |layout: &Layout| moving.time(layout) + Duration::from_micros(now.step);
-    found.retain(|(layout, next)| {
-        let is_faster = next.step.saturating_mul(MARGIN) <= now.step.saturating_mul(100);
-        is_faster && saved(next) >= cost(layout).micros().saturating_mul(WORTH)
-    });
-    // The fewest moves that bring nearly as much as the most.
+    found.retain(|(layout, next)| worth(now.step, next.step, moving.time(layout)));
+    // First the fewest moves that bring nearly as much as the most.
     let most = found.iter().map(|(_, next)| saved(next)).max().unwrap_or(0);
-    found.retain(|(_, next)| saved(next) >= most - most / NEARLY);
-    let few = |(layout, next): &(Layout, Verdict)| {
-        (moving.moves(layout).len(), price(layout, *next), layout.clone())
-    };
-    let Some((layout, _)) = found.into_iter().min_by_key(few) else {
+    found.sort_by_key(|(layout, next)| {
+        let is_behind = saved(next) < most - most / NEARLY;
+        (is_behind, moving.moves(layout).len(), price(layout, *next), layout.clone())
+    });
+    found.dedup();
+    if found.is_empty() {
         return Ok(None);
-    };
-    let (moves, cost, now) =
-        (moving.moves(&layout), cost(&layout), Duration::from_micros(now.step));
-    let found = desk.best(&[layout]).map(|plan| Replan { plan, moves, now, cost });
-    // Counted in earnest, it must be worth it too.
-    Ok(found.filter(|found| {
-        let saved = now.micros().saturating_sub(found.plan.prediction.step.micros());
-        saved.saturating_mul(left) >= cost.micros()
-    }))
+    }
+    let now = desk.predict(running)?.step;
+    for (layout, _) in found {
+        let (moves, moved) = (moving.moves(&layout), moving.time(&layout));
+        // Counted in earnest on both sides, it must fit and be worth it too.
+        let plan = desk.best(&[layout]);
+        let is_worth = |plan: &Plan| worth(now.micros(), plan.prediction.step.micros(), moved);
+        if let Some(plan) = plan.filter(is_worth) {
+            return Ok(Some(Replan { plan, moves, now, cost: moved + now }));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the layout of a running plan; None if it does not lie along the units of this network or its workers are not

@@ -6,10 +6,12 @@
 //! dynamic program over the same problem, which is slower by a factor of the number of units).
 
 use super::super::ground::Ground;
+use super::super::groups::Groups;
 use super::super::load::Load;
 use super::super::pipeline::{Way, in_flight};
 use super::grain::Grain;
 use super::judge::{Judge, Layout};
+use super::memory::{Holding, Memory, Running};
 use crate::job::JobSpec;
 use crate::units::{Bytes, Duration};
 
@@ -31,17 +33,20 @@ pub(super) struct Stretch<'a> {
     /// In which of the job's ways passes are taken to run.
     number: u8,
     way: Way,
-    /// Bytes that cross each place of the order.
+    /// Bytes that cross each place of the order, and what of them goes over a link.
+    flowing: Vec<Bytes>,
     crossing: Vec<Bytes>,
     /// Nanoseconds for the units before each place, by peer.
     times: Vec<Vec<u64>>,
+    /// Nanoseconds that both passes take beside their units, by peer.
+    passes: Vec<u64>,
+    groups: Groups,
     /// Memory that layouts may take, by peer.
     rooms: Vec<u64>,
     parameters: Vec<u64>,
     saved: Vec<u64>,
     inputs: Vec<u64>,
-    /// Copies of its parameters that a stage holds.
-    slots: u64,
+    memory: Memory,
 }
 
 /// A group's numbers for one line.
@@ -50,6 +55,8 @@ struct Group<'l> {
     peers: &'l [usize],
     /// Nanoseconds of a micro-batch for the units before each place, all peers working.
     times: Vec<u64>,
+    /// Nanoseconds that both passes take beside their units.
+    passes: u64,
     memory: u64,
 }
 
@@ -71,7 +78,7 @@ impl<'a> Stretch<'a> {
         (number, way): (u8, Way),
     ) -> Self {
         let (grain, spec, ground) = (judge.grain, judge.spec, judge.ground);
-        let crowd = ground.crowd([]);
+        let (crowd, flowing) = (ground.crowd([]), grain.crossing(&order));
         let loads: Vec<Load> = order
             .iter()
             .map(|&unit| {
@@ -79,6 +86,7 @@ impl<'a> Stretch<'a> {
                 if way.recompute { both + grain.again[unit] } else { both }
             })
             .collect();
+        let both = Load::PASS.times(2000);
         let times = |peer: usize| {
             let nanos = loads.iter().map(|load| {
                 // A thousand times the work, so that small units do not round to nothing.
@@ -89,19 +97,18 @@ impl<'a> Stretch<'a> {
         };
         Self {
             times: (0..able).map(times).collect(),
+            passes: (0..able).map(|peer| ground.time(peer, both, &crowd).micros()).collect(),
+            groups: judge.groups.clone(),
             rooms: (0..able).map(|peer| judge.room(peer).count()).collect(),
             parameters: sums(order.iter().map(|u| grain.parameters[*u].0.count())),
             saved: sums(order.iter().map(|u| grain.saved[*u].count())),
             inputs: sums(order.iter().map(|u| grain.inputs[*u].count())),
-            crossing: grain
-                .crossing(&order)
-                .into_iter()
-                .map(|b| judge.rules.codec.least(b))
-                .collect(),
+            crossing: flowing.iter().map(|bytes| judge.rules.codec.least(*bytes)).collect(),
+            flowing,
             order,
             number,
             way,
-            slots: judge.slots(),
+            memory: judge.memory,
             grain,
             spec,
             ground,
@@ -121,7 +128,9 @@ impl<'a> Stretch<'a> {
         let groups: Vec<Group<'_>> =
             line.iter().map(|peers| self.group(peers, times(peers))).collect();
         let most = self.spec.swarm.stages.map_or(usize::from(crate::job::STAGES_MAX), usize::from);
-        let whole = groups.iter().filter_map(|g| g.times.last().copied()).max().unwrap_or(0);
+        let whole =
+            groups.iter().filter_map(|g| Some(g.times.last()?.saturating_add(g.passes))).max();
+        let whole = whole.unwrap_or(0);
         let slowest_link = Duration::from_micros(whole / 1000);
         let (mut low, mut high) = (0, whole.max(1));
         // Links may need more time than any group: rise until the line suffices, or give up.
@@ -158,23 +167,24 @@ impl<'a> Stretch<'a> {
 
     fn group<'l>(&self, peers: &'l [usize], times: usize) -> Group<'l> {
         let units = self.grain.units();
-        let of = |unit: usize| -> u64 {
-            let own = |peer: &usize| {
-                let times = &self.times[*peer];
-                (times[unit + 1] - times[unit]).max(1)
-            };
-            match peers {
-                [one] => own(one),
-                // Rates add up.
-                many => {
-                    let rate: u64 = many.iter().map(|peer| (1u64 << 50) / own(peer)).sum();
-                    (1u64 << 50) / rate.max(1)
-                }
-            }
+        // Groups of micro-batches are dealt out for whole stages; here as for the whole network.
+        let whole = |peer: &usize| self.times[*peer].last().copied().unwrap_or(0);
+        let shares = match peers.len() {
+            1 => vec![u64::from(self.groups.count())],
+            _ => self.groups.shares(&peers.iter().map(whole).collect::<Vec<u64>>()),
         };
+        let busiest = |own: &dyn Fn(usize) -> u64| -> u64 {
+            let each =
+                peers.iter().zip(&shares).map(|(peer, share)| own(*peer).saturating_mul(*share));
+            each.max().unwrap_or(0) / u64::from(self.groups.count())
+        };
+        let of = |unit: usize| {
+            busiest(&|peer| (self.times[peer][unit + 1] - self.times[peer][unit]).max(1)).max(1)
+        };
+        let passes = busiest(&|peer| self.passes[peer]);
         let memory = peers.iter().map(|p| self.rooms[*p]).min().unwrap_or(0);
         let memory = memory / (times as u64).max(1);
-        Group { peers, times: sums((0..units).map(of)), memory }
+        Group { peers, times: sums((0..units).map(of)), passes, memory }
     }
 
     /// Lays the network so that no station takes longer than `time`, in nanoseconds, with at most so many stages.
@@ -252,12 +262,12 @@ impl<'a> Stretch<'a> {
         time: u64,
         next: Option<usize>,
     ) -> Option<Piece> {
-        let until = group.times[end];
+        let (until, time) = (group.times[end], time.checked_sub(group.passes)?);
         let in_time = group.times[..end].partition_point(|before| until - before > time);
         let micro_batches = self.spec.train.micro_batches;
         let kept = in_flight(self.way.order, 0, stages, micro_batches);
-        let kept = u64::from(kept).div_ceil(group.peers.len() as u64);
-        let fits = |start: usize| self.memory((start, end), kept) <= group.memory;
+        let shared = (group.peers.len(), u64::from(kept));
+        let fits = |start: usize| self.need((start, end), shared) <= group.memory;
         let (mut low, mut high) = (in_time, end);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -270,16 +280,16 @@ impl<'a> Stretch<'a> {
         (low < end).then_some(Piece { start: low, end, stages, next })
     }
 
-    fn memory(&self, (start, end): (usize, usize), kept: u64) -> u64 {
-        let of = |sums: &[u64]| sums[end] - sums[start];
-        let values = match self.way.recompute {
-            false => (of(&self.saved) + of(&self.inputs)).saturating_mul(kept),
-            true => {
-                let outside = self.crossing[start] + Bytes::new(of(&self.inputs));
-                (outside * kept).count().saturating_add(of(&self.saved))
-            }
+    fn need(&self, (start, end): (usize, usize), (workers, kept): (usize, u64)) -> u64 {
+        let of = |sums: &[u64]| Bytes::new(sums[end] - sums[start]);
+        let holding = Holding {
+            parameters: of(&self.parameters),
+            saved: of(&self.saved),
+            inputs: of(&self.inputs),
+            outside: self.flowing[start],
         };
-        of(&self.parameters).saturating_mul(self.slots).saturating_add(values)
+        let running = Running { workers, kept, recompute: self.way.recompute };
+        self.memory.demand(&holding, running).peak.count()
     }
 }
 

@@ -1,16 +1,18 @@
 //! The dynamic program against brute force, and what any plan must satisfy.
 
+mod brute;
 mod choices;
 
 use proptest::prelude::*;
 
 use super::super::StagePlan;
 use super::super::estimate::Placement;
+use super::super::footprint::Footprints;
 use super::super::links::Links;
 use super::super::roles::ground_of;
 use super::grain::Grain;
 use super::judge::{Judge, Layout, Rules};
-use super::search::{EFFORT_MAX, IMPROVED, finalists};
+use super::search::{EFFORT_MAX, IMPROVED, costed, finalists, scene, starts};
 use super::*;
 use crate::dag::op::Unary;
 use crate::dag::{Dag, DagBuilder, Fact, Init, Op};
@@ -57,8 +59,7 @@ fn spec(dag: Dag, stages: Option<u16>, backups: u8) -> JobSpec {
             order: Some(PipelineOrder::OneFOneB),
             recompute: Some(false),
             backups,
-            replicas: 1,
-            stages_per_peer: 1,
+            ..SwarmSpec::PLAIN
         },
     }
 }
@@ -134,7 +135,7 @@ fn brute_force(spec: &JobSpec, list: &[Advert]) -> Duration {
             stages: &stages,
             leader: peer(0),
             ground: &ground,
-            codec: Codec::Dense,
+            forms: &[],
         };
         best = best.min(placement.predict().step);
     };
@@ -291,18 +292,22 @@ fn largest() -> (JobSpec, Vec<Advert>) {
 }
 
 /// Goal: a placement never keeps a peer from its heartbeats; it runs where messages are handled. Method: the search is
-/// bounded by what it runs, however large the problem.
+/// bounded by what it runs, however large the problem; improvements have half of it, whatever baselines there are.
 #[test]
 fn the_search_is_bounded() {
     let (spec, list) = largest();
     let refs: Vec<&Advert> = list.iter().collect();
-    let able = able_peers(&refs);
-    let grain = Grain::of(&spec).unwrap();
-    let links = Links::of(&refs);
-    let ground = ground_of(&able, [], &refs, &links);
-    let judge = Judge::new(&grain, &spec, (&ground, able.len()), rules(None));
-    assert!(!finalists(&judge, able.len(), &[]).is_empty());
-    let one = 2 * u64::from(spec.train.micro_batches) * able.len() as u64 + 200;
+    let desk = Desk::of(request(&spec), &refs).unwrap();
+    let (judge, able) = (desk.judge(SHARES[0], Codec::Dense), desk.able.len());
+    let plain = desk.plain(&refs);
+    assert!(plain.len() > 16, "single peers among them: {}", plain.len());
+    let one = 2 * u64::from(spec.train.micro_batches) * able as u64 + 200;
+    let scene = scene(&judge, able);
+    assert!(!starts(&scene).is_empty());
+    assert!(!costed(&scene, &plain).is_empty());
+    assert!(judge.spent() <= EFFORT_MAX / 2 + 4 * one, "{}", judge.spent());
+    let judge = desk.judge(SHARES[0], Codec::Dense);
+    assert!(!finalists(&judge, able, &plain).is_empty());
     assert!(judge.spent() <= EFFORT_MAX + IMPROVED as u64 * one, "{}", judge.spent());
     let plan = place(request(&spec), &refs).unwrap();
     assert!(plan.stages.len() > 1);
@@ -361,20 +366,15 @@ fn the_judge_agrees_with_the_estimator() {
 /// placement quality` does the same for more and larger problems.
 #[test]
 fn small_problems_are_placed_at_the_optimum() {
-    let (mut settled, mut behind) = (0, Vec::new());
+    let mut settled = 0;
     for seed in 0..60 {
         let problem = crate::schedule::sample::problem(1000 + seed, 5, 9);
         let refs: Vec<&Advert> = problem.adverts.iter().collect();
         let leader = problem.adverts[0].peer;
         let request = Request { spec: &problem.spec, leader, ..request(&problem.spec) };
         let Some(found) = quality(request, &refs, 100_000).unwrap() else { continue };
-        let share = found.best as f64 / found.found as f64;
-        assert!(share >= 0.9, "seed {seed}: {found:?}");
-        if share < 0.95 {
-            behind.push((seed, share));
-        }
+        assert!(found.best as f64 >= 0.95 * found.found as f64, "seed {seed}: {found:?}");
         settled += usize::from(found.settled);
     }
-    assert!(behind.len() <= 1, "{behind:?}");
     assert!(settled >= 50, "{settled}");
 }

@@ -1,11 +1,15 @@
 //! What the execution thread needs to run one stage: made of a job's specification and its cut, by every peer alike.
 
+use crate::codec::Form;
+use crate::dag::Fact;
 use crate::dag::cut::StageGraph;
-use crate::ids::{TensorHash, ValueId};
+use crate::ids::{EdgeId, TensorHash, ValueId};
 use crate::job::{DataSpec, JobSpec, TrainSpec};
 use crate::schedule::estimate::pass_loads;
+use crate::schedule::forms::{EdgeForms, of_edge};
 use crate::schedule::groups::Groups;
 use crate::schedule::load::Load;
+use crate::units::Bytes;
 
 /// Everything the execution thread needs to run one stage.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,15 +24,60 @@ pub struct StageWork {
     pub groups: Groups,
     /// What a forward and a backward pass of one micro-batch ask of a device.
     pub loads: (Load, Load),
+    /// What each edge's tensors look like on its link; empty where all are dense.
+    pub forms: Vec<EdgeForms>,
     /// Hashes of what parameters and buffers start from, in order; None where they are drawn from the seed.
     pub start: Option<Vec<(ValueId, TensorHash)>>,
 }
 
 impl StageWork {
-    /// Makes the work of one stage of a job.
-    pub fn of(spec: &JobSpec, graph: StageGraph) -> Self {
+    /// Makes the work of one stage of a job whose tensors cross links in such forms.
+    pub fn of(spec: &JobSpec, graph: StageGraph, forms: &[EdgeForms]) -> Self {
         let start = spec.start.of_stage(&spec.dag, &graph);
         let (groups, loads) = (Groups::of(spec), pass_loads(&graph));
-        Self { graph, data: spec.data.clone(), train: spec.train, groups, loads, start }
+        let forms = forms.to_vec();
+        Self { graph, data: spec.data.clone(), train: spec.train, groups, loads, forms, start }
+    }
+
+    /// Returns the form of an edge's activations.
+    pub fn form_there(&self, edge: EdgeId) -> Form {
+        of_edge(&self.forms, edge).there
+    }
+
+    /// Returns the form of an edge's cotangents.
+    pub fn form_back(&self, edge: EdgeId) -> Form {
+        of_edge(&self.forms, edge).back
+    }
+}
+
+/// How long an awaited bundle is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So many bytes.
+    Exactly(Bytes),
+    /// So many bytes or fewer: what is in it decides.
+    AtMost(Bytes),
+}
+
+impl Length {
+    /// Returns the length of one tensor's bundle.
+    pub fn of(form: Form, fact: &Fact) -> Self {
+        let most = form.bytes(fact.elements());
+        if form.is_of_one_length() { Self::Exactly(most) } else { Self::AtMost(most) }
+    }
+
+    /// Returns the most bytes that it may have.
+    pub fn most(self) -> Bytes {
+        match self {
+            Self::Exactly(bytes) | Self::AtMost(bytes) => bytes,
+        }
+    }
+
+    /// Says whether so many bytes may be it.
+    pub fn is(self, bytes: Bytes) -> bool {
+        match self {
+            Self::Exactly(wanted) => bytes == wanted,
+            Self::AtMost(most) => bytes <= most,
+        }
     }
 }

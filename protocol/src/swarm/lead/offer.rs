@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{PLACING_MAX, Phase};
 use crate::ids::{Epoch, PeerId, Step, Term};
 use crate::schedule::advert::{Advert, SignedAdvert};
-use crate::schedule::codec::Codec;
 use crate::schedule::deeds::{Deed, corrected};
 use crate::schedule::fence::{Request, place};
 use crate::schedule::{Basis, Plan, PlanError, StagePlan};
@@ -37,7 +36,7 @@ pub(super) struct Placed {
 impl Job {
     /// Returns what a plan is asked for, of this leader or of another one.
     pub(in crate::swarm) fn request(&self, epoch: Epoch, leader: PeerId) -> Request<'_> {
-        let (job, submitter, codec) = (self.id, self.submitter, Codec::Dense);
+        let (job, submitter, codec) = (self.id, self.submitter, self.spec.swarm.codec);
         Request { spec: &self.spec, job, epoch, submitter, leader, codec }
     }
 

@@ -4,8 +4,7 @@ use super::Shift;
 use crate::dag::bundle::group_sums_bytes;
 use crate::dag::cut::CutEdge;
 use crate::ids::{EdgeId, MicroBatch, PeerId};
-use crate::swarm::io::{TensorKey, TensorName};
-use crate::units::Bytes;
+use crate::swarm::io::{Length, TensorKey, TensorName};
 
 impl Shift {
     /// Says whether a bundle may come for the step in work or the next: it is of neither, or here already, if not.
@@ -15,7 +14,7 @@ impl Shift {
     }
 
     /// Says whether a tensor of a pass, or sums of another worker, are awaited, and how many bytes they have.
-    pub(in crate::swarm) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Bytes> {
+    pub(in crate::swarm) fn awaits(&self, from: PeerId, key: &TensorKey) -> Option<Length> {
         if !self.may_come(key) {
             return None;
         }
@@ -26,22 +25,23 @@ impl Shift {
             list.iter().find(|(e, _)| *e == id).map(|(_, edge)| edge.clone())
         };
         match key.name {
-            TensorName::Activation { edge, micro_batch } if own(micro_batch) => {
-                let edge = find(&graph.receives, edge)?;
+            TensorName::Activation { edge: id, micro_batch } if own(micro_batch) => {
+                let edge = find(&graph.receives, id)?;
                 let due = self.plan.worker(edge.from, micro_batch) == Some(from);
-                due.then(|| edge.fact.bytes())
+                due.then(|| Length::of(self.work.form_there(id), &edge.fact))
             }
-            TensorName::Cotangent { edge, micro_batch } if own(micro_batch) => {
-                let edge = find(&graph.sends, edge)?;
+            TensorName::Cotangent { edge: id, micro_batch } if own(micro_batch) => {
+                let edge = find(&graph.sends, id)?;
                 let sender = self.plan.worker(edge.to, micro_batch);
-                (sender == Some(from) && edge.cotangent.is_some()).then(|| edge.fact.bytes())
+                let due = sender == Some(from) && edge.cotangent.is_some();
+                due.then(|| Length::of(self.work.form_back(id), &edge.fact))
             }
             TensorName::GroupSums { stage, worker, chunk } if stage == self.id => {
                 let (roles, chunk) = (self.roles()?, self.chunks.get(usize::from(chunk))?);
                 let due = roles.source(self.place) == Some(worker)
                     && roles.workers().nth(usize::from(worker)) == Some(from);
                 let behind = self.work.groups.before(self.first_group()).count();
-                due.then(|| group_sums_bytes(graph, chunk, behind))
+                due.then(|| Length::Exactly(group_sums_bytes(graph, chunk, behind)))
             }
             TensorName::Activation { .. }
             | TensorName::Cotangent { .. }

@@ -94,8 +94,7 @@ fn check_broken(whole: bool, error: &TaskError) {
         world.broken.insert(victim, ((!whole).then_some(stage), error.clone()));
         assert!(world.run_until(LIMIT, |w| w.finished), "moment {moment}: {:?}", world.trace);
         assert_eq!(world.epochs, 2, "moment {moment}: {:?}", world.trace);
-        let losses: Vec<u64> = world.losses.values().map(|l| l.to_bits()).collect();
-        assert_eq!(losses, expected, "moment {moment}");
+        assert_eq!(world.learnt(), expected, "moment {moment}");
         let plan = world.plan.as_ref().unwrap();
         let parts = |of: &crate::schedule::StagePlan| of.holders().any(|p| p == victim);
         assert!(!parts(&plan.stages[stage.index()]), "moment {moment}");

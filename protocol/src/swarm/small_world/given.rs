@@ -4,16 +4,12 @@ use super::job::given;
 use super::runs::{LIMIT, undisturbed};
 use super::*;
 
-fn losses(world: &World) -> Vec<u64> {
-    world.losses.values().map(|l| l.to_bits()).collect()
-}
-
 #[test]
 fn owners_pull_the_weights_and_backups_take_their_owners_state() {
     let mut world = World::new(4);
     world.submit(given(3, 8));
     assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    assert_eq!((losses(&world), world.epochs), (undisturbed(8), 1));
+    assert_eq!((world.learnt(), world.epochs), (undisturbed(8), 1));
     let plan = world.plan.clone().unwrap();
     let owners: BTreeSet<PeerId> = plan.stages.iter().map(|s| s.owner).collect();
     let got: BTreeSet<PeerId> = world.given.iter().map(|(_, to)| *to).collect();
@@ -28,7 +24,7 @@ fn doubled_messages_and_refused_shipments_change_nothing() {
     assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
     world.refusals = 9;
     assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    assert_eq!((losses(&world), world.epochs), (undisturbed(12), 1));
+    assert_eq!((world.learnt(), world.epochs), (undisturbed(12), 1));
 }
 
 /// Goal: an owner that dies before, while or after it has its weights costs no step and changes no loss. Method: kill
@@ -50,7 +46,7 @@ fn an_owner_may_die_at_step_zero() {
             world.kill(victim);
             let what = format!("moment {moment}, victim {who}");
             assert!(world.run_until(LIMIT, |w| w.finished), "{what}: {:?}", world.trace);
-            assert_eq!(losses(&world), expected, "{what}");
+            assert_eq!(world.learnt(), expected, "{what}");
         }
     }
 }

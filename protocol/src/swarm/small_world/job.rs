@@ -43,8 +43,7 @@ pub(super) fn spec(stages: u16, steps: u64) -> JobSpec {
             order: Some(PipelineOrder::OneFOneB),
             recompute: Some(false),
             backups: 1,
-            replicas: 1,
-            stages_per_peer: 1,
+            ..SwarmSpec::PLAIN
         },
     }
 }

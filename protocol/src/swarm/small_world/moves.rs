@@ -24,10 +24,6 @@ fn slowed((percent, noise): (u64, u64), backups: u8) -> (World, PeerId) {
     (world, owner)
 }
 
-fn losses(world: &World) -> Vec<u64> {
-    world.losses.values().map(|l| l.to_bits()).collect()
-}
-
 /// Goal: an owner that has become slow is relieved, no step is lost, no loss changes, and nothing moves back. Method: its
 /// tasks take ten times as long after a while; two plans follow, the first of which changes no owner.
 #[test]
@@ -49,7 +45,7 @@ fn a_stage_moves_away_from_a_peer_that_has_become_slow() {
         assert!(after.stages.iter().all(|s| s.replicas.is_empty()), "{after:?}");
         assert!(after.stages.iter().all(|s| s.backups.len() == usize::from(backups)));
         assert!(world.run_until(LIMIT * 10, |w| w.finished), "{:?}", world.trace);
-        assert_eq!((losses(&world), world.epochs), (expected.clone(), 3), "{:?}", world.trace);
+        assert_eq!((world.learnt(), world.epochs), (expected.clone(), 3), "{:?}", world.trace);
     }
 }
 
@@ -81,7 +77,7 @@ fn a_move_without_room_changes_nothing() {
     let lead = world.peers[&leader].jobs[&job].lead.as_ref().unwrap();
     assert!(lead.has_refused(stage, nobody, world.now));
     assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    assert_eq!((losses(&world), world.epochs), (expected, 1), "{:?}", world.trace);
+    assert_eq!((world.learnt(), world.epochs), (expected, 1), "{:?}", world.trace);
 }
 
 /// Goal: losses in the middle of a move cost no step. Method: the slow owner, or the newcomer, dies at many moments around
@@ -96,6 +92,6 @@ fn a_move_that_is_disturbed_ends_in_a_repair() {
         world.pass(Duration::from_micros(moment / 2 * 31_000));
         world.kill(if moment % 2 == 0 { slow } else { newcomer });
         assert!(world.run_until(LIMIT * 10, |w| w.finished), "moment {moment}: {:?}", world.trace);
-        assert_eq!(losses(&world), expected, "moment {moment}");
+        assert_eq!(world.learnt(), expected, "moment {moment}");
     }
 }

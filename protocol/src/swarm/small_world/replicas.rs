@@ -5,16 +5,12 @@ use super::runs::LIMIT;
 use super::*;
 use crate::schedule::StagePlan;
 
-fn losses(world: &World) -> Vec<u64> {
-    world.losses.values().map(|l| l.to_bits()).collect()
-}
-
 /// What a job of one worker a stage has for losses.
 fn alone(steps: u64) -> Vec<u64> {
     let mut world = World::new(3);
     world.submit(heavy((2, 1, 1), steps));
     assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    losses(&world)
+    world.learnt()
 }
 
 fn started(peers: u8, shape: (u16, u16, u8), steps: u64) -> (World, Plan) {
@@ -40,7 +36,7 @@ fn several_workers_a_stage_run_a_job_to_its_end() {
         let (mut world, plan) = started(peers, shape, 8);
         assert_eq!(workers(&plan), wanted, "{shape:?}");
         assert!(world.run_until(LIMIT, |w| w.finished), "{shape:?}: {:?}", world.trace);
-        assert_eq!((losses(&world), world.epochs), (alone(8), 1), "{shape:?}");
+        assert_eq!((world.learnt(), world.epochs), (alone(8), 1), "{shape:?}");
         // Each pass has one worker.
         let passes: BTreeSet<_> = world.begun.iter().map(|(_, s, n, m, b)| (s, n, m, b)).collect();
         assert_eq!((passes.len(), world.begun.len()), (wanted.len() * 128, wanted.len() * 128));
@@ -56,7 +52,7 @@ fn doubled_messages_and_refused_shipments_change_nothing() {
     world.doubles = true;
     world.refusals = 40;
     assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    assert_eq!((losses(&world), world.epochs, world.refusals), (alone(12), 1, 0));
+    assert_eq!((world.learnt(), world.epochs, world.refusals), (alone(12), 1, 0));
 }
 
 /// Who may be killed, by number: owners, replicas, backups of each stage, then the leader.
@@ -80,7 +76,7 @@ fn check_kills(peers: u8, shape: (u16, u16, u8), moments: u64) {
             world.kill(victim);
             let what = format!("moment {moment}, victim {who} of {shape:?}");
             assert!(world.run_until(LIMIT, |w| w.finished), "{what}: {:?}", world.trace);
-            assert_eq!(losses(&world), expected, "{what}");
+            assert_eq!(world.learnt(), expected, "{what}");
             assert_eq!(world.epochs, 2, "{what}: {:?}", world.trace);
             let restarted = world.trace.iter().any(|line| line.ends_with("true"));
             assert!(!restarted, "{what}: {:?}", world.trace);
@@ -124,7 +120,7 @@ fn a_worker_whose_device_fails_leaves_its_stage() {
             world.broken.insert(victim, (None, error));
             let what = format!("moment {moment}, worker {place}");
             assert!(world.run_until(LIMIT, |w| w.finished), "{what}: {:?}", world.trace);
-            assert_eq!((losses(&world), world.epochs), (expected.clone(), 2), "{what}");
+            assert_eq!((world.learnt(), world.epochs), (expected.clone(), 2), "{what}");
             let plan = world.plan.unwrap();
             assert!(!plan.stages.iter().any(|s| s.holders().any(|p| p == victim)), "{what}");
         }
@@ -144,7 +140,7 @@ fn a_worker_that_was_cut_off_disturbs_nobody() {
         world.apart.clear();
         assert!(!world.finished && world.epochs > 1, "{who}: {:?}", world.trace);
         assert!(world.run_until(LIMIT, |w| w.finished), "{who}: {:?}", world.trace);
-        assert_eq!(losses(&world), alone(150), "{who}");
+        assert_eq!(world.learnt(), alone(150), "{who}");
     }
 }
 
@@ -173,7 +169,7 @@ fn replicas_take_given_weights_from_their_owner() {
             }
             let what = format!("moment {moment}, victim {who}");
             assert!(world.run_until(LIMIT, |w| w.finished), "{what}: {:?}", world.trace);
-            assert_eq!(losses(&world), expected, "{what}");
+            assert_eq!(world.learnt(), expected, "{what}");
         }
     }
 }
@@ -203,7 +199,7 @@ fn a_dozen_workers_run_a_job() {
             assert!(world.run_until(LIMIT, |w| w.finished), "{wanted}: {:?}", world.trace);
             assert_eq!(world.epochs, 1 + usize::from(is_killed), "{wanted}: {:?}", world.trace);
             assert!(world.trace.iter().all(|line| !line.ends_with("true")), "{:?}", world.trace);
-            losses_of.push(losses(&world));
+            losses_of.push(world.learnt());
         }
     }
     assert!(losses_of.windows(2).all(|pair| pair[0] == pair[1] && pair[0].len() == 12));

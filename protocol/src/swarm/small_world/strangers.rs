@@ -17,10 +17,6 @@ fn started(steps: u64) -> (World, Plan) {
     (world, plan)
 }
 
-fn losses(world: &World) -> Vec<u64> {
-    world.losses.values().map(|l| l.to_bits()).collect()
-}
-
 /// Everything that a stranger could try to end a reign, a plan or a job with.
 fn attacks(epoch: Epoch) -> Vec<JobMessage> {
     let (far, near) = (Term::new(u64::MAX), Term::new(7));
@@ -62,7 +58,7 @@ fn a_stranger_ends_no_reign_no_plan_and_no_job() {
         }
         assert!(world.run_until(LIMIT, |w| w.finished), "moment {moment}: {:?}", world.trace);
         assert_eq!(world.epochs, 1, "moment {moment}: {:?}", world.trace);
-        assert_eq!(losses(&world), expected, "moment {moment}");
+        assert_eq!(world.learnt(), expected, "moment {moment}");
     }
 }
 
@@ -86,7 +82,7 @@ fn a_member_cannot_use_the_terms_up() {
     world.pass(Duration::from_millis(30));
     world.kill(leader);
     assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    assert_eq!(losses(&world), expected);
+    assert_eq!(world.learnt(), expected);
 }
 
 #[test]
@@ -164,5 +160,5 @@ fn nobody_swells_a_report_until_no_frame_takes_it() {
         }
     }
     assert!(world.run_until(LIMIT, |w| w.finished), "{:?}", world.trace);
-    assert_eq!((losses(&world), world.epochs), (expected, 1), "{:?}", world.trace);
+    assert_eq!((world.learnt(), world.epochs), (expected, 1), "{:?}", world.trace);
 }

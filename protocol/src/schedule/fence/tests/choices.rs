@@ -53,3 +53,136 @@ fn few_micro_batches_are_interleaved_where_the_job_allows_it() {
     spec.swarm.stages = Some(8);
     assert_eq!(place(request(&spec), &refs).unwrap().stages.len(), 8);
 }
+
+/// Goal: no change is left untried that helps. Method: the layouts of baselines on random problems, in all ways; none takes
+/// less than its bound, and for many the bound says something.
+#[test]
+fn no_step_is_shorter_than_its_bound() {
+    let (mut compared, mut close) = (0, 0);
+    for seed in 0..40 {
+        let problem = crate::schedule::sample::problem(seed, 8, 14);
+        let refs: Vec<&Advert> = problem.adverts.iter().collect();
+        let leader = problem.adverts[0].peer;
+        let request = Request { spec: &problem.spec, leader, ..request(&problem.spec) };
+        let desk = Desk::of(request, &refs).unwrap();
+        let judge = desk.judge(SHARES[0], Codec::Dense);
+        let plain = desk.plain(&refs);
+        let found = finalists(&judge, desk.able.len(), &plain);
+        for layout in plain.iter().chain(&found) {
+            for way in (0..).take(judge.ways.len()) {
+                let layout = Layout { way, ..layout.clone() };
+                let Some(verdict) = judge.run(&layout) else { continue };
+                let bound = judge.bound(&layout).unwrap();
+                assert!(bound <= verdict.step, "seed {seed}: {bound}, {verdict:?}, {layout:?}");
+                compared += 1;
+                close += usize::from(bound * 10 >= verdict.step * 9);
+            }
+        }
+    }
+    assert!(compared >= 1000 && close * 4 >= compared, "{close} of {compared}");
+}
+
+/// Goal: a stage of one worker reserves nothing for sums that replicas gather. Method: so little memory on eight peers that
+/// each has room for a share of a network of even layers with its sums of sixteen groups, and for no bundles of them; an
+/// even share for each is the fastest, since links are.
+#[test]
+fn allowing_replicas_reserves_nothing_where_a_stage_has_one_worker() {
+    let mut spec = spec(chain(&[256; 17]), None, 0);
+    spec.train.micro_batches = 16;
+    // Two layers a peer, their state and sixteen sums.
+    let layer = 256 * 256 * 4;
+    let list = adverts(&[1000; 8], &[100_000], 2 * layer * 17 * 114 / 100);
+    let refs: Vec<&Advert> = list.iter().collect();
+    let alone = place(request(&spec), &refs).unwrap();
+    spec.swarm.replicas = 16;
+    let plan = place(request(&spec), &refs).unwrap();
+    assert_eq!(plan.stages.len(), 8, "{:?}", plan.prediction);
+    let share = plan.prediction.step.seconds() / alone.prediction.step.seconds();
+    assert!(share < 1.1, "{share}");
+}
+
+/// Goal: what a plan says that owners need is what room was made for. Method: replicas without backups on random problems;
+/// owners of a single stage.
+#[test]
+fn a_plan_tells_the_memory_that_was_found_free() {
+    let mut compared = 0;
+    for seed in 0..60 {
+        let problem = crate::schedule::sample::problem(seed, 6, 14);
+        let refs: Vec<&Advert> = problem.adverts.iter().collect();
+        let leader = problem.adverts[0].peer;
+        let request = Request { spec: &problem.spec, leader, ..request(&problem.spec) };
+        let Ok(plan) = place(request, &refs) else { continue };
+        let cut = stage_graphs(&problem.spec, &plan.assignment, plan.recompute).unwrap();
+        let ground = ground_of(&able_peers(&refs), [], &refs, &Links::of(&refs));
+        let room = |peer| ground.number(peer).map(|number| ground.room(number));
+        let demands = Footprints::of(&problem.spec, &cut, plan.order).of_plan(&plan.stages, room);
+        for (stage, told) in plan.stages.iter().zip(&plan.prediction.memory) {
+            let parts = plan.stages.iter().filter(|s| {
+                s.workers().chain(s.backups.iter().copied()).any(|peer| peer == stage.owner)
+            });
+            if parts.count() == 1 {
+                assert_eq!(*told, demands[&stage.owner].peak, "seed {seed}");
+                compared += usize::from(!stage.replicas.is_empty() && stage.backups.is_empty());
+            }
+        }
+    }
+    assert!(compared >= 5, "{compared} stages with replicas alone");
+}
+
+/// Goal: a job that allows more workers a stage is never placed worse than the same with one. Method: random problems with
+/// room for all sums; what is found with one worker a stage, with sums of as many groups, is no faster.
+#[test]
+fn allowing_more_workers_a_stage_never_makes_a_plan_slower() {
+    let mut faster = 0;
+    for seed in 0..40 {
+        let mut problem = crate::schedule::sample::problem(seed, 6, 12);
+        for hardware in problem.adverts.iter_mut().filter_map(|a| a.hardware.as_mut()) {
+            hardware.memory = Bytes::new(1 << 30);
+        }
+        let refs: Vec<&Advert> = problem.adverts.iter().collect();
+        let found = |replicas| {
+            let mut spec = problem.spec.clone();
+            spec.swarm.replicas = replicas;
+            let leader = problem.adverts[0].peer;
+            let desk = Desk::of(Request { spec: &spec, leader, ..request(&spec) }, &refs).unwrap();
+            let found = desk.finalists(SHARES[0], &desk.plain(&refs));
+            let judge = desk.judge(SHARES[0], Codec::Dense);
+            let of = |layout: &Layout| judge.cost(layout).map(|verdict| verdict.step);
+            let alone = |layout: &&Layout| layout.stages.iter().all(|peers| peers.len() == 1);
+            (found.iter().filter(alone).cloned().collect::<Vec<_>>(), of(&found[0]).unwrap())
+        };
+        let (one, _) = found(1);
+        let (_, four) = found(4);
+        let mut spec = problem.spec.clone();
+        spec.swarm.replicas = 4;
+        let leader = problem.adverts[0].peer;
+        let desk = Desk::of(Request { spec: &spec, leader, ..request(&spec) }, &refs).unwrap();
+        let judge = desk.judge(SHARES[0], Codec::Dense);
+        let one = judge.cost(&one[0]).unwrap().step;
+        assert!(four <= one, "seed {seed}: {four} against {one}");
+        faster += usize::from(four * 20 < one * 19);
+    }
+    assert!(faster >= 12, "{faster}");
+}
+
+/// Goal: a network that fits only in more pieces than there are peers is placed where the job lets a peer have several.
+/// Method: the even cut that is the last resort, for a fixed number of stages.
+#[test]
+fn an_even_cut_gives_peers_as_many_stages_as_the_job_allows() {
+    let mut spec = spec(chain(&[64; 13]), Some(6), 0);
+    let list = adverts(&[100, 100], &[100], 1 << 30);
+    let refs: Vec<&Advert> = list.iter().collect();
+    spec.swarm.stages_per_peer = 3;
+    let plan = Desk::of(request(&spec), &refs).unwrap().even().unwrap();
+    assert_eq!(plan.stages.len(), 6);
+    let own = |n| plan.stages.iter().filter(|s| s.owner == peer(n)).count();
+    assert_eq!((own(0), own(1)), (3, 3));
+    let whole: u64 = plan.prediction.memory.iter().map(|m| m.count()).sum();
+    let tight = adverts(&[100, 100], &[100], whole / 4);
+    let tight: Vec<&Advert> = tight.iter().collect();
+    let error = Desk::of(request(&spec), &tight).unwrap().even().unwrap_err();
+    assert!(
+        matches!(&error, PlanError::OutOfMemory(s) if s.needed > s.room && s.stages == 6),
+        "{error}"
+    );
+}
