@@ -85,19 +85,21 @@ impl Factors {
 }
 
 /// Sums products in lanes, the same on every machine.
+#[inline]
 fn dot(left: &[f32], right: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
     let (whole, rest) = left.as_chunks::<LANES>();
     let (others, other_rest) = right.as_chunks::<LANES>();
     for (left, right) in whole.iter().zip(others) {
-        for ((lane, left), right) in lanes.iter_mut().zip(left).zip(right) {
-            *lane += left * right;
+        for place in 0..LANES {
+            lanes[place] += left[place] * right[place];
         }
     }
     let rest: f32 = rest.iter().zip(other_rest).map(|(left, right)| left * right).sum();
     lanes.iter().sum::<f32>() + rest
 }
 
+#[inline]
 fn add(sum: &mut [f32], factor: f32, values: &[f32]) {
     for (sum, value) in sum.iter_mut().zip(values) {
         *sum += factor * value;
