@@ -3,6 +3,7 @@
 
 use std::hint::black_box;
 
+use wattle_protocol::codec::subspace::Factors;
 use wattle_protocol::codec::{Floats, Form, decode, encode, encode_with};
 
 /// Times that everything runs; the quickest counts.
@@ -75,6 +76,41 @@ fn show(name: &str, form: Form, tensor: &[f32], has_residual: bool) {
     );
 }
 
+/// A matrix of GPT-2 small's width whose spectrum falls off, times a narrow one: two tensors of neighbouring steps.
+#[expect(clippy::print_stdout, reason = "an example prints")]
+#[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
+fn show_subspace(tensor: &[f32], rank: usize) {
+    const COLUMNS: usize = 768;
+    let mut matrix = tensor[..tensor.len() / COLUMNS * COLUMNS].to_vec();
+    // Column j of noise shrinks as 1 / (1 + j), so that some directions matter more than others.
+    for row in matrix.chunks_exact_mut(COLUMNS) {
+        for (place, value) in row.iter_mut().enumerate() {
+            *value /= 1.0 + place as f32;
+        }
+    }
+    let cold: Vec<f32> = tensor.iter().copied().take(COLUMNS * rank).collect();
+    let mut factors = Factors::of(&matrix, COLUMNS, &cold).expect("finite");
+    let mut back = vec![0.0; matrix.len()];
+    let mut error = |factors: &Factors| {
+        factors.restore(&mut back);
+        let norm: f32 = matrix.iter().map(|value| value * value).sum();
+        let off: f32 = matrix.iter().zip(&back).map(|(v, b)| (v - b) * (v - b)).sum();
+        (off / norm).sqrt()
+    };
+    let first = error(&factors);
+    let warm = factors.right.clone();
+    let encoding = seconds(|| factors = Factors::of(&matrix, COLUMNS, &warm).expect("finite"));
+    let second = error(&factors);
+    let decoding = seconds(|| factors.restore(black_box(&mut back)));
+    let dense = 4e-9 * matrix.len() as f64;
+    let ratio = matrix.len() as f64 / (factors.left.len() + factors.right.len()) as f64;
+    println!(
+        "| subspace of {rank} | {:.2} | {:.2} | - | 1.000 | {ratio:.1} | {first:.1e}, warm {second:.1e} |",
+        dense / encoding,
+        dense / decoding,
+    );
+}
+
 #[expect(clippy::print_stdout, reason = "an example prints")]
 #[expect(clippy::disallowed_methods, reason = "an example is told by its arguments what to do")]
 fn main() {
@@ -107,5 +143,8 @@ fn main() {
     for ratio in [2, 10, 100, 1000] {
         let form = Form::TopK { keep: len / ratio, values: Floats::F32 };
         show(&format!("Top-K f32 1:{ratio}, residual"), form, &random, true);
+    }
+    for rank in [1, 4, 16, 64] {
+        show_subspace(&random, rank);
     }
 }

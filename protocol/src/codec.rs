@@ -1,12 +1,13 @@
 //! What a tensor of floats looks like on a link: dense in three widths, blockwise int8, or its largest elements.
 //!
-//! Pure: slices in, bytes out, and back. The bytes are decision 0011 (`docs/decisions/0011-codecs.md`); sizes and speeds
-//! are measured in `docs/concepts/codecs.md`. *Invariants*: an [`Encoder`] that was made cannot fail; what was sent and
+//! Pure: slices in, bytes out, and back. The bytes are those of `docs/decisions/0011-codecs.md`; sizes and speeds are
+//! measured in `docs/concepts/codecs.md`. *Invariants*: an [`Encoder`] that was made cannot fail; what was sent and
 //! what is left in the residual add up to what was to be sent, exactly; a decoder given a stranger's bytes either fails
 //! and leaves its output alone, or succeeds. Whoever sends tensors calls it; placement asks for sizes and [`adatopk`].
 //!
-//! Reading order: [`form`] (what there is, and how long it gets), [`encode`], [`decode`]; inside, [`floats`] and
-//! [`int8`] (every element), [`select`] (which are largest), [`topk`] and [`places`] (those alone); [`source`], [`bits`].
+//! Reading order: [`form`] (what there is, and how long it gets), [`encode`], [`decode`]; inside, `floats` and
+//! `int8` (every element), `select` (which are largest), `topk` and `places` (those alone).
+//! [`adatopk`] and [`lags`] say how much of a tensor a link, a layer may send; [`subspace`] is an experiment.
 
 pub mod adatopk;
 pub mod choice;
@@ -14,6 +15,8 @@ pub mod decode;
 pub mod encode;
 pub mod error;
 pub mod form;
+pub mod lags;
+pub mod subspace;
 
 mod bits;
 mod floats;
@@ -22,7 +25,6 @@ mod places;
 mod select;
 mod source;
 mod topk;
-mod wide;
 
 pub use choice::{Codec, Half};
 pub use decode::{decode, decode_add, decode_chunk};

@@ -9,11 +9,10 @@ use crate::exceptions::{Offence, judge};
 use crate::source::{Source, read, root};
 
 /// What `wattle-protocol` may depend on: no IO, no threads, no clock among them.
-const PROTOCOL: [&str; 10] = [
+const PROTOCOL: [&str; 9] = [
     "bincode",
     "blake3",
     "ed25519-dalek",
-    "pulp",
     "rand_chacha",
     "rand_core",
     "serde",

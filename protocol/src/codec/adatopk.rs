@@ -4,7 +4,7 @@
 //! the rule is ours, since the paper's formula is not established: bytes in proportion to how quick a link is, dense
 //! where that is enough. A kept element costs what our encoding takes for it, not a nominal 8 bytes, so that the
 //! slowest link really gets `base` times fewer bytes, whatever the ratio of elements is.
-//! Pure: takes estimates, returns forms. Not here: estimating links (`schedule`), encoding ([`super::topk`]).
+//! Pure: takes estimates, returns forms. Not here: estimating links (`schedule`), encoding (`topk`).
 
 use super::form::{Floats, Form};
 use crate::units::{Bytes, Duration};
@@ -24,7 +24,7 @@ pub struct Estimate {
 /// Returns how many bytes a link may carry of a tensor that takes `own` when dense, where the slowest link takes
 /// `slowest`; None where the dense tensor is quick enough.
 ///
-/// *Source*: papers' notes 1.9, rho = w r R / R_max, dense where rho <= w; here with bytes in place of elements.
+/// *Source*: papers.md 1.9, rho = w r R / R_max, dense where rho <= w; here with bytes in place of elements.
 pub fn budget(dense: Bytes, base: u32, own: Duration, slowest: Duration) -> Option<Bytes> {
     let scaled = u128::from(base) * u128::from(own.micros());
     let slowest = u128::from(slowest.micros());
@@ -172,7 +172,8 @@ mod tests {
         /// Within a fifth nothing changes, however often; beyond, it is as if made from what is estimated by then.
         #[test]
         fn forms_change_when_an_estimate_leaves_its_fifth(
-            links in links(), percent in prop::collection::vec(84u64..120, 12), which in any::<prop::sample::Index>(), factor in 121u64..900
+            links in links(), percent in prop::collection::vec(84u64..120, 12),
+            which in any::<prop::sample::Index>(), factor in 121u64..900
         ) {
             let links: Vec<Estimate> =
                 links.iter().map(|l| estimate(l.elements, 100 + l.dense.micros() / 100 * 100)).collect();

@@ -8,7 +8,6 @@ use super::floats;
 use super::form::{CHUNK, Floats, Form};
 use super::int8;
 use super::topk::Chunk;
-use super::wide::vectorised;
 
 /// Decodes a whole tensor; elements that were not sent become zero.
 ///
@@ -29,11 +28,11 @@ pub fn decode_add(form: Form, bytes: &[u8], out: &mut [f32]) -> Result<(), Decod
     apply(form, bytes, out, add)
 }
 
-/// Decodes the next chunk off the front of some bytes, for a tensor that arrives in pieces; `out` is that chunk's part of
-/// the tensor, of [`CHUNK`] elements or, at its end, what is left. Returns how many bytes it took.
+/// Decodes the next chunk off the front of some bytes, for a tensor that arrives in pieces; `out` is that chunk's part
+/// of the tensor, of [`CHUNK`] elements or, at its end, what is left. Returns how many bytes it took.
 ///
-/// Whoever decodes chunk by chunk holds the whole to [`Form::bytes`], and hears [`DecodeError::Short`] where a chunk has
-/// not arrived yet.
+/// Whoever decodes chunk by chunk holds the whole to [`Form::bytes`] and to the elements that are kept, and hears
+/// [`DecodeError::Short`] where a chunk has not arrived yet.
 ///
 /// *Errors*: [`DecodeError`], with the output as it was.
 pub fn decode_chunk(form: Form, bytes: &[u8], out: &mut [f32]) -> Result<usize, DecodeError> {
@@ -68,14 +67,8 @@ fn check(form: Form, bytes: &[u8], len: usize) -> Result<(), DecodeError> {
     match form {
         Form::Dense(_) | Form::Int8 if bytes.len() < most => Err(DecodeError::Short),
         Form::Dense(Floats::F32) => Ok(()),
-        Form::Dense(floats) => vectorised(
-            #[inline(always)]
-            || floats::check_finite(floats, bytes),
-        ),
-        Form::Int8 => vectorised(
-            #[inline(always)]
-            || int8::check(bytes),
-        ),
+        Form::Dense(floats) => floats::check_finite(floats, bytes),
+        Form::Int8 => int8::check(bytes),
         Form::TopK { keep, values } => check_largest(bytes, len, keep, values),
     }
 }
@@ -99,21 +92,18 @@ fn check_largest(
     if bytes.is_empty() { Ok(()) } else { Err(DecodeError::Long { extra: bytes.len() }) }
 }
 
-#[inline(always)]
-// Always: it is called for each element.
+#[inline]
 fn set(slot: &mut f32, value: f32) {
     *slot = value;
 }
 
-#[inline(always)]
-// Always: it is called for each element.
+#[inline]
 fn add(slot: &mut f32, value: f32) {
     *slot += value;
 }
 
 /// Puts each element of bytes that were checked.
-#[inline(always)]
-// Always: it has two callers, each with its own `put`.
+#[inline]
 fn apply(
     form: Form,
     bytes: &[u8],
@@ -121,14 +111,8 @@ fn apply(
     put: impl Fn(&mut f32, f32) + Copy,
 ) -> Result<(), DecodeError> {
     match form {
-        Form::Dense(floats) => vectorised(
-            #[inline(always)]
-            || floats::read(floats, bytes, out, put),
-        ),
-        Form::Int8 => vectorised(
-            #[inline(always)]
-            || int8::read(bytes, out, put),
-        ),
+        Form::Dense(floats) => floats::read(floats, bytes, out, put),
+        Form::Int8 => int8::read(bytes, out, put),
         Form::TopK { values, .. } => {
             let mut bytes = bytes;
             for slots in out.chunks_mut(CHUNK) {

@@ -12,7 +12,6 @@ use super::int8;
 use super::select::Bound;
 use super::source::Source;
 use super::topk::{Chunk, Room};
-use super::wide::vectorised;
 
 /// One tensor on its way out.
 #[derive(Debug)]
@@ -65,14 +64,10 @@ impl<'a> Encoder<'a> {
         } else {
             let size = self.form.bytes(end - start).count();
             out.resize(head + usize::try_from(size).unwrap_or(usize::MAX), 0);
-            let place = &mut out[head..];
-            vectorised(
-                #[inline(always)]
-                || match self.form {
-                    Form::Dense(floats) => floats::write(floats, values, place),
-                    Form::Int8 | Form::TopK { .. } => int8::write(values, place),
-                },
-            );
+            match self.form {
+                Form::Dense(floats) => floats::write(floats, values, &mut out[head..]),
+                Form::Int8 | Form::TopK { .. } => int8::write(values, &mut out[head..]),
+            }
         }
         if let Some(residual) = self.source.residual(start..end) {
             subtract(self.form, &out[head..], residual);
@@ -81,8 +76,7 @@ impl<'a> Encoder<'a> {
     }
 }
 
-#[inline(always)]
-// Always: it is called for each element.
+#[inline]
 fn take(slot: &mut f32, value: f32) {
     *slot -= value;
 }
@@ -92,14 +86,8 @@ fn subtract(form: Form, bytes: &[u8], residual: &mut [f32]) {
     match form {
         // Infinite elements too were sent.
         Form::Dense(Floats::F32) => residual.fill(0.0),
-        Form::Dense(floats) => vectorised(
-            #[inline(always)]
-            || floats::read(floats, bytes, residual, take),
-        ),
-        Form::Int8 => vectorised(
-            #[inline(always)]
-            || int8::read(bytes, residual, take),
-        ),
+        Form::Dense(floats) => floats::read(floats, bytes, residual, take),
+        Form::Int8 => int8::read(bytes, residual, take),
         Form::TopK { values, .. } => {
             if let Ok(chunk) = Chunk::open(bytes, values, residual.len()) {
                 chunk.read(residual, take);

@@ -9,8 +9,7 @@ use super::error::DecodeError;
 use super::form::Floats;
 
 /// Bits of a float without its sign: in their order as integers, magnitudes are ordered.
-#[inline(always)]
-// Always: it must vectorise within the caller's loop.
+#[inline]
 pub(super) fn magnitude(value: f32) -> u32 {
     value.to_bits() & 0x7fff_ffff
 }
@@ -30,8 +29,7 @@ pub(super) const fn least_infinite(floats: Floats) -> u32 {
 }
 
 /// Rounds to half precision; the magnitude is below [`least_infinite`].
-#[inline(always)]
-// Always: it must vectorise within the caller's loop.
+#[inline]
 fn to_f16(value: f32) -> [u8; 2] {
     /// 0.5: beside it, a subnormal half's last bit is a float's last bit, so that the addition rounds.
     const ROUND: u32 = 126 << 23;
@@ -44,8 +42,7 @@ fn to_f16(value: f32) -> [u8; 2] {
     [whole[0], whole[1]]
 }
 
-#[inline(always)]
-// Always: it must vectorise within the caller's loop.
+#[inline]
 pub(super) fn from_f16(bytes: [u8; 2]) -> f32 {
     /// The smallest normal half, 2^-14.
     const LEAST: u32 = 113 << 23;
@@ -57,25 +54,20 @@ pub(super) fn from_f16(bytes: [u8; 2]) -> f32 {
     f32::from_bits(bits | ((half & 0x8000) << 16))
 }
 
-#[inline(always)]
-// Always: it must vectorise within the caller's loop.
+#[inline]
 pub(super) fn to_bf16(value: f32) -> [u8; 2] {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)).to_le_bytes();
     [rounded[2], rounded[3]]
 }
 
-#[inline(always)]
-// Always: it must vectorise within the caller's loop.
+#[inline]
 pub(super) fn from_bf16(bytes: [u8; 2]) -> f32 {
     f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
 }
 
 /// Writes each value in its place.
-#[inline(always)]
-// Always: its loops are vectorised for the processor at hand, see `wide`.
 pub(super) fn write(floats: Floats, values: &[f32], out: &mut [u8]) {
-    #[inline(always)]
     fn each<const N: usize>(values: &[f32], out: &mut [u8], convert: impl Fn(f32) -> [u8; N]) {
         for (value, place) in values.iter().zip(out.as_chunks_mut::<N>().0) {
             *place = convert(*value);
@@ -89,15 +81,12 @@ pub(super) fn write(floats: Floats, values: &[f32], out: &mut [u8]) {
 }
 
 /// Reads as many values as there are slots.
-#[inline(always)]
-// Always: its loops are vectorised for the processor at hand, see `wide`.
 pub(super) fn read(
     floats: Floats,
     bytes: &[u8],
     out: &mut [f32],
     put: impl Fn(&mut f32, f32) + Copy,
 ) {
-    #[inline(always)]
     fn each<const N: usize>(
         bytes: &[u8],
         out: &mut [f32],
@@ -118,10 +107,7 @@ pub(super) fn read(
 /// Refuses values that are not finite.
 ///
 /// *Errors*: [`DecodeError::Value`].
-#[inline(always)]
-// Always: its loops are vectorised for the processor at hand, see `wide`.
 pub(super) fn check_finite(floats: Floats, bytes: &[u8]) -> Result<(), DecodeError> {
-    #[inline(always)]
     fn largest(bytes: &[u8]) -> u16 {
         let halves = bytes.as_chunks::<2>().0.iter();
         halves.fold(0, |most, half| most.max(u16::from_le_bytes(*half) & 0x7fff))

@@ -25,8 +25,7 @@ pub(super) const fn bytes(elements: u64) -> Bytes {
 }
 
 /// Returns the least scale of which 127 are no less than a magnitude, as the upper half of a float.
-#[inline(always)]
-// Always: it is called within loops that are vectorised.
+#[inline]
 fn scale(largest: u32) -> [u8; 2] {
     let bits = (f32::from_bits(largest) / MOST).to_bits();
     let up = bits.wrapping_add(0xffff).to_le_bytes();
@@ -38,8 +37,7 @@ fn scale(largest: u32) -> [u8; 2] {
     (u16::from_le_bytes(least) + 1).to_le_bytes()
 }
 
-#[inline(always)]
-// Always: see `wide`.
+#[inline]
 fn encode_block(values: &[f32], out: &mut [u8]) {
     /// 1.5 * 2^23: a sum with it ends with the other number, rounded to the nearest integer, ties to even.
     const ROUND: f32 = 12_582_912.0;
@@ -58,8 +56,6 @@ fn encode_block(values: &[f32], out: &mut [u8]) {
 }
 
 /// Writes a chunk over a slice of exactly its bytes.
-#[inline(always)]
-// Always: its loops are vectorised for the processor at hand, see `wide`.
 pub(super) fn write(values: &[f32], out: &mut [u8]) {
     let (whole, rest) = values.as_chunks::<BLOCK>();
     let (blocks, end) = out.as_chunks_mut::<{ BLOCK + SCALE }>();
@@ -71,8 +67,7 @@ pub(super) fn write(values: &[f32], out: &mut [u8]) {
     }
 }
 
-#[inline(always)]
-// Always: see `wide`.
+#[inline]
 fn check_block(block: &[u8]) -> bool {
     let [low, high, codes @ ..] = block else {
         return false;
@@ -87,8 +82,6 @@ fn check_block(block: &[u8]) -> bool {
 /// Refuses scales and multiples that no encoder writes.
 ///
 /// *Errors*: [`DecodeError::Value`].
-#[inline(always)]
-// Always: its loops are vectorised for the processor at hand, see `wide`.
 pub(super) fn check(bytes: &[u8]) -> Result<(), DecodeError> {
     let (blocks, end) = bytes.as_chunks::<{ BLOCK + SCALE }>();
     let mut is_right = end.is_empty() || check_block(end);
@@ -98,8 +91,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), DecodeError> {
     if is_right { Ok(()) } else { Err(DecodeError::Value) }
 }
 
-#[inline(always)]
-// Always: see `wide`.
+#[inline]
 fn decode_block(block: &[u8], out: &mut [f32], put: impl Fn(&mut f32, f32)) {
     let [low, high, codes @ ..] = block else {
         return;
@@ -111,8 +103,6 @@ fn decode_block(block: &[u8], out: &mut [f32], put: impl Fn(&mut f32, f32)) {
 }
 
 /// Reads a chunk.
-#[inline(always)]
-// Always: its loops are vectorised for the processor at hand, see `wide`.
 pub(super) fn read(bytes: &[u8], out: &mut [f32], put: impl Fn(&mut f32, f32) + Copy) {
     let (blocks, end) = bytes.as_chunks::<{ BLOCK + SCALE }>();
     let (whole, rest) = out.as_chunks_mut::<BLOCK>();

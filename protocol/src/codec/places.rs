@@ -8,7 +8,7 @@
 //! *Source*: R. F. Rice, "Some practical universal noiseless coding techniques" (1979); parts apart as in P. Elias,
 //! "Efficient storage and retrieval by content and address of static files" (1974), whose size is the invariant's.
 
-use super::bits::{get, put, word};
+use super::bits::{get, word};
 use super::error::DecodeError;
 
 /// Most low bits of a gap: a gap within a chunk has no more than 16 bits.
@@ -55,18 +55,51 @@ pub(super) fn write(
 ) {
     words.clear();
     words.resize(bits / 64 + 2, 0);
-    let low = (1 << shift) - 1;
-    let mut at = gaps.len() * shift;
-    for (place, gap) in gaps.iter().enumerate() {
-        let gap = usize::from(*gap);
-        put(words, place * shift, shift, (gap & low) as u64);
-        at += gap >> shift;
-        words[at / 64] |= 1 << (at % 64);
-        at += 1;
+    if shift > 0 {
+        write_low(gaps, shift, words);
     }
+    write_high(gaps, shift, words);
     let start = out.len();
     out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     out.truncate(start + bits.div_ceil(8));
+}
+
+/// Writes the low bits of gaps, from the first bit on. A word is put together before it is stored: memory would make
+/// each gap wait for the one before.
+fn write_low(gaps: &[u16], shift: usize, words: &mut [u64]) {
+    let (mut word, mut filled) = (0, 0);
+    let mut slots = words.iter_mut();
+    for gap in gaps {
+        let low = u64::from(*gap) & ((1 << shift) - 1);
+        word |= low << filled;
+        filled += shift;
+        if filled >= 64 {
+            if let Some(slot) = slots.next() {
+                *slot = word;
+            }
+            filled -= 64;
+            word = low >> (shift - filled);
+        }
+    }
+    if let Some(slot) = slots.next() {
+        *slot = word;
+    }
+}
+
+/// Writes the rest of gaps in unary, behind their low bits.
+fn write_high(gaps: &[u16], shift: usize, words: &mut [u64]) {
+    let mut at = gaps.len() * shift;
+    let (mut index, mut word) = (at / 64, 0);
+    for gap in gaps {
+        at += usize::from(*gap) >> shift;
+        if at / 64 != index {
+            words[index] |= word;
+            (index, word) = (at / 64, 0);
+        }
+        word |= 1 << (at % 64);
+        at += 1;
+    }
+    words[index] |= word;
 }
 
 /// Returns how many bytes so many gaps take, at least one, if the last element lies within a chunk of `len` elements.
@@ -111,8 +144,7 @@ pub(super) fn check(
 }
 
 /// Visits the place of each element, in order, of bytes that were checked; returns how many bytes there were.
-#[inline(always)]
-// Always: the visitor is a few instructions.
+#[inline]
 pub(super) fn each(
     bytes: &[u8],
     count: usize,

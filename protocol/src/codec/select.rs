@@ -1,13 +1,12 @@
 //! Which elements of a tensor are its largest, exactly: those above a magnitude, and of those that equal it the first
 //! ones.
 //!
-//! The bits of a magnitude, read as an integer, are ordered as magnitudes are. So its largest are found as digits of the
-//! bound from the highest on: a histogram of 12 bits over everything, then of 10 and of 9 bits over what shares the
-//! digits found. Time in proportion to the elements whatever they are, memory that is constant.
+//! The bits of a magnitude, read as an integer, are ordered as magnitudes are. So the bound is found digit by digit, from
+//! the highest on: a histogram of 12 bits over everything, then of 10 and of 9 bits over what shares the digits found.
+//! Time in proportion to the elements whatever they are, memory that is constant.
 
 use super::floats::magnitude;
 use super::source::Source;
-use super::wide::vectorised;
 
 /// Lowest bit and number of bits of each digit, the highest first; together the 31 bits of a magnitude.
 const DIGITS: [(u32, u32); 3] = [(19, 12), (9, 10), (0, 9)];
@@ -25,7 +24,8 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// Finds the `keep` largest; fewer where others are zero, and of equal ones the first.
+    /// Finds the `keep` largest; fewer where others are zero, and of equal ones the first. A tensor has fewer than 2^32
+    /// elements (16 GiB): so far its histograms count.
     ///
     /// *Cost*: three passes, a fourth where not all of those on the bound are kept.
     pub(super) fn of(source: &Source<'_>, keep: usize) -> Self {
@@ -59,30 +59,20 @@ impl Bound {
     }
 
     /// Marks which of 64 elements are kept, the first in the lowest bit.
-    #[inline(always)]
-    // Always: see `wide`.
+    #[inline]
     pub(super) fn mask(self, start: usize, values: &[f32; 64]) -> u64 {
-        let above = mask(
-            values,
-            #[inline(always)]
-            |value| magnitude(value) > self.magnitude,
-        );
+        let above = mask(values, |value| magnitude(value) > self.magnitude);
         if start >= self.until {
             return above;
         }
-        let equal = mask(
-            values,
-            #[inline(always)]
-            |value| magnitude(value) == self.magnitude,
-        );
+        let equal = mask(values, |value| magnitude(value) == self.magnitude);
         let rest = self.until - start;
         above | if rest >= 64 { equal } else { equal & ((1 << rest) - 1) }
     }
 }
 
 /// Marks which of 64 elements pass, the first in the lowest bit.
-#[inline(always)]
-// Always: see `wide`.
+#[inline]
 fn mask(values: &[f32; 64], passes: impl Fn(f32) -> bool) -> u64 {
     /// Brings the lowest bit of eight bytes together in the highest byte.
     const GATHER: u64 = 0x0102_0408_1020_4080;
@@ -98,8 +88,7 @@ fn mask(values: &[f32; 64], passes: impl Fn(f32) -> bool) -> u64 {
 }
 
 /// A digit as an index.
-#[inline(always)]
-// Always: it is called for each element.
+#[inline]
 fn bucket(digit: u32) -> usize {
     usize::try_from(digit).unwrap_or(usize::MAX)
 }
@@ -131,16 +120,7 @@ fn histogram(source: &Source<'_>, prefix: u32, low: u32, width: u32) -> Vec<usiz
         }
         let (groups, rest) = block.as_chunks::<64>();
         for group in groups {
-            let mut sharing = vectorised(
-                #[inline(always)]
-                || {
-                    mask(
-                        group,
-                        #[inline(always)]
-                        |value| magnitude(value) >> above == prefix,
-                    )
-                },
-            );
+            let mut sharing = mask(group, |value| magnitude(value) >> above == prefix);
             while sharing != 0 {
                 let place = usize::try_from(sharing.trailing_zeros()).unwrap_or(64);
                 sharing &= sharing - 1;

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::error::EncodeError;
 use super::floats::{INFINITE, magnitude};
-use super::wide::vectorised;
 
 /// Elements that are added up at a time where sums are looked at without being stored: 16 KiB, in the first cache.
 const BLOCK: usize = 4096;
@@ -86,10 +85,7 @@ impl<'a> Source<'a> {
     pub(super) fn refuse(&self, least: u32) -> Result<(), EncodeError> {
         let mut most = 0;
         self.each(|block| {
-            most = vectorised(
-                #[inline(always)]
-                || block.iter().fold(most, |most: u32, value| most.max(magnitude(*value))),
-            );
+            most = block.iter().fold(most, |most: u32, value| most.max(magnitude(*value)));
         });
         if most < least {
             return Ok(());

@@ -13,7 +13,6 @@ use super::floats;
 use super::form::{CHUNK, Floats};
 use super::places::{self, SHIFT_MAX};
 use super::select::Bound;
-use super::wide::vectorised;
 use crate::units::Bytes;
 
 /// Returns the most that the `keep` largest of so many elements take, whichever they are: what a receiver allows, and
@@ -53,30 +52,33 @@ pub(super) struct Room {
 impl Room {
     /// Lists the gaps and values of what is kept of a chunk that starts at `start` in its tensor.
     fn gather(&mut self, bound: Bound, start: usize, chunk: &[f32]) {
-        self.gaps.clear();
-        self.values.clear();
-        let mut next = 0;
+        self.gaps.resize(chunk.len(), 0);
+        self.values.resize(chunk.len(), 0.0);
+        let mut slots = self.gaps.iter_mut().zip(&mut self.values);
+        let (mut next, mut count) = (0, 0);
         for (place, part) in chunk.chunks(64).enumerate() {
             let offset = 64 * place;
             let mut kept = match part.as_array::<64>() {
-                Some(whole) => vectorised(
-                    #[inline(always)]
-                    || bound.mask(start + offset, whole),
-                ),
+                Some(whole) => bound.mask(start + offset, whole),
                 None => {
                     let mut padded = [0.0; 64];
                     padded[..part.len()].copy_from_slice(part);
                     bound.mask(start + offset, &padded)
                 }
             };
+            count += usize::try_from(kept.count_ones()).unwrap_or(64);
             while kept != 0 {
                 let bit = usize::try_from(kept.trailing_zeros()).unwrap_or(64);
                 kept &= kept - 1;
-                self.gaps.push(u16::try_from(offset + bit - next).unwrap_or(u16::MAX));
-                self.values.push(part[bit]);
+                if let Some((gap, value)) = slots.next() {
+                    *gap = u16::try_from(offset + bit - next).unwrap_or(u16::MAX);
+                    *value = part[bit];
+                }
                 next = offset + bit + 1;
             }
         }
+        self.gaps.truncate(count);
+        self.values.truncate(count);
     }
 
     /// Appends what is kept of a chunk that starts at `start` in its tensor.
@@ -96,11 +98,7 @@ impl Room {
         push_number(shift, out);
         let head = out.len();
         out.resize(head + self.values.len() * values.size(), 0);
-        let place = &mut out[head..];
-        vectorised(
-            #[inline(always)]
-            || floats::write(values, &self.values, place),
-        );
+        floats::write(values, &self.values, &mut out[head..]);
         places::write(&self.gaps, (shift, bits), &mut self.words, out);
     }
 }
@@ -143,10 +141,7 @@ impl<'a> Chunk<'a> {
         if self.count == 0 {
             return Ok(self.rest);
         }
-        vectorised(
-            #[inline(always)]
-            || floats::check_finite(self.floats, self.values),
-        )?;
+        floats::check_finite(self.floats, self.values)?;
         let used = places::check(self.rest, self.count, self.shift, len)?;
         self.rest.get(used..).ok_or(DecodeError::Short)
     }

@@ -48,7 +48,8 @@ proptest! {
 
     #[test]
     fn changed_bytes_do_no_harm(
-        (tensor, form) in with_form(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        (tensor, form) in with_form(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
         cut in prop::option::of(any::<prop::sample::Index>()), more in prop::collection::vec(any::<u8>(), 0..3)
     ) {
         let mut bytes = encoded(form, &tensor);
