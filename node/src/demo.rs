@@ -7,6 +7,7 @@ pub mod cast;
 pub mod compare;
 pub mod job;
 pub mod page;
+pub mod roles;
 pub mod show;
 
 use std::path::PathBuf;

@@ -6,7 +6,8 @@ use wattle_protocol::swarm::io::Event;
 use wattle_protocol::units::Instant;
 use wattle_protocol::wire::message::{News, SpanKind, StageStats};
 
-use crate::demo::show::{plan_text, stage_list};
+use crate::demo::roles::plan_text;
+use crate::demo::show::stage_list;
 use crate::runlog::StepLog;
 use crate::up::hex;
 
@@ -55,6 +56,9 @@ pub fn news(job: JobId, news: &News) -> Value {
                     .map(|d| d.seconds()).collect::<Vec<_>>(),
                 "predicted_bubble": f64::from(plan.prediction.bubble_permille) / 1000.0,
                 "stages": plan.stages.iter().enumerate().map(stage).collect::<Vec<_>>(),
+                "forms": plan.forms.iter()
+                    .map(|forms| json!({"there": forms.there.to_string(), "back": forms.back.to_string()}))
+                    .collect::<Vec<_>>(),
             })
         }
         News::Step { commit, epoch, elapsed, stages } => {

@@ -1,16 +1,14 @@
 //! What the demonstration says: who takes part, what happens live, and the closing table and JSON line.
 
-use std::fmt::Write as _;
-
 use anyhow::Context as _;
 use serde_json::json;
 use wattle_protocol::ids::{PeerId, StageId};
 use wattle_protocol::job::JobSpec;
-use wattle_protocol::schedule::{Plan, StagePlan};
 use wattle_protocol::wire::message::News;
 
 use super::cast::{Cast, Role};
 use super::compare::Comparison;
+use super::roles::plan_text;
 use super::{DemoOptions, Fault, view};
 use crate::driver::PeerView;
 use crate::follow::Follower;
@@ -144,47 +142,6 @@ pub fn news(news: &News, follower: &Follower, output: &Output) {
         }
         News::Finished { steps } => output.progress(&format!("Finished: {steps} steps.")),
         News::Failed { reason } => output.progress(&format!("Failed: {reason}")),
-    }
-}
-
-/// Writes a plan as a person reads it.
-pub fn plan_text(plan: &Plan, leader: PeerId, base: u64, restart: bool) -> String {
-    let mut text = format!(
-        "Plan of epoch {} (leader {leader}), from step {base}{}: predicted {} a step, {:.0} % bubble",
-        plan.epoch.number(),
-        if restart { ", all state anew" } else { "" },
-        plan.prediction.step,
-        f64::from(plan.prediction.bubble_permille) / 10.0,
-    );
-    for stage in plan.stage_ids() {
-        let roles = &plan.stages[stage.index()];
-        let nodes = plan.assignment.iter().filter(|s| **s == stage).count();
-        let backups: Vec<String> = roles.backups.iter().map(ToString::to_string).collect();
-        let compute = plan.prediction.stage_compute.get(stage.index()).copied().unwrap_or_default();
-        // Writing into a String cannot fail.
-        write!(
-            text,
-            "\n  stage {stage}: owner {}, {}{nodes} operators, {compute} compute; backup {}",
-            roles.owner,
-            replicas_text(roles),
-            if backups.is_empty() { "none".into() } else { backups.join(", ") },
-        )
-        .unwrap_or_default();
-    }
-    text
-}
-
-/// Names a stage's replicas, with how many micro-batches of a step each runs.
-fn replicas_text(roles: &StagePlan) -> String {
-    let one = |(place, peer): (u16, &PeerId)| {
-        let count = roles.turns.iter().filter(|turn| **turn == place).count();
-        format!("{peer} ({count} micro-batches)")
-    };
-    let all: Vec<String> = (1..).zip(&roles.replicas).map(one).collect();
-    match all.len() {
-        0 => String::new(),
-        1 => format!("replica {}, ", all[0]),
-        _ => format!("replicas {}, ", all.join(", ")),
     }
 }
 

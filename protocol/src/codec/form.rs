@@ -3,6 +3,8 @@
 //! A form is agreed on before its bytes travel, as the tensor's length is: neither stands in the bytes. So a receiver
 //! knows beforehand what a tensor takes exactly, or at most, and refuses more unread.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{int8, topk};
@@ -82,5 +84,25 @@ impl Form {
     /// Says whether every tensor arrives bit by bit as it was.
     pub const fn is_exact(self) -> bool {
         matches!(self, Self::Dense(Floats::F32))
+    }
+}
+
+impl fmt::Display for Floats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dense(floats) => write!(f, "dense {floats}"),
+            Self::Int8 => f.write_str("int8"),
+            Self::TopK { keep, values } => write!(f, "the largest {keep} ({values})"),
+        }
     }
 }

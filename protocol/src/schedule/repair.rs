@@ -46,26 +46,7 @@ pub fn repair(
         previous.stages.iter().zip(&owners).zip(holders).map(workers_left).collect();
     let order = previous.order;
     let mut stages = standby.with_backups(&cut, &workers, &mut Footprints::of(spec, &cut, order));
-    for ((stage, old), holding) in stages.iter_mut().zip(&previous.stages).zip(holders) {
-        // A peer that already follows the stage needs no transfer of state: it stays a backup.
-        let owner = stage.owner;
-        let mut kept: Vec<PeerId> = old
-            .backups
-            .iter()
-            .chain(holding)
-            .copied()
-            .filter(|p| *p != owner && !stage.replicas.contains(p) && holding.contains(p))
-            .collect();
-        kept.extend(stage.backups.iter().copied());
-        let mut unique = Vec::new();
-        for peer in kept {
-            if !unique.contains(&peer) {
-                unique.push(peer);
-            }
-        }
-        unique.truncate(usize::from(spec.swarm.backups).saturating_sub(stage.replicas.len()));
-        stage.backups = unique;
-    }
+    keep_followers(&mut stages, previous, holders, usize::from(spec.swarm.backups));
     let plain = stages.clone();
     for (stage, peer) in &standing.wanted {
         if let Some(plan) = stages.get_mut(stage.index())
@@ -96,6 +77,29 @@ pub fn repair(
         forms: previous.forms.clone(),
         prediction,
     })
+}
+
+/// Lets peers that already follow a stage stay its backups: they need no transfer of state.
+fn keep_followers(stages: &mut [StagePlan], previous: &Plan, holders: &[Vec<PeerId>], most: usize) {
+    for ((stage, old), holding) in stages.iter_mut().zip(&previous.stages).zip(holders) {
+        let owner = stage.owner;
+        let mut kept: Vec<PeerId> = old
+            .backups
+            .iter()
+            .chain(holding)
+            .copied()
+            .filter(|p| *p != owner && !stage.replicas.contains(p) && holding.contains(p))
+            .collect();
+        kept.extend(stage.backups.iter().copied());
+        let mut unique = Vec::new();
+        for peer in kept {
+            if !unique.contains(&peer) {
+                unique.push(peer);
+            }
+        }
+        unique.truncate(most.saturating_sub(stage.replicas.len()));
+        stage.backups = unique;
+    }
 }
 
 /// Returns the workers of a stage that can go on with it: its first holder owns it, no one else begins to run it.
