@@ -103,7 +103,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
+        #![proptest_config(ProptestConfig::with_cases(20))]
 
         /// Goal: a plan says of each edge what crosses it, never more than dense, and the adaptive codec is never slower
         /// for what it does. Method: plans of random problems with each codec, beside the dense one.
