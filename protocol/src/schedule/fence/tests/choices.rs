@@ -1,28 +1,6 @@
-//! What the planner chooses beside the placement: codecs' layouts, several stages a peer.
+//! What the planner chooses beside the placement: several stages a peer, orders, workers. Codecs: `tests/codecs.rs`.
 
 use super::*;
-
-/// Goal: fewer bytes never make a slower plan. Method: random problems, dense and with AdaTopK at two ratios.
-#[test]
-fn a_codec_is_never_behind_its_own_dense_placement() {
-    let mut compared = 0;
-    for seed in 0..40 {
-        let problem = crate::schedule::sample::problem(500 + seed, 7, 14);
-        let refs: Vec<&Advert> = problem.adverts.iter().collect();
-        let leader = problem.adverts[0].peer;
-        let with = |codec| {
-            let request = Request { spec: &problem.spec, leader, codec, ..request(&problem.spec) };
-            place(request, &refs).ok().map(|plan| plan.prediction.step)
-        };
-        let Some(dense) = with(Codec::Dense) else { continue };
-        for ratio in [4, 100] {
-            let sparse = with(Codec::AdaTopK(ratio)).unwrap();
-            assert!(sparse <= dense, "seed {seed}, ratio {ratio}: {sparse} against {dense}");
-        }
-        compared += 1;
-    }
-    assert!(compared >= 30, "{compared}");
-}
 
 /// Goal: several stages on a peer shorten the step of few micro-batches on fast links, fit together into its memory, and
 /// are asked for. Method: four equal peers, as many micro-batches, a long network.
