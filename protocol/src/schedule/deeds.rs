@@ -29,8 +29,9 @@ const ONE: u64 = 1_000_000;
 const FACTOR_MAX: u64 = ONE * ONE;
 /// No plan takes a peer for slower or faster than it says by more than this factor.
 const TRUST: u64 = 1000;
-/// A factor nearer to one than a quarter changes no plan: noise is no deed.
-const NEAR: u64 = ONE / 4;
+/// Below this factor either way a deed changes no plan: models are off by as much for one network or another, and what was
+/// seen with one would spoil the prediction of the next. Adverts follow real tasks by themselves.
+const NEAR: u64 = 2;
 /// A leader's word and a member's clock may differ by this factor.
 const AGREES: u64 = 3;
 
@@ -99,7 +100,7 @@ impl Deeds {
         let deed = |advert: &Advert| {
             let factor = self.shown(advert, now)?;
             let factor = factor.clamp(ONE / TRUST, ONE * TRUST);
-            (factor.abs_diff(ONE) > NEAR).then_some(Deed { peer: advert.peer, factor })
+            (factor > ONE * NEAR || factor < ONE / NEAR).then_some(Deed { peer: advert.peer, factor })
         };
         adverts.into_iter().filter_map(deed).take(DEEDS_MAX).collect()
     }
