@@ -100,7 +100,8 @@ impl Deeds {
         let deed = |advert: &Advert| {
             let factor = self.shown(advert, now)?;
             let factor = factor.clamp(ONE / TRUST, ONE * TRUST);
-            (factor > ONE * NEAR || factor < ONE / NEAR).then_some(Deed { peer: advert.peer, factor })
+            (factor > ONE * NEAR || factor < ONE / NEAR)
+                .then_some(Deed { peer: advert.peer, factor })
         };
         adverts.into_iter().filter_map(deed).take(DEEDS_MAX).collect()
     }

@@ -12,6 +12,9 @@ use crate::schedule::load::Load;
 use crate::units::Duration;
 use crate::wire::message::{Span, SpanKind};
 
+/// Passes of a step that take and promise less together tell nothing of a peer: of small stages, models are off by a multiple.
+const SMALL: Duration = Duration::from_millis(10);
+
 /// Takes in what the passes of one step took at a peer, by stages.
 pub(super) fn learn(peer: PeerId, parts: &[(&StageWork, &[Span])], plan: &Plan, ctx: &mut Ctx<'_>) {
     let hardware = ctx.gossip.advert(peer).and_then(|signed| signed.advert.hardware.clone());
@@ -48,7 +51,9 @@ pub(super) fn learn(peer: PeerId, parts: &[(&StageWork, &[Span])], plan: &Plan, 
             took += span.ended.since(span.began);
         }
     }
-    ctx.deeds.observe(peer, &hardware, (promised, took), ctx.now);
+    if promised.max(took) >= SMALL {
+        ctx.deeds.observe(peer, &hardware, (promised, took), ctx.now);
+    }
 }
 
 impl Job {
