@@ -100,7 +100,7 @@ impl Deeds {
         let deed = |advert: &Advert| {
             let factor = self.shown(advert, now)?;
             let factor = factor.clamp(ONE / TRUST, ONE * TRUST);
-            (factor > ONE * NEAR || factor < ONE / NEAR)
+            (!(ONE / NEAR..=ONE * NEAR).contains(&factor))
                 .then_some(Deed { peer: advert.peer, factor })
         };
         adverts.into_iter().filter_map(deed).take(DEEDS_MAX).collect()
