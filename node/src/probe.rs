@@ -41,6 +41,8 @@ const MEMORY_UNKNOWN: u64 = 1 << 30;
 /// Networks whose training passes are measured, and how often each: all kinds of operators, small and middling sizes.
 const TRAINED: [(&str, u32); 5] =
     [("gpt2-nano", 7), ("gpt2-mini", 3), ("resnet-tiny", 9), ("lstm-nano", 5), ("resnet18", 3)];
+/// Whole passes are no further than this factor from their operators, or something else was measured.
+const OFF_MAX: f64 = 2.0;
 /// Passes of each network that is compared.
 const CHECKS: u32 = 5;
 /// Those that tell of products and of convolutions on a device that does not tell of operators.
@@ -134,7 +136,7 @@ fn by_operators(begun: &Hardware, networks: &[Trained]) -> Hardware {
     let off =
         |network: &Trained| (found.time(network.load).seconds() / network.took.max(1e-9)).ln();
     let mean = networks.iter().map(off).sum::<f64>() / networks.len().max(1) as f64;
-    at_share(found, mean.exp())
+    at_share(found, mean.exp().clamp(1.0 / OFF_MAX, OFF_MAX))
 }
 
 /// Measures networks of one kind of operator; says whether all of them ran.
@@ -179,13 +181,17 @@ pub(crate) fn at_share(whole_machine: Hardware, share: f64) -> Hardware {
         |speed: Speed| Speed::from_flops_per_second(whole(speed.flops_per_second() as f64 * share));
     let touch = whole_machine.touch_rate.bytes_per_second() as f64 * share;
     let longer = |time: Duration| Duration::from_seconds(time.seconds() / share);
+    // Starts are multiples of a whole number of microseconds: what rounding it does to them is undone.
+    let overhead = longer(whole_machine.overhead).max(Duration::from_micros(1));
+    let exact = whole(whole_machine.overhead.seconds() * 1e9 / share);
+    let starts = whole_machine.kinds.starts.over(exact, overhead.micros().saturating_mul(1000));
     Hardware {
         speed: less(whole_machine.speed),
         conv_speed: less(whole_machine.conv_speed),
         vector_speed: less(whole_machine.vector_speed),
         touch_rate: Rate::from_bytes_per_second(whole(touch)),
-        overhead: longer(whole_machine.overhead),
-        kinds: Kinds { pass: longer(whole_machine.kinds.pass), ..whole_machine.kinds },
+        overhead,
+        kinds: Kinds { pass: longer(whole_machine.kinds.pass), starts, ..whole_machine.kinds },
         ..whole_machine
     }
 }

@@ -44,6 +44,7 @@ use crate::job::JobSpec;
 use crate::schedule::Plan;
 use crate::schedule::advert::Advert;
 use crate::schedule::deeds::Deeds;
+use crate::schedule::fence::{Planner, place};
 use crate::units::{Duration, Instant};
 use crate::wire::message::{JobBrief, JobMessage, Message};
 use ask::Questions;
@@ -101,6 +102,7 @@ struct Ctx<'a> {
     me: PeerId,
     now: Instant,
     config: &'a Config,
+    planner: Planner,
     membership: &'a Membership,
     gossip: &'a Gossip,
     tasks: &'a mut Tasks,
@@ -143,6 +145,7 @@ impl Ctx<'_> {
 pub struct Peer {
     me: PeerId,
     config: Config,
+    planner: Planner,
     rng: ChaCha8Rng,
     membership: Membership,
     gossip: Gossip,
@@ -180,8 +183,14 @@ impl Peer {
             arrivals: VecDeque::new(),
             dials: Dials::default(),
             questions: Questions::default(),
+            planner: place,
             config,
         }
+    }
+
+    /// Lets another function place jobs, which gives the same as [`place`].
+    pub fn planned_by(self, planner: Planner) -> Self {
+        Self { planner, ..self }
     }
 
     /// Returns this peer's id.
@@ -304,6 +313,7 @@ impl Peer {
             me: self.me,
             now,
             config: &self.config,
+            planner: self.planner,
             membership: &self.membership,
             gossip: &self.gossip,
             tasks: &mut self.tasks,

@@ -209,7 +209,8 @@ impl Scenario {
         };
         let (stages, recompute, backups) = (job.stages, Some(job.recompute), job.backups);
         let (replicas, stages_per_peer) = (job.replicas, job.stages_per_peer);
-        let codec = job.codec.parse().map_err(|error| format!("job.codec: {error}"))?;
+        let codec =
+            job.codec.parse().map_err(|error| format!("job.codec = \"{}\": {error}", job.codec))?;
         let seed = 1;
         let start = match job.given {
             true => {

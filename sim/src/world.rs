@@ -9,6 +9,7 @@ mod hears;
 mod probes;
 mod works;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -16,8 +17,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use wattle_protocol::ids::{JobId, PeerId, StageId, Step, TaskId};
 use wattle_protocol::job::JobSpec;
-use wattle_protocol::schedule::Plan;
-use wattle_protocol::schedule::advert::Hardware;
+use wattle_protocol::schedule::advert::{Advert, Hardware};
+use wattle_protocol::schedule::fence::{Memo, Request};
+use wattle_protocol::schedule::{Plan, PlanError};
 use wattle_protocol::swarm::io::{
     Admission, Command, Effect, Input, Outbox, StageWork, Task, TensorKey, Timer,
 };
@@ -39,6 +41,15 @@ use crate::trace::Trace;
 const SUBMIT: Duration = Duration::from_millis(3_000);
 /// How long a shipment to a dead peer takes to fail.
 const SILENCE: Duration = Duration::from_millis(3_000);
+
+thread_local! {
+    /// What peers of worlds have placed: every voter, and every run of a job, asks for the same.
+    static PLACED: RefCell<Memo> = const { RefCell::new(Memo::new()) };
+}
+
+fn placed(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanError> {
+    PLACED.with_borrow_mut(|memo| memo.place(request, adverts))
+}
 
 enum Happening {
     Input(Input),
@@ -149,7 +160,7 @@ impl<'a> World<'a> {
             Arithmetic::Numeric => Box::new(Numeric::new().map_err(|e| e.to_string())?),
         };
         Ok(Node {
-            peer: Peer::new(&identity(place), config),
+            peer: Peer::new(&identity(place), config).planned_by(placed),
             device,
             alive: true,
             life: 0,

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from statistics import fmean as mean, median
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -226,12 +227,6 @@ class Swarm:
             sh("ip", "netns", "del", self.space(place), check=False)
 
 
-def mean(values):
-    return sum(values) / len(values)
-
-
-def median(values):
-    return sorted(values)[len(values) // 2]
 
 
 def run(options):
@@ -314,7 +309,7 @@ def table(rows):
             continue
         near = sum(abs(error) <= NEAR for error in errors)
         at = lambda permille: f"{100 * errors[(len(errors) - 1) * permille // 1000]:+.1f}"
-        print(f"{figure} against the {of.__name__} step: within 15 %: {near} of {len(errors)}; percent: least, 5th "
+        print(f"{figure} against the {'median' if of is median else 'mean'} step: within 15 %: {near} of {len(errors)}; percent: least, 5th "
               f"percentile, median, 95th, most: {' '.join(at(p) for p in [0, 50, 500, 950, 1000])}")
 
 

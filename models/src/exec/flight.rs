@@ -118,7 +118,8 @@ impl Flight {
 
     /// Waits until all is here and puts it into the store. A flight that was cut carries nothing and has nothing to say.
     ///
-    /// *Errors*: the device's, [`TaskError::NotFinite`] also where a form of a link does not hold a tensor, or [`TaskError::OutOfMemory`] where the store has no room.
+    /// *Errors*: the device's, [`TaskError::NotFinite`] also where a form of a link does not hold a tensor, or
+    /// [`TaskError::OutOfMemory`] where the store has no room.
     pub(super) fn land(self, store: &Store) -> Result<Outcome, TaskError> {
         if self.is_cut {
             return Ok(Outcome::Done);
@@ -138,11 +139,22 @@ impl Flight {
         for (key, form, parts) in self.bundles {
             let mut bytes = Vec::new();
             for part in parts {
-                part.append_as(form, &mut bytes)?;
+                part.append_as(form, &mut bytes).map_err(|error| named(error, &key))?;
             }
             store.put_bytes(key, bytes.into())?;
         }
         Ok(outcome)
+    }
+}
+
+/// Says of which tensor an error is, where it is one of numbers.
+fn named(error: TaskError, key: &TensorKey) -> TaskError {
+    match error {
+        TaskError::NotFinite(what) => TaskError::NotFinite(format!("{:?}: {what}", key.name)),
+        TaskError::OutOfMemory(_)
+        | TaskError::DeviceLost(_)
+        | TaskError::Panicked(_)
+        | TaskError::Missing(_) => error,
     }
 }
 

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use burn_backend::{DType, ExecutionError, TensorData};
-use wattle_protocol::codec::{Form, encode};
+use wattle_protocol::codec::{EncodeError, Form, encode};
 use wattle_protocol::swarm::io::TaskError;
 use wattle_protocol::units::Bytes;
 
@@ -119,7 +119,7 @@ impl Reading {
         }
     }
 
-    /// Waits for the elements, and appends them in a form of a link. Integers are dense in every form.
+    /// Waits for the elements, and appends them in a form of a link. Plans give integers no other form than dense.
     ///
     /// *Errors*: the device's, and [`TaskError::NotFinite`] where the form does not hold them.
     pub fn append_as(self, form: Form, bytes: &mut Vec<u8>) -> Result<(), TaskError> {
@@ -128,13 +128,18 @@ impl Reading {
         }
         let encoded = match &self.state {
             State::Floats(host) => encode(form, host, bytes),
-            State::Ints(_) | State::UnderWay(_) | State::Here(_) | State::Zeros(_) => {
+            State::Ints(_) => return self.append_to(bytes),
+            State::UnderWay(_) | State::Here(_) | State::Zeros(_) => {
                 encode(form, &self.floats()?, bytes)
             }
         };
         encoded.map_err(|error| {
-            let remedy = "choose dense or bf16 for the job's codec if this is no mistake";
-            TaskError::NotFinite(format!("a tensor for a link: {error}; {remedy}"))
+            let remedy = match error {
+                EncodeError::TooLarge { .. } => "choose dense or bf16 for the job's codec",
+                EncodeError::NotFinite { .. } => "lower the learning rate",
+                EncodeError::Residual { .. } => "this is a mistake of Wattle",
+            };
+            TaskError::NotFinite(format!("a tensor for a link ({form}): {error}; {remedy}"))
         })
     }
 

@@ -4,14 +4,22 @@ use super::*;
 
 /// Goal: of a running job's steps at least 95 % are attributed, operators, links and the end of the step among it. Method:
 /// a job of many steps over three processes with a backup, asked in the middle and not by its submitter; with one micro-batch,
-/// since among several the path may stay at one peer.
+/// whose path crosses links, and with several, among which it may stay at one peer.
 #[test]
 fn a_running_job_says_where_its_time_goes() {
+    for micro_batches in [1, 4] {
+        check_why(micro_batches);
+    }
+}
+
+fn check_why(micro_batches: u32) {
     let _turn = turn();
-    let network = format!("why-{}", std::process::id());
+    let network = format!("why-{micro_batches}-{}", std::process::id());
     let folder = tempfile::tempdir().unwrap();
     let job = folder.path().join("job.toml");
-    let text = "[model]\nname = \"gpt2-nano\"\n[train]\nsteps = 100000\nmicro_batches = 1\n[swarm]\nstages = 2\n";
+    let text = format!(
+        "[model]\nname = \"gpt2-nano\"\n[train]\nsteps = 100000\nmicro_batches = {micro_batches}\n[swarm]\nstages = 2\n"
+    );
     std::fs::write(&job, text).unwrap();
     let (_one, ticket) = up(&network, None);
     let (_two, _) = up(&network, Some(&ticket));
@@ -46,7 +54,8 @@ fn a_running_job_says_where_its_time_goes() {
         .map(share)
         .sum();
     assert!((all - line["attributed"].as_f64().unwrap()).abs() < 0.01, "{line}");
-    assert!(share("operator") > 0.1 && share("link") > 0.0 && share("store") > 0.0, "{line}");
+    assert!(share("operator") > 0.1 && share("store") > 0.0, "{line}");
+    assert!(micro_batches > 1 || share("link") > 0.0, "{line}");
     assert!(share("wait") + share("decision") < 0.5, "what is left over is called so: {line}");
     assert!(parts.iter().any(|part| part["operator"] == "linear"), "{line}");
     let job = line["job"].as_str().unwrap().to_owned();

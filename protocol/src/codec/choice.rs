@@ -93,7 +93,7 @@ impl FromStr for Codec {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "\"{text}\" is no codec; there are dense, f16, bf16, int8, topk:RATIO and adatopk:RATIO, with a ratio from 1 to {RATIO_MAX}"
+                "there are dense, f16, bf16, int8, topk:RATIO and adatopk:RATIO, with a ratio from 1 to {RATIO_MAX}"
             )
         };
         let codec = match text.split_once(':') {

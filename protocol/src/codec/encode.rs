@@ -101,6 +101,7 @@ fn subtract(form: Form, bytes: &[u8], residual: &mut [f32]) {
 /// *Errors*: [`EncodeError::NotFinite`] and [`EncodeError::TooLarge`]; nothing is appended.
 pub fn encode(form: Form, tensor: &[f32], out: &mut Vec<u8>) -> Result<(), EncodeError> {
     let mut encoder = Encoder::new(form, tensor, None)?;
+    out.reserve(usize::try_from(form.bytes(tensor.len()).count()).unwrap_or(0));
     while encoder.next_chunk(out) {}
     Ok(())
 }

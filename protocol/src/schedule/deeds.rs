@@ -277,6 +277,19 @@ mod tests {
         deeds.observe(honest.peer, promised, (Duration::ZERO, Duration::MAX), now);
     }
 
+    /// Goal: what models are off by is no deed. Method: peers that take nearly twice, and a little more than twice, as long or
+    /// as short as their adverts say.
+    #[test]
+    fn deeds_begin_at_a_factor_of_two() {
+        let honest = problem(3, 4, 8).adverts.remove(0);
+        let now = Instant::from_micros(5_000_000);
+        for (claim, counts) in [(190, false), (210, true), (53, false), (47, true)] {
+            let mut deeds = Deeds::default();
+            let claimed = after_work(&mut deeds, &honest, ONE * claim / 100, 0);
+            assert_eq!(deeds.of([&claimed], now).len(), usize::from(counts), "{claim}");
+        }
+    }
+
     #[test]
     fn a_leaders_word_is_bound_and_checked_against_ones_own_clock() {
         let honest = problem(3, 4, 8).adverts.remove(0);

@@ -17,6 +17,7 @@ mod desk;
 mod grain;
 mod judge;
 mod lines;
+mod memo;
 mod memory;
 mod optimum;
 mod refine;
@@ -35,6 +36,7 @@ use crate::ids::{Epoch, JobId, PeerId, StageId};
 use crate::job::JobSpec;
 pub use baseline::Baseline;
 use desk::Desk;
+pub use memo::{Memo, Planner};
 pub use replan::{Freedom, Replan, replan};
 
 /// Shares of peers' memory, in thousandths, within which the search stays, until a layout fits in full: it counts less

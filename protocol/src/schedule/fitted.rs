@@ -1,9 +1,10 @@
 //! A device's coefficients from the times of operators that it has run: of the probe's networks, later of real tasks.
 //!
 //! Pure: takes loads and times, returns hardware. Our rule: an operator takes a start, whatever its size, and then a time in
-//! proportion to its arithmetic or its bytes; each kind has both. [`probed`] finds both, from networks of several sizes;
+//! proportion to its arithmetic or its bytes; kinds have both, but that element-wise operators and moves share one start.
+//! [`probed`] finds both, from networks of several sizes;
 //! [`fitted`] takes the starts for known, and finds what is in proportion. Kinds of which nothing was seen, or of which next
-//! to nothing is left beside their starts, keep what they had.
+//! to nothing is left beside their starts, keep their factor on the headline speeds.
 //!
 //! Reading order: this file; [`line`](self::line) (starts and proportions of one kind).
 
@@ -69,7 +70,10 @@ pub fn probed(hardware: &Hardware, parts: &[Part]) -> Hardware {
     let mut dense = points(parts, &[Unit::Elements], |s| s.load.elements.count());
     dense.retain(|(sample, _)| sample.is_dense());
     for (sample, point) in &mut dense {
+        let all = point.seconds;
         point.seconds -= (sample.load.bytes / found.touch_rate).seconds();
+        // What is left of it is a smaller share of the network's time.
+        point.weight *= point.seconds / all;
     }
     dense.retain(|(_, point)| point.seconds > 0.0);
     if let Some(slope) = slope(&bare(&dense), usual) {

@@ -3,15 +3,18 @@
 //! Source: that FusionLLM compresses activations and gradients adaptively at the slowest links is the paper's; the rule is
 //! our proposal (papers.md 1.9). Links are those between owners; replicas of a stage use its owner's.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::StagePlan;
 use super::ground::Ground;
-use crate::codec::{Codec, Floats, Form, adatopk};
+use crate::codec::adatopk::{Estimate, Ratios};
+use crate::codec::{Codec, Floats, Form};
 use crate::dag::cut::CutEdge;
 use crate::dag::{Dtype, Fact};
 use crate::ids::{EdgeId, StageId};
-use crate::units::Duration;
+use crate::units::{Bytes, Duration};
 
 /// Forms of one edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +35,29 @@ pub fn of_edge(forms: &[EdgeForms], edge: EdgeId) -> EdgeForms {
     forms.get(edge.index()).copied().unwrap_or(EdgeForms::DENSE)
 }
 
-/// Returns the form of each edge of a cut on the links between owners; empty where all are dense.
+/// Says whether these may be the forms of a job's plan for these edges: what a stranger's plan is held to before it is
+/// repaired, since repairs keep them.
+pub(super) fn may_be(forms: &[EdgeForms], codec: Codec, edges: &[CutEdge]) -> bool {
+    let one = |form: Form, fact: &Fact| {
+        let elements = fact.elements();
+        let is_selection = matches!(form, Form::TopK { keep, values: Floats::F32 } if (1..=elements).contains(&keep));
+        match codec.form(elements) {
+            _ if fact.dtype == Dtype::I32 => form == Form::DENSE,
+            Some(fixed) => form == fixed,
+            None => form == Form::DENSE || is_selection,
+        }
+    };
+    let both = |(forms, edge): (&EdgeForms, &CutEdge)| {
+        one(forms.there, &edge.fact) && one(forms.back, &edge.fact)
+    };
+    forms.is_empty()
+        || (codec != Codec::Dense
+            && forms.len() == edges.len()
+            && forms.iter().zip(edges).all(both))
+}
+
+/// Returns the form of each edge of a cut on the links between owners; empty where all are dense. What goes over one link
+/// shares its time.
 pub(super) fn forms(
     codec: Codec,
     edges: &[CutEdge],
@@ -42,38 +67,39 @@ pub(super) fn forms(
     if codec == Codec::Dense {
         return Vec::new();
     }
-    let owner = |stage: StageId| stages.get(stage.index()).and_then(|s| ground.number(s.owner));
-    let time = |from: StageId, to: StageId, fact: &Fact| {
-        let ends = owner(from).zip(owner(to));
-        let (busy, travel) = ends
-            .map_or_else(Default::default, |(from, to)| ground.transfer(from, to, fact.bytes()));
-        busy + travel
-    };
-    let there = |edge: &CutEdge| time(edge.from, edge.to, &edge.fact);
-    let back = |edge: &CutEdge| match edge.cotangent {
-        Some(_) => time(edge.to, edge.from, &edge.fact),
-        None => Duration::ZERO,
-    };
-    let slowest = edges.iter().map(|edge| there(edge).max(back(edge))).max().unwrap_or_default();
-    let one = |fact: &Fact, own: Duration| form(codec, fact, own, slowest);
-    let both = |edge: &CutEdge| EdgeForms {
-        there: one(&edge.fact, there(edge)),
-        back: one(&edge.fact, back(edge)),
-    };
-    edges.iter().map(both).collect()
-}
-
-/// Returns the form of a tensor whose dense transfer takes `own`, where the slowest takes `slowest`. Integers are exact.
-fn form(codec: Codec, fact: &Fact, own: Duration, slowest: Duration) -> Form {
-    if fact.dtype == Dtype::I32 {
-        return Form::DENSE;
+    let ways = |edge: &CutEdge| [(edge.from, edge.to), (edge.to, edge.from)];
+    let crosses = |edge: &CutEdge| [true, edge.cotangent.is_some()];
+    let mut sizes: BTreeMap<(StageId, StageId), Bytes> = BTreeMap::new();
+    for edge in edges {
+        for (way, _) in ways(edge).into_iter().zip(crosses(edge)).filter(|(_, crosses)| *crosses) {
+            *sizes.entry(way).or_default() += edge.fact.bytes();
+        }
     }
-    let elements = fact.elements();
-    let adaptive = || {
-        let Codec::AdaTopK(base) = codec else { return Form::DENSE };
-        let budget = adatopk::budget(Form::DENSE.bytes(elements), base, own, slowest);
-        let form = budget.map(|budget| adatopk::within(budget, elements, Floats::F32));
-        form.map_or(Form::DENSE, |form| form.or_dense(elements))
+    let owner = |stage: StageId| stages.get(stage.index()).and_then(|s| ground.number(s.owner));
+    let time = |(from, to): (StageId, StageId)| {
+        let size = sizes.get(&(from, to)).copied().unwrap_or_default();
+        let ends = owner(from).zip(owner(to)).filter(|_| size > Bytes::ZERO);
+        let transfer = ends.map(|(from, to)| ground.transfer(from, to, size));
+        transfer.map_or(Duration::ZERO, |(busy, travel)| busy + travel)
     };
-    codec.form(elements).unwrap_or_else(adaptive)
+    let each = edges.iter().flat_map(|edge| ways(edge).map(|way| (edge, way)));
+    let found: Vec<Form> = match codec {
+        Codec::AdaTopK(base) => {
+            let estimate = |(edge, way): (&CutEdge, _)| Estimate {
+                elements: edge.fact.elements(),
+                dense: time(way),
+            };
+            let estimates: Vec<Estimate> = each.map(estimate).collect();
+            Ratios::new(base, Floats::F32, &estimates).forms().to_vec()
+        }
+        Codec::Dense | Codec::Half(_) | Codec::Int8 | Codec::TopK(_) => {
+            each.map(|(edge, _)| codec.form(edge.fact.elements()).unwrap_or(Form::DENSE)).collect()
+        }
+    };
+    let both = |(edge, forms): (&CutEdge, &[Form; 2])| match edge.fact.dtype {
+        // Integers are exact.
+        Dtype::I32 => EdgeForms::DENSE,
+        Dtype::F32 | Dtype::F16 | Dtype::Bf16 => EdgeForms { there: forms[0], back: forms[1] },
+    };
+    edges.iter().zip(found.as_chunks::<2>().0).map(both).collect()
 }

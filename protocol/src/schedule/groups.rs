@@ -72,10 +72,14 @@ impl Groups {
         let mut held = vec![0; workers];
         // The first micro-batches are of one group each.
         for turn in turns.iter().take(self.order.len()) {
-            held[usize::from(*turn)] += 1;
+            if let Some(held) = held.get_mut(usize::from(*turn)) {
+                *held += 1;
+            }
         }
-        if turns.is_empty() {
-            held[0] = self.order.len() as u64;
+        if turns.is_empty()
+            && let Some(first) = held.first_mut()
+        {
+            *first = self.order.len() as u64;
         }
         held
     }

@@ -48,6 +48,25 @@ pub struct Starts {
     pub norms: u32,
 }
 
+impl Starts {
+    /// Returns the same starts in multiples of something that is smaller by `over / of`.
+    #[must_use]
+    pub fn over(self, over: u64, of: u64) -> Self {
+        let each = |start: u32| {
+            let scaled = u128::from(start) * u128::from(over) / u128::from(of.max(1));
+            u32::try_from(scaled).unwrap_or(FACTOR_MAX).clamp(1, FACTOR_MAX)
+        };
+        Self {
+            products: each(self.products),
+            attention: each(self.attention),
+            recurrences: each(self.recurrences),
+            convolutions: each(self.convolutions),
+            convolution_grads: each(self.convolution_grads),
+            norms: each(self.norms),
+        }
+    }
+}
+
 impl Default for Starts {
     /// All alike.
     fn default() -> Self {

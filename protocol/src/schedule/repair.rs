@@ -8,6 +8,7 @@ use super::advert::Advert;
 use super::estimate::Placement;
 use super::fence::{Request, stage_graphs};
 use super::footprint::Footprints;
+use super::forms::may_be;
 use super::links::Links;
 use super::roles::{Standby, able_peers, council, ground_of};
 use super::{Plan, PlanError, StagePlan, Standing};
@@ -61,6 +62,9 @@ pub fn repair(
     }
     // As before, wherever the links lead now: nothing that is learnt depends on who has failed.
     let forms = previous.forms.as_slice();
+    if !may_be(forms, spec.swarm.codec, &cut.edges) {
+        return Err(PlanError::Network("the old plan's forms are not those of its edges".into()));
+    }
     let (leader, ground) = (request.leader, &ground);
     let placement = Placement { spec, cut: &cut, order, stages: &stages, leader, ground, forms };
     let stages = placement.dealt();

@@ -18,25 +18,18 @@ use crate::wire::trace::{StageTrace, Traces};
 const ANSWER_BYTES: usize = FRAME_MAX / 2;
 /// Pause between two answers to one peer: an answer is megabytes for a question of a few bytes.
 const PAUSE: Duration = Duration::from_millis(1_000);
-/// Most peers that are answered within a pause: a peer's name costs nothing.
-const ASKERS_MAX: usize = 16;
+/// Most peers that are answered within a pause: a peer's name costs nothing, and tensors share the line.
+const ASKERS_MAX: usize = 2;
 /// How long answers to a question are heard.
 const HEARD: Duration = Duration::from_millis(10_000);
 /// Most questions that wait for answers; the oldest gives way.
 const QUESTIONS_MAX: usize = 16;
 
-/// A question that this peer has asked.
-#[derive(Debug)]
-struct Question {
-    asked: Instant,
-    /// Who has not answered.
-    of: BTreeSet<PeerId>,
-}
-
 /// Questions that wait for answers, and who was answered lately.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
-    open: BTreeMap<JobId, Question>,
+    /// By when it was asked and of which job: who has not answered.
+    open: BTreeMap<(Instant, JobId), BTreeSet<PeerId>>,
     answered: BTreeMap<PeerId, Instant>,
 }
 
@@ -53,27 +46,24 @@ impl Questions {
 
     /// Says whether an answer was asked for and has not come yet, and notes that it has.
     fn awaits(&mut self, from: PeerId, job: JobId, asked: Instant, now: Instant) -> bool {
-        self.open.retain(|_, question| now.since(question.asked) < HEARD);
-        let question = self.open.get_mut(&job).filter(|question| question.asked == asked);
-        question.is_some_and(|question| question.of.remove(&from))
+        self.open.retain(|(asked, _), _| now.since(*asked) < HEARD);
+        self.open.get_mut(&(asked, job)).is_some_and(|of| of.remove(&from))
     }
 }
 
 impl Peer {
-    /// Asks every neighbour what it remembers of a job; the question before is answered no more.
+    /// Asks every neighbour what it remembers of a job. Answers to questions before are heard for a while, too.
     pub(super) fn ask_traces(&mut self, job: JobId, now: Instant, out: &mut Outbox) {
         let open = &mut self.questions.open;
-        if open.len() >= QUESTIONS_MAX
-            && let Some(oldest) = open.iter().min_by_key(|(_, q)| q.asked).map(|(job, _)| *job)
-        {
-            open.remove(&oldest);
+        if open.len() >= QUESTIONS_MAX {
+            open.pop_first();
         }
         let of: BTreeSet<PeerId> = self.membership.connected().collect();
         for to in &of {
             let message = Box::new(Message::AskTraces { job, sent: now });
             out.push(Effect::Send { to: *to, message });
         }
-        open.insert(job, Question { asked: now, of });
+        open.insert((now, job), of);
     }
 
     /// Tells somebody what this peer remembers of a job.
@@ -178,7 +168,7 @@ mod tests {
         let many = (10..200).filter(|n| questions.may_answer(peer(*n), at(1500))).count();
         assert!(many < ASKERS_MAX, "{many} answers");
         let of = BTreeSet::from([peer(1), peer(2)]);
-        questions.open.insert(job, Question { asked: at(5), of });
+        questions.open.insert((at(5), job), of);
         assert!(!questions.awaits(peer(3), job, at(5), at(6)), "it was not asked");
         assert!(!questions.awaits(peer(1), job, at(4), at(6)), "another question");
         assert!(!questions.awaits(peer(1), JobId::new([2; 16]), at(5), at(6)));

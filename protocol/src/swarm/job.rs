@@ -53,7 +53,7 @@ pub(super) struct Job {
     pub(super) stages: BTreeMap<StageId, Stage>,
     pub(super) backups: BTreeMap<StageId, Backup>,
     /// Stages that failed here, under which plan, and why; told until the next plan is in force.
-    failed: BTreeMap<StageId, (Epoch, String)>,
+    failed: BTreeMap<StageId, (Epoch, String, bool)>,
     /// The highest version of a plan that this peer has accepted.
     pub(super) accepted: Epoch,
     /// The last decided step that this peer knows.
@@ -248,7 +248,7 @@ impl Job {
     pub(super) fn fail_stages(
         &mut self,
         which: impl Fn(StageId) -> bool,
-        reason: &str,
+        (reason, of_numbers): (&str, bool),
         ctx: &mut Ctx<'_>,
     ) {
         let held = self.stages.keys().chain(self.backups.keys()).copied();
@@ -268,7 +268,8 @@ impl Job {
             Some(proposal) => proposal.plan.epoch,
             None => self.epoch(),
         };
-        self.failed.extend(lost.into_iter().map(|stage| (stage, (epoch, reason.to_owned()))));
+        let why = |stage| (stage, (epoch, reason.to_owned(), of_numbers));
+        self.failed.extend(lost.into_iter().map(why));
         self.tell_failed(ctx);
     }
 
@@ -277,9 +278,9 @@ impl Job {
         let Some(leader) = ctx.leader else {
             return;
         };
-        for (&stage, (epoch, reason)) in &self.failed {
-            let (epoch, reason) = (*epoch, reason.clone());
-            ctx.send(leader, self.id, JobMessage::StageFailed { epoch, stage, reason });
+        for (&stage, (epoch, reason, of_numbers)) in &self.failed {
+            let (epoch, reason, of_numbers) = (*epoch, reason.clone(), *of_numbers);
+            ctx.send(leader, self.id, JobMessage::StageFailed { epoch, stage, reason, of_numbers });
         }
     }
 

@@ -10,6 +10,7 @@ use super::io::{Effect, Outbox, StageWork, Timer};
 use super::job::{Ending, Job, Proposal};
 use super::lead::{Report, shown};
 use super::{Ctx, JOBS_MAX, Peer};
+use crate::codec::choice::RATIO_MAX;
 use crate::ids::{Epoch, JobId, PeerId, Step, Term};
 use crate::job::{
     DEPTH_MAX, JobSpec, MICRO_BATCHES_MAX, PipelineOrder, REPLICAS_MAX, STAGES_MAX,
@@ -17,7 +18,7 @@ use crate::job::{
 };
 use crate::schedule::advert::{Advert, SignedAdvert};
 use crate::schedule::deeds::Deed;
-use crate::schedule::fence::{Request, place, stage_graphs};
+use crate::schedule::fence::{Request, stage_graphs};
 use crate::schedule::repair::repair;
 use crate::schedule::{Basis, Plan};
 use crate::units::Instant;
@@ -72,6 +73,9 @@ pub(super) fn check_spec(spec: &JobSpec) -> Result<(), String> {
     let (most, got) = (STAGES_PER_PEER_MAX, spec.swarm.stages_per_peer);
     if got == 0 || got > most {
         return Err(format!("stages_per_peer is {got}; 1 to {most} are possible"));
+    }
+    if !spec.swarm.codec.is_legal() {
+        return Err(format!("the codec is {}; its ratio is 1 to {RATIO_MAX}", spec.swarm.codec));
     }
     if let Some(order @ PipelineOrder::Deep(depth)) = spec.swarm.order
         && (depth == 0 || depth > DEPTH_MAX)
@@ -217,7 +221,7 @@ impl Job {
             let adverts: Vec<&Advert> = shown.iter().collect();
             let request = Request { submitter: plan.submitter, ..self.request(plan.epoch, from) };
             let again = match &basis {
-                Basis::Fresh => place(request, &adverts).map_err(wrong)?,
+                Basis::Fresh => (ctx.planner)(request, &adverts).map_err(wrong)?,
                 Basis::Repair { previous, standing } => {
                     repair(request, previous, standing, &adverts).map_err(wrong)?
                 }
@@ -277,8 +281,8 @@ impl Job {
                 self.on_refused(from, (term, epoch), &reason, ctx);
             }
             JobMessage::Dispute { term, epoch } => self.on_disputed(from, (term, epoch), ctx),
-            JobMessage::StageFailed { epoch, stage, reason } => {
-                self.on_stage_failed(from, (epoch, stage), &reason, ctx);
+            JobMessage::StageFailed { epoch, stage, reason, of_numbers } => {
+                self.on_stage_failed(from, (epoch, stage), (&reason, of_numbers), ctx);
             }
             JobMessage::Adopt { term, epoch } => {
                 if self.heed(from, term, ctx) {

@@ -9,7 +9,8 @@
 //! | Done      | all steps are decided                               |                                                  |
 //!
 //! A repair goes on from the last decided step. A stage that nobody holds any more sends the job back to step 0,
-//! which is drawn from the seed, or given by the submitter again: redone with equal numbers. Not here: elections (`elect`).
+//! which is drawn from the seed, or given by the submitter again: redone with equal numbers, where links are dense.
+//! Not here: elections (`elect`).
 
 mod barred;
 mod inquiry;
@@ -79,6 +80,8 @@ pub(super) struct Lead {
     decided: Instant,
     settled: Instant,
     failures: u32,
+    /// The step whose numbers have failed at a member.
+    overflowed: Option<Step>,
     /// Who failed at which stage, in which epoch and when.
     barred: BTreeMap<(StageId, PeerId), (Epoch, Instant)>,
     /// Who has disputed what this leader says of its deeds.
@@ -119,6 +122,7 @@ impl Lead {
             decided: now,
             settled: now,
             failures: 0,
+            overflowed: None,
             barred: BTreeMap::new(),
             disputed: BTreeSet::new(),
             waiting: None,

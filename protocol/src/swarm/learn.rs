@@ -12,7 +12,8 @@ use crate::schedule::load::Load;
 use crate::units::Duration;
 use crate::wire::message::{Span, SpanKind};
 
-/// Passes of a step that take and promise less together tell nothing of a peer: of small stages, models are off by a multiple.
+/// Passes of a step that take and promise less together count as a promise kept: of small stages, models are off by a
+/// multiple.
 const SMALL: Duration = Duration::from_millis(10);
 
 /// Takes in what the passes of one step took at a peer, by stages.
@@ -51,9 +52,14 @@ pub(super) fn learn(peer: PeerId, parts: &[(&StageWork, &[Span])], plan: &Plan, 
             took += span.ended.since(span.began);
         }
     }
-    if promised.max(took) >= SMALL {
-        ctx.deeds.observe(peer, &hardware, (promised, took), ctx.now);
+    if took == Duration::ZERO {
+        // Who ran nothing has kept no promise.
+        return;
     }
+    // Left out, the small ones would leave their stalls alone behind.
+    let is_small = promised.max(took) < SMALL;
+    let sample = if is_small { (SMALL, SMALL) } else { (promised, took) };
+    ctx.deeds.observe(peer, &hardware, sample, ctx.now);
 }
 
 impl Job {

@@ -12,6 +12,7 @@ mod strangers;
 mod tasks;
 mod why;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::{
@@ -22,7 +23,9 @@ use super::why::Answer;
 use super::{Config, Peer};
 use crate::ids::{Epoch, PeerId, StageId, Step, TaskId};
 use crate::job::JobSpec;
-use crate::schedule::Plan;
+use crate::schedule::advert::Advert;
+use crate::schedule::fence::{Memo, Request};
+use crate::schedule::{Plan, PlanError};
 use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::{Message, News};
 use job::spec;
@@ -32,6 +35,15 @@ const LATENCY: Duration = Duration::from_millis(2);
 const WORK: Duration = Duration::from_millis(3);
 /// Bytes that a shipment is said to have cost although nobody took it.
 const WASTED: Bytes = Bytes::new(1 << 40);
+
+thread_local! {
+    /// What peers of small worlds have placed: they ask for the same over and over.
+    static PLACED: RefCell<Memo> = const { RefCell::new(Memo::new()) };
+}
+
+fn placed(request: Request<'_>, adverts: &[&Advert]) -> Result<Plan, PlanError> {
+    PLACED.with_borrow_mut(|memo| memo.place(request, adverts))
+}
 
 enum Happening {
     Input(Input),
@@ -90,7 +102,7 @@ impl World {
         let mut submitter = None;
         for n in 0..=count {
             let config = Config { seed: u64::from(n), ..Config::default() };
-            let peer = Peer::new(&[n + 1; 32], config);
+            let peer = Peer::new(&[n + 1; 32], config).planned_by(placed);
             if n == count {
                 submitter = Some(peer.id());
             }

@@ -111,11 +111,14 @@ impl Peer {
             self.snapshots.remove(&key);
         }
         let reason: String = format!("{error:?}").chars().take(REASON_MAX).collect();
+        let of_numbers = matches!(error, TaskError::NotFinite(_));
         if matches!(error, TaskError::DeviceLost(_)) {
             return self.on_device_lost(&reason, now, out);
         }
         if !matches!(purpose, Purpose::Unload) {
-            self.with_job(id, now, out, |job, ctx| job.fail_stages(|s| s == stage, &reason, ctx));
+            self.with_job(id, now, out, |job, ctx| {
+                job.fail_stages(|s| s == stage, (&reason, of_numbers), ctx);
+            });
         }
     }
 
@@ -131,7 +134,7 @@ impl Peer {
         }
         let jobs: Vec<JobId> = self.jobs.keys().copied().collect();
         for id in jobs {
-            self.with_job(id, now, out, |job, ctx| job.fail_stages(|_| true, reason, ctx));
+            self.with_job(id, now, out, |job, ctx| job.fail_stages(|_| true, (reason, false), ctx));
         }
     }
 

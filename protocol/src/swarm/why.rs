@@ -145,7 +145,7 @@ struct Walk<'a> {
 struct Path {
     begun: i64,
     cursor: i64,
-    parts: Vec<(Cause, i64)>,
+    parts: BTreeMap<Cause, i64>,
 }
 
 impl Path {
@@ -153,7 +153,8 @@ impl Path {
     fn back_to(&mut self, moment: i64, cause: Cause) {
         let moment = moment.max(self.begun);
         if moment < self.cursor {
-            self.parts.push((cause, self.cursor.saturating_sub(moment)));
+            let sum = self.parts.entry(cause).or_default();
+            *sum = sum.saturating_add(self.cursor.saturating_sub(moment));
             self.cursor = moment;
         }
     }
@@ -191,8 +192,8 @@ impl<'a> Walk<'a> {
         own.find(|(_, trace)| trace.marks.iter().any(|mark| mark.what == What::Ready))
     }
 
-    fn run(&self, begun: i64, ended: i64) -> (Vec<(Cause, i64)>, i64) {
-        let mut path = Path { begun, cursor: ended, parts: Vec::new() };
+    fn run(&self, begun: i64, ended: i64) -> (BTreeMap<Cause, i64>, i64) {
+        let mut path = Path { begun, cursor: ended, parts: BTreeMap::new() };
         let last = self.decision.heard.iter().max_by_key(|(stage, at)| (*at, *stage));
         if let Some((stage, _)) = last
             && self.end(*stage, &mut path).is_none()
@@ -274,6 +275,9 @@ impl<'a> Walk<'a> {
         for op in trace.ops.iter().filter(|op| op.is_back == is_back) {
             let part = i128::from(span) * i128::from(op.took.micros()) / i128::from(passes.max(1));
             let part = i64::try_from(part).unwrap_or(0);
+            if part == 0 {
+                continue;
+            }
             let cause = Cause::Operator(task.stage, peer, op.name.clone());
             path.back_to(path.cursor.saturating_sub(part).max(from), cause);
         }

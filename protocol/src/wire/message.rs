@@ -272,6 +272,8 @@ pub enum JobMessage {
         stage: StageId,
         /// Why.
         reason: String,
+        /// Whether it is the numbers that fail, as they would at any peer.
+        of_numbers: bool,
     },
     /// The job is over and nobody needs its state.
     Release,

@@ -128,7 +128,7 @@ impl<'a> Desk<'a> {
                 Ok(Even { assignment, cut, owners }) => {
                     let alone = |owner: &PeerId| StagePlan::alone(*owner, Vec::new());
                     let workers: Vec<StagePlan> = owners.iter().map(alone).collect();
-                    if let Some((prediction, parts)) = self.planned(&cut, &workers, way) {
+                    if let Some((prediction, parts)) = self.planned(&cut, &workers, (way, None)) {
                         return Ok(self.plan((prediction, assignment, parts)));
                     }
                 }
@@ -146,6 +146,15 @@ impl<'a> Desk<'a> {
 
     /// Cuts and predicts layouts in earnest; returns the plan of the fastest that fits.
     pub(super) fn best(&self, layouts: &[Layout]) -> Option<Plan> {
+        self.best_of(layouts, None)
+    }
+
+    /// The same with forms that are given.
+    pub(super) fn best_in(&self, layouts: &[Layout], forms: &[EdgeForms]) -> Option<Plan> {
+        self.best_of(layouts, Some(forms))
+    }
+
+    fn best_of(&self, layouts: &[Layout], given: Option<&[EdgeForms]>) -> Option<Plan> {
         // Layouts often differ in their workers alone.
         let mut cuts: BTreeMap<(&[u16], bool), Option<Cut>> = BTreeMap::new();
         let found = layouts.iter().filter_map(|layout| {
@@ -154,7 +163,7 @@ impl<'a> Desk<'a> {
             let cut = cuts
                 .entry((&layout.stage_of, recompute))
                 .or_insert_with(|| cut_as(&self.grain.training, &assignment, recompute).ok());
-            self.in_earnest(layout, (assignment, cut.as_ref()?))
+            self.in_earnest(layout, (assignment, cut.as_ref()?), given)
         });
         // The first of equals: the search has put them in order.
         let best = found.reduce(|best, next| if next.0.step < best.0.step { next } else { best });
@@ -167,17 +176,24 @@ impl<'a> Desk<'a> {
         &self,
         layout: &Layout,
         (assignment, cut): (Vec<StageId>, &Cut),
+        given: Option<&[EdgeForms]>,
     ) -> Option<Found> {
         let workers = stage_plans(layout, &self.ground);
         let wanted = self.ways[usize::from(layout.way)];
         let ways = self.ways[..=usize::from(layout.way)].iter().rev();
         let mut ways = ways.filter(|way| way.recompute == wanted.recompute);
-        let (prediction, parts) = ways.find_map(|way| self.planned(cut, &workers, *way))?;
+        let (prediction, parts) =
+            ways.find_map(|way| self.planned(cut, &workers, (*way, given)))?;
         Some((prediction, assignment, parts))
     }
 
     /// Chooses backups for a cut that was made for a way, and predicts; None where a peer has no room.
-    fn planned(&self, cut: &Cut, workers: &[StagePlan], way: Way) -> Option<(Prediction, Parts)> {
+    fn planned(
+        &self,
+        cut: &Cut,
+        workers: &[StagePlan],
+        (way, given): (Way, Option<&[EdgeForms]>),
+    ) -> Option<(Prediction, Parts)> {
         let (spec, leader) = (self.request.spec, self.request.leader);
         let ground = &self.ground;
         let standby = Standby { spec, able: &self.able, ground, barred: &[] };
@@ -191,9 +207,10 @@ impl<'a> Desk<'a> {
         let stages = parts.dealt();
         let in_form = |forms: &[EdgeForms]| Placement { stages: &stages, forms, ..parts }.predict();
         let codec = self.request.codec;
-        let mut list = forms(codec, &cut.edges, &stages, ground);
+        let fresh = || forms(codec, &cut.edges, &stages, ground);
+        let mut list = given.map_or_else(fresh, <[EdgeForms]>::to_vec);
         let mut prediction = in_form(&list);
-        if matches!(codec, Codec::AdaTopK(_)) {
+        if given.is_none() && matches!(codec, Codec::AdaTopK(_)) {
             // Where links are fast enough, what would be lost is worth more than what would be saved.
             let dense = in_form(&[]);
             let saved = dense.step.micros().saturating_sub(prediction.step.micros());

@@ -23,7 +23,7 @@ use crate::job::JobSpec;
 use crate::units::Bytes;
 
 /// What a verdict costs beside its passes and units, in the same measure.
-const LAYING: u64 = 50;
+const COSTING: u64 = 50;
 /// So many stages are copied in the time of a pass.
 const COPIED: usize = 16;
 
@@ -206,7 +206,7 @@ impl<'a> Judge<'a> {
         let count = layout.stages.len();
         let micro_batches = self.spec.train.micro_batches;
         let way = self.way(layout);
-        self.spent.set(self.spent.get() + self.grain.units() as u64 + LAYING);
+        self.spent.set(self.spent.get() + self.grain.units() as u64 + COSTING);
         let (parts, wires) = self.parts(layout);
         if parts.iter().any(|part| part.units == 0) {
             return None;

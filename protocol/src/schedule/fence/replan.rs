@@ -97,7 +97,7 @@ pub fn replan(
     let worth = |before: u64, after: u64, moved: Duration| {
         let is_faster = after.saturating_mul(MARGIN) <= before.saturating_mul(100);
         let cost = (moved + Duration::from_micros(before)).micros();
-        is_faster && (before - after).saturating_mul(left) >= cost.saturating_mul(WORTH)
+        is_faster && before.saturating_sub(after).saturating_mul(left) >= cost.saturating_mul(WORTH)
     };
     let saved = |verdict: &Verdict| now.step.saturating_sub(verdict.step).saturating_mul(left);
     found.retain(|(layout, next)| worth(now.step, next.step, moving.time(layout)));
@@ -115,7 +115,11 @@ pub fn replan(
     for (layout, _) in found {
         let (moves, moved) = (moving.moves(&layout), moving.time(&layout));
         // Counted in earnest on both sides, it must fit and be worth it too.
-        let plan = desk.best(&[layout]);
+        let plan = match freedom {
+            // The moves are repairs, which keep the forms.
+            Freedom::Owners => desk.best_in(&[layout], &running.forms),
+            Freedom::Everything => desk.best(&[layout]),
+        };
         let is_worth = |plan: &Plan| worth(now.micros(), plan.prediction.step.micros(), moved);
         if let Some(plan) = plan.filter(is_worth) {
             return Ok(Some(Replan { plan, moves, now, cost: moved + now }));

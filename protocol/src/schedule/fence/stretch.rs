@@ -268,7 +268,8 @@ impl<'a> Stretch<'a> {
         let kept = in_flight(self.way.order, 0, stages, micro_batches);
         let shared = (group.peers.len(), u64::from(kept));
         let fits = |start: usize| self.need((start, end), shared) <= group.memory;
-        let (mut low, mut high) = (in_time, end);
+        // Mostly all of it fits.
+        let (mut low, mut high) = (in_time, if fits(in_time) { in_time } else { end });
         while low < high {
             let middle = low + (high - low) / 2;
             if fits(middle) {

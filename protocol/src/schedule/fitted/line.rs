@@ -24,8 +24,8 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Returns the line that fits points best, neither part below zero; the usual start where they do not tell. None where
-    /// their work seems to take nothing.
+    /// Returns the line that fits points best, with a start of zero where it would be less; the usual start where they do
+    /// not tell. None where their work seems to take nothing, whatever their start.
     pub(super) fn through(points: &[Point], usual: f64) -> Option<Self> {
         let sizes = || points.iter().map(|p| p.work / p.launches);
         let (least, most) =

@@ -56,7 +56,7 @@ impl Job {
         };
         let parts = parts(&offer.plan, from);
         if !parts.is_empty() {
-            self.on_failure(from, (epoch, &parts), reason, ctx);
+            self.on_failure(from, (epoch, &parts), (reason, false), ctx);
         }
     }
 
@@ -83,7 +83,7 @@ impl Job {
         &mut self,
         from: PeerId,
         (epoch, stage): (Epoch, StageId),
-        reason: &str,
+        why: (&str, bool),
         ctx: &mut Ctx<'_>,
     ) {
         let Some(lead) = &self.lead else {
@@ -93,7 +93,7 @@ impl Job {
         let in_force = self.plan.as_deref().filter(|plan| plan.epoch == epoch);
         let plans = proposed.into_iter().chain(in_force);
         if plans.into_iter().any(|plan| parts(plan, from).contains(&stage)) {
-            self.on_failure(from, (epoch, &[stage]), reason, ctx);
+            self.on_failure(from, (epoch, &[stage]), why, ctx);
         }
     }
 
@@ -116,18 +116,21 @@ impl Job {
             .filter(|(_, stages)| !stages.is_empty())
             .collect();
         for (peer, stages) in late {
-            self.on_failure(peer, (epoch, &stages), "does not answer a proposal", ctx);
+            let why = ("does not answer a proposal", false);
+            self.on_failure(peer, (epoch, &stages), why, ctx);
         }
     }
 
-    /// Bars a member from what it failed at and asks around again, or gives up.
+    /// Bars a member from what it failed at and asks around again, or gives up: after many failures without a step between
+    /// them, or where the numbers of one step fail a second time, at this peer or at another, which has the same ones.
     fn on_failure(
         &mut self,
         from: PeerId,
         (epoch, stages): (Epoch, &[StageId]),
-        reason: &str,
+        (reason, of_numbers): (&str, bool),
         ctx: &mut Ctx<'_>,
     ) {
+        let step = self.last.map(|last| last.step.next()).unwrap_or_default();
         let Some(lead) = &mut self.lead else {
             return;
         };
@@ -143,6 +146,10 @@ impl Job {
         lead.barred.extend(stages.iter().map(|stage| ((*stage, from), (epoch, ctx.now))));
         // One device that dies under several stages is one failure.
         lead.failures += u32::from(!known);
+        let again = of_numbers && lead.overflowed.replace(step) == Some(step);
+        if again {
+            return self.fail(format!("step {step}, twice: {reason}"), ctx);
+        }
         if lead.failures > FAILURES_MAX {
             return self.fail(format!("peer {from}: {reason}"), ctx);
         }

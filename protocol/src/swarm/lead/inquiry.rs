@@ -175,7 +175,7 @@ impl Job {
         let voters = plan.council.clone();
         if standing.holders.iter().all(|h| !h.is_empty()) {
             if let Some(lead) = &mut self.lead {
-                lead.arrange_moves(&mut standing, plan.epoch, epoch);
+                lead.arrange_moves(&mut standing, (plan.epoch, epoch), ctx.now);
             }
             let evidence = living_adverts(ctx);
             let deeds = self.deeds_of(&evidence, ctx);

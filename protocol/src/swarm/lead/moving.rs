@@ -2,7 +2,7 @@
 //!
 //! | state     | meaning                                                   | leaves by                                     |
 //! |-----------|-----------------------------------------------------------|-----------------------------------------------|
-//! | none      | now and then, between two steps, a re-plan is made where  | one that is worth it -> wanted                |
+//! | none      | now and then, on a tick, a re-plan is made where          | one that is worth it -> wanted                |
 //! |           | something has changed since the last                      |                                               |
 //! | wanted    | the next decided step is followed by an inquiry; its plan | proposed -> following;                        |
 //! |           | makes the newcomers backups as well                       | no room for them -> none, and no other plan   |
@@ -32,13 +32,14 @@ use crate::swarm::learn::learn;
 use crate::units::{Duration, Instant};
 use crate::wire::message::{Span, SpanKind, StageStats};
 
-/// Pause between two looks for a better plan: a look costs as much as a placement.
+/// Pause between two looks for a better plan: a look costs about as much as two placements, and messages wait for it.
 const LOOK: Duration = Duration::from_millis(20_000);
 /// A stage's passes are noted once in this time; a gauge keeps few samples.
 const NOTE: Duration = Duration::from_millis(500);
 /// A factor or a rate that differs by no more than this share of it is the same: noise is no reason to look again.
 const SAME: u64 = 4;
-/// How long a move that a repair had no room for is not tried again.
+/// How long a move that a repair had no room for is not tried again, nor one back to an owner that was left: what it shows
+/// of itself under another plan is less than what it was left for.
 const REFUSED: Duration = Duration::from_millis(600_000);
 /// Samples before a gauge's figure says what is usual.
 const SAMPLES_MIN: usize = 4;
@@ -83,7 +84,7 @@ pub(super) struct Watched {
     /// When a better plan was last looked for, and what was known then.
     looked: Instant,
     known: Option<Known>,
-    /// Moves that a repair had no room for, and when.
+    /// Moves that a repair had no room for, and back to an owner that was left, and when.
     refused: BTreeMap<(StageId, PeerId), Instant>,
 }
 
@@ -168,8 +169,10 @@ impl Job {
         }
     }
 
-    /// Looks for a better plan, now and then, where something has changed since the last look. Between steps, so that no
-    /// decision waits for it.
+    /// Looks for a better plan, now and then, where something has changed since the last look. On a tick and not with a
+    /// decision, which is under way before.
+    ///
+    /// *Cost*: two placements; what comes meanwhile waits.
     pub(super) fn look(&mut self, ctx: &mut Ctx<'_>) {
         let (Some(lead), Some(plan)) = (&self.lead, self.plan.clone()) else {
             return;
@@ -216,10 +219,11 @@ impl Job {
             .filter(|(_, (old, new))| old.owner != new.owner)
             .map(|(stage, (_, new))| (stage, new.owner))
             .collect();
-        tracing::info!(job = %self.id, %now, %step, %cost, moves = to.len(), "moves stages");
         let refused =
             |(stage, peer): &(StageId, PeerId)| watched.is_refused(*stage, *peer, ctx.now);
-        Some(to).filter(|to| !to.is_empty() && !to.iter().any(refused))
+        let to = Some(to).filter(|to| !to.is_empty() && !to.iter().any(refused))?;
+        tracing::info!(job = %self.id, %now, %step, %cost, moves = to.len(), "moves stages");
+        Some(to)
     }
 
     /// Returns the adverts of living peers that have not failed lately, and by how much each is slower than it says: as its
@@ -256,7 +260,8 @@ impl Job {
             u64::try_from(over).unwrap_or(u64::MAX)
         };
         let usual = plan.stages.iter().map(|stage| shown(stage.owner)).min();
-        let usual = usual.unwrap_or(ONE).max(1);
+        // An owner that is faster than its word makes nobody else slow.
+        let usual = usual.unwrap_or(ONE).max(ONE);
         let factor = |peer| {
             if !works(peer) {
                 return deed(&seen, peer);
@@ -330,7 +335,12 @@ fn is_news(old: &Known, new: &Known) -> bool {
 impl Lead {
     /// Puts moves that are under way into what a repair starts from: newcomers that are to follow, or, once they do, the
     /// order in which stages are taken over.
-    pub(super) fn arrange_moves(&mut self, standing: &mut Standing, in_force: Epoch, next: Epoch) {
+    pub(super) fn arrange_moves(
+        &mut self,
+        standing: &mut Standing,
+        (in_force, next): (Epoch, Epoch),
+        now: Instant,
+    ) {
         let Some(moving) = self.moving.take() else {
             return;
         };
@@ -343,6 +353,7 @@ impl Lead {
                 for (stage, peer) in moving.to {
                     let Some(holders) = standing.holders.get_mut(stage.index()) else { continue };
                     if let Some(at) = holders.iter().position(|holder| *holder == peer) {
+                        self.watched.refused.insert((stage, holders[0]), now);
                         holders[..=at].rotate_right(1);
                     }
                 }

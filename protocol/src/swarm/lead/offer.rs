@@ -6,7 +6,7 @@ use super::{PLACING_MAX, Phase};
 use crate::ids::{Epoch, PeerId, Step, Term};
 use crate::schedule::advert::{Advert, SignedAdvert};
 use crate::schedule::deeds::{Deed, corrected};
-use crate::schedule::fence::{Request, place};
+use crate::schedule::fence::Request;
 use crate::schedule::{Basis, Plan, PlanError, StagePlan};
 use crate::swarm::Ctx;
 use crate::swarm::job::Job;
@@ -95,7 +95,8 @@ impl Job {
             all.iter().filter(|s| !fails(s.advert.peer)).cloned().collect();
         let place_on = |evidence: &[SignedAdvert]| {
             let deeds = self.deeds_of(evidence, ctx);
-            let plan = place(request, &shown(evidence, &deeds).iter().collect::<Vec<_>>())?;
+            let shown = shown(evidence, &deeds);
+            let plan = (ctx.planner)(request, &shown.iter().collect::<Vec<_>>())?;
             Ok((plan, deeds))
         };
         match place_on(&evidence) {

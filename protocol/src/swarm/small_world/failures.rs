@@ -116,3 +116,23 @@ fn a_lost_device_costs_one_repair() {
 fn a_stage_that_outgrows_its_device_costs_one_repair() {
     check_broken(false, &TaskError::OutOfMemory("2 GiB wanted".into()));
 }
+
+/// Goal: numbers that no peer can hold end the job, with what was wrong, and do not begin it anew for ever. Method: from some
+/// moment on every task of a stage fails so, at whichever peer.
+#[test]
+fn numbers_that_fail_at_two_peers_end_the_job() {
+    for moment in 0..6u64 {
+        let mut world = World::new(4);
+        world.submit(spec(3, 12));
+        assert!(world.run_until(LIMIT, |w| w.plan.is_some()));
+        world.pass(Duration::from_micros(20_000 + moment * 17_300));
+        let error = TaskError::NotFinite("an element is too large for f16".into());
+        let peers: Vec<PeerId> = world.peers.keys().copied().collect();
+        let stage = Some(StageId::new(1));
+        world.broken.extend(peers.into_iter().map(|peer| (peer, (stage, error.clone()))));
+        let reason = world.run_until_failed(LIMIT);
+        assert!(reason.contains("twice") && reason.contains("too large for f16"), "{reason}");
+        // An update may fail at an owner and its backup at once.
+        assert!(world.epochs <= 2, "moment {moment}: {:?}", world.trace);
+    }
+}

@@ -32,7 +32,12 @@ fn attacks(epoch: Epoch) -> Vec<JobMessage> {
     for term in 0..4 {
         let (term, reason) = (Term::new(term), String::from("made up"));
         list.push(JobMessage::Refuse { term, epoch, reason: reason.clone() });
-        list.push(JobMessage::StageFailed { epoch, stage: StageId::new(1), reason });
+        list.push(JobMessage::StageFailed {
+            epoch,
+            stage: StageId::new(1),
+            reason,
+            of_numbers: true,
+        });
         let applied = Step::new(1_000_000);
         let holdings = vec![Holding { stage: StageId::new(0), applied, next_gradient: true }];
         list.push(JobMessage::Report { term, epoch, holdings, last: None });
@@ -99,7 +104,7 @@ fn a_word_of_an_older_plan_or_of_no_part_in_it_is_no_failure() {
     for (from, epoch) in [(bystander, plan.epoch), (owner, Epoch::default())] {
         let reason = String::from("stale");
         for body in [
-            JobMessage::StageFailed { epoch, stage, reason: reason.clone() },
+            JobMessage::StageFailed { epoch, stage, reason: reason.clone(), of_numbers: true },
             JobMessage::Refuse { term: Term::new(1), epoch: plan.epoch, reason },
         ] {
             world.forge(from, leader, Message::Job { job: plan.job, body: Box::new(body) });
