@@ -129,31 +129,31 @@ impl Blocks {
         self.blocks[b][a] = costed;
     }
 
-    /// Puts a peer, whose links to each group these are, into a group.
-    pub(super) fn insert(&mut self, peer: usize, links: &[Block], group: usize) {
-        for (c, link) in links.iter().enumerate().filter(|(_, l)| l.weight > 0) {
-            self.set(group, c, self.block(group, c).with(*link));
+    /// Puts a peer, whose links to groups these are, into a group.
+    pub(super) fn insert(&mut self, peer: usize, links: &[(usize, Block)], group: usize) {
+        for (c, link) in links {
+            self.set(group, *c, self.block(group, *c).with(*link));
         }
         let members = &mut self.members[group];
         let place = members.binary_search(&peer).unwrap_or_else(|place| place);
         members.insert(place, peer);
     }
 
-    /// Takes a peer, whose links to each group these are, out of its group.
-    pub(super) fn remove(&mut self, peer: usize, links: &[Block], group: usize) {
-        for (c, link) in links.iter().enumerate().filter(|(_, l)| l.weight > 0) {
-            self.set(group, c, self.block(group, c).without(*link));
+    /// Takes a peer, whose links to groups these are, out of its group.
+    pub(super) fn remove(&mut self, peer: usize, links: &[(usize, Block)], group: usize) {
+        for (c, link) in links {
+            self.set(group, *c, self.block(group, *c).without(*link));
         }
         self.members[group].retain(|p| *p != peer);
     }
 
-    /// Returns what it costs to put a peer, whose links to each group these are, into a group.
-    pub(super) fn insertion(&self, links: &[Block], group: usize) -> f64 {
+    /// Returns what it costs to put a peer, whose links to groups these are, into a group.
+    pub(super) fn insertion(&self, links: &[(usize, Block)], group: usize) -> f64 {
         let size = self.members[group].len();
         let mut cost = self.factorials[size] - self.factorials[size + 1];
-        for (c, link) in links.iter().enumerate().filter(|(_, l)| l.weight > 0) {
-            let block = self.block(group, c);
-            cost += self.price(block.with(*link)) - self.block_cost(group, c);
+        for (c, link) in links {
+            let (block, cost_before) = self.blocks[group][*c];
+            cost += self.price(block.with(*link)) - cost_before;
         }
         if size == 0 { cost + NEW } else { cost }
     }

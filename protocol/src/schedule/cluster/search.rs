@@ -109,15 +109,15 @@ impl<'a> Search<'a> {
         core
     }
 
-    /// Returns a peer's links to each group.
-    fn links(&self, peer: usize) -> Vec<Block> {
+    /// Returns a peer's links to the groups to which it has any.
+    fn links(&self, peer: usize) -> Vec<(usize, Block)> {
         let mut links = vec![Block::default(); self.blocks.members.len()];
         for sample in &self.samples[peer] {
             if let Some(group) = self.group[sample.other] {
                 links[group].add(sample.level);
             }
         }
-        links
+        links.into_iter().enumerate().filter(|(_, block)| block.weight > 0).collect()
     }
 
     fn put(&mut self, peer: usize, place: usize) {

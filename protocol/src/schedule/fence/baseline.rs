@@ -3,6 +3,8 @@
 //! None looks at links. Definitions follow papers.md 1.8 (our proposal there), which lists equal number, equal compute
 //! and random order; the best single peer and the even split by layers are ours.
 
+use std::rc::Rc;
+
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -10,7 +12,7 @@ use super::super::advert::Advert;
 use super::super::ground::Ground;
 use super::super::load::Load;
 use super::grain::Grain;
-use super::judge::Layout;
+use super::judge::{Layout, Team};
 use crate::job::STAGES_MAX;
 
 /// A way to place a job without clustering.
@@ -41,7 +43,8 @@ pub(super) fn layouts(
         let whole: Load = grain.forward.iter().chain(&grain.backward).copied().sum();
         let mut peers: Vec<usize> = (0..able.len()).collect();
         peers.sort_by_key(|peer| (ground.time(*peer, whole, &ground.crowd([*peer])), *peer));
-        let one = |peer| Layout { stage_of: vec![0; units], stages: vec![vec![peer]], way: 0 };
+        let one =
+            |peer| Layout { stage_of: vec![0; units], stages: vec![Rc::new(vec![peer])], way: 0 };
         return peers.into_iter().map(one).collect();
     }
     // In the order of the adverts, not by speed.
@@ -66,12 +69,12 @@ pub(super) fn layouts(
             .collect(),
     };
     let stage_of = shares(&sizes, &weights);
-    let mut stages: Vec<Vec<usize>> = Vec::new();
+    let mut stages: Vec<Team> = Vec::new();
     let mut renumbered = Vec::with_capacity(units);
     let mut last = None;
     for stage in stage_of {
         if last != Some(stage) {
-            stages.push(vec![order[stage]]);
+            stages.push(Rc::new(vec![order[stage]]));
             last = Some(stage);
         }
         renumbered.push(u16::try_from(stages.len() - 1).unwrap_or(u16::MAX));

@@ -2,8 +2,10 @@
 //! exchange their peers, a peer takes over from another, joins a stage as a replica or leaves it, two stages become one,
 //! one becomes two, passes run in another order or with recomputation, the network is laid anew along the same workers.
 
+use std::rc::Rc;
+
 use super::grain::Grain;
-use super::judge::Layout;
+use super::judge::{Layout, Team};
 use super::refine::Scene;
 
 /// How many units at once may cross a border.
@@ -69,9 +71,10 @@ fn recuts(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
         let (low, high) = (three[0].len(), three[0].len() + three[1].len());
         let mut cut = |near: usize, far: usize| {
             if (near, far) != (low, high) {
-                let change = moved(layout, &units[..near], first);
-                let change = moved(&change, &units[near..far], first + 1);
-                list.push(moved(&change, &units[far..], first + 2));
+                let mut change = moved(layout, &units[..near], first);
+                put(&mut change, &units[near..far], first + 1);
+                put(&mut change, &units[far..], first + 2);
+                list.push(change);
             }
         };
         if units.len() <= RECUT_MAX {
@@ -137,7 +140,7 @@ fn takeovers(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
         for place in 0..peers.len() {
             for peer in idle.iter().filter(|peer| !peers.contains(peer)) {
                 let mut change = layout.clone();
-                change.stages[stage][place] = *peer;
+                Rc::make_mut(&mut change.stages[stage])[place] = *peer;
                 list.push(change);
             }
         }
@@ -162,9 +165,8 @@ fn exchanges(_scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
                 for near in 0..layout.stages[a].len().min(SINGLE_TRIED) {
                     for far in 0..layout.stages[b].len().min(SINGLE_TRIED) {
                         let mut change = layout.clone();
-                        let peer = change.stages[a][near];
-                        change.stages[a][near] =
-                            std::mem::replace(&mut change.stages[b][far], peer);
+                        Rc::make_mut(&mut change.stages[a])[near] = layout.stages[b][far];
+                        Rc::make_mut(&mut change.stages[b])[far] = layout.stages[a][near];
                         list.push(change);
                     }
                 }
@@ -183,7 +185,7 @@ fn exchanges(_scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     for (stage, peers) in layout.stages.iter().enumerate() {
         for place in 1..peers.len() {
             let mut change = layout.clone();
-            change.stages[stage].swap(0, place);
+            Rc::make_mut(&mut change.stages[stage]).swap(0, place);
             list.push(change);
         }
     }
@@ -202,17 +204,17 @@ fn replicas(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
         if peers.len() < most {
             for peer in idle.iter().filter(|peer| !peers.contains(peer)) {
                 let mut change = layout.clone();
-                change.stages[stage].push(*peer);
+                Rc::make_mut(&mut change.stages[stage]).push(*peer);
                 list.push(change);
             }
         }
         for place in (0..peers.len()).filter(|_| peers.len() > 1) {
             let mut change = layout.clone();
-            let peer = change.stages[stage].remove(place);
+            let peer = Rc::make_mut(&mut change.stages[stage]).remove(place);
             for other in (0..layout.stages.len()).filter(|other| *other != stage) {
                 if layout.stages[other].len() < most {
                     let mut change = change.clone();
-                    change.stages[other].push(peer);
+                    Rc::make_mut(&mut change.stages[other]).push(peer);
                     list.push(change);
                 }
             }
@@ -232,7 +234,7 @@ fn counts(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     for stage in 1..layout.stages.len() {
         let (before, after) = (&layout.stages[stage - 1], &layout.stages[stage]);
         let mut both = before.clone();
-        both.extend(after.iter().filter(|peer| !before.contains(peer)));
+        Rc::make_mut(&mut both).extend(after.iter().filter(|peer| !before.contains(peer)));
         let mut choices = vec![before.clone(), after.clone()];
         if both.len() <= usize::from(scene.judge.spec.swarm.replicas) {
             choices.push(both);
@@ -258,11 +260,22 @@ pub(super) fn splits(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
             (1..units.len()).filter(|at| units.len() <= 16 || at % units.len().div_ceil(8) == 0);
         for at in cuts {
             for peer in &idle {
-                list.push(split(layout, stage, &units[at..], (peers.clone(), vec![*peer])));
-                list.push(split(layout, stage, &units[at..], (vec![*peer], peers.clone())));
+                list.push(split(
+                    layout,
+                    stage,
+                    &units[at..],
+                    (peers.clone(), Rc::new(vec![*peer])),
+                ));
+                list.push(split(
+                    layout,
+                    stage,
+                    &units[at..],
+                    (Rc::new(vec![*peer]), peers.clone()),
+                ));
             }
             for take in 1..peers.len() {
-                let (near, far) = (peers[..take].to_vec(), peers[take..].to_vec());
+                let (near, far) =
+                    (Rc::new(peers[..take].to_vec()), Rc::new(peers[take..].to_vec()));
                 list.push(split(layout, stage, &units[at..], (near, far)));
             }
         }
@@ -282,7 +295,7 @@ fn relays(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
 }
 
 /// Returns a line that is gone along so many times.
-pub(super) fn repeated(line: &[Vec<usize>], rounds: usize) -> Vec<Vec<usize>> {
+pub(super) fn repeated(line: &[Team], rounds: usize) -> Vec<Team> {
     std::iter::repeat_n(line, rounds).flatten().cloned().collect()
 }
 
@@ -293,7 +306,7 @@ fn rounds(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     if most < 2 {
         return Vec::new();
     }
-    let mut line: Vec<Vec<usize>> = Vec::new();
+    let mut line: Vec<Team> = Vec::new();
     for peers in &layout.stages {
         if !line.contains(peers) {
             line.push(peers.clone());
@@ -319,7 +332,7 @@ fn rounds(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
     list
 }
 
-fn joined(layout: &Layout, stage: usize, peers: Vec<usize>) -> Layout {
+fn joined(layout: &Layout, stage: usize, peers: Team) -> Layout {
     let mut change = layout.clone();
     for at in &mut change.stage_of {
         if usize::from(*at) >= stage {
@@ -331,12 +344,7 @@ fn joined(layout: &Layout, stage: usize, peers: Vec<usize>) -> Layout {
     change
 }
 
-fn split(
-    layout: &Layout,
-    stage: usize,
-    later: &[usize],
-    (near, far): (Vec<usize>, Vec<usize>),
-) -> Layout {
+fn split(layout: &Layout, stage: usize, later: &[usize], (near, far): (Team, Team)) -> Layout {
     let mut change = layout.clone();
     for at in &mut change.stage_of {
         if usize::from(*at) > stage {
@@ -353,10 +361,14 @@ fn split(
 
 fn moved(layout: &Layout, units: &[usize], to: usize) -> Layout {
     let mut change = layout.clone();
-    for unit in units {
-        change.stage_of[*unit] = u16::try_from(to).unwrap_or(u16::MAX);
-    }
+    put(&mut change, units, to);
     change
+}
+
+fn put(layout: &mut Layout, units: &[usize], to: usize) {
+    for unit in units {
+        layout.stage_of[*unit] = u16::try_from(to).unwrap_or(u16::MAX);
+    }
 }
 
 /// Returns the units of each stage in the order of units.
@@ -371,8 +383,8 @@ fn members(layout: &Layout, grain: &Grain) -> Vec<Vec<usize>> {
 /// Returns peers that may take one more stage: first those that have none, of equals the fastest.
 fn idle(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<usize> {
     let mut parts = vec![0; scene.able];
-    for peer in layout.stages.iter().flatten() {
-        parts[*peer] += 1;
+    for peer in layout.peers() {
+        parts[peer] += 1;
     }
     let most = scene.judge.spec.swarm.stages_per_peer;
     let mut list: Vec<usize> = (0..scene.able).filter(|peer| parts[*peer] < most).collect();

@@ -15,7 +15,7 @@ use super::super::shortage::{Even, Shortage, even};
 use super::super::{Plan, PlanError, Prediction, StagePlan};
 use super::baseline::{self, Baseline};
 use super::grain::Grain;
-use super::judge::{Judge, Layout, Rules};
+use super::judge::{Judge, Layout, Rules, Team};
 use super::search::finalists;
 use super::{Request, cut_as};
 use crate::dag::cut::Cut;
@@ -267,7 +267,7 @@ struct Parts {
 
 /// Returns the workers of each stage, without backups and with no turns yet.
 fn stage_plans(layout: &Layout, ground: &Ground<'_>) -> Vec<StagePlan> {
-    let one = |peers: &Vec<usize>| {
+    let one = |peers: &Team| {
         let mut peers = peers.iter().map(|number| ground.peer(*number));
         let owner = peers.next().expect("a stage has an owner");
         StagePlan { replicas: peers.collect(), ..StagePlan::alone(owner, Vec::new()) }

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::super::codec::Codec;
 use super::super::course::{Course, Station, Wire, Worker};
@@ -27,18 +28,25 @@ const COSTING: u64 = 50;
 /// So many stages are copied in the time of a pass.
 const COPIED: usize = 16;
 
+/// The peers of a stage by number, the owner first. Layouts are copied by the hundred thousand, and differ in a stage or two.
+pub(super) type Team = Rc<Vec<usize>>;
+
 /// Units in stages, and stages on peers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Layout {
     /// Stage of each unit; no unit reads what a later stage makes.
     pub(super) stage_of: Vec<u16>,
-    /// Numbers of the peers of each stage, the owner first.
-    pub(super) stages: Vec<Vec<usize>>,
+    pub(super) stages: Vec<Team>,
     /// Which of the ways that the job allows passes run in. Comes last, so that of equals the thriftiest is first.
     pub(super) way: u8,
 }
 
 impl Layout {
+    /// Returns the peers of all stages, one that has several as often.
+    pub(super) fn peers(&self) -> impl Iterator<Item = usize> + '_ {
+        self.stages.iter().flat_map(|team| team.iter().copied())
+    }
+
     /// Returns all of it in one row: to be kept in large numbers.
     fn key(&self) -> Vec<u16> {
         let short = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
@@ -46,7 +54,7 @@ impl Layout {
         key.push(u16::from(self.way));
         key.extend(&self.stage_of);
         for peers in &self.stages {
-            key.extend([peers.len()].iter().chain(peers).map(|number| short(*number)));
+            key.extend([peers.len()].iter().chain(peers.iter()).map(|number| short(*number)));
         }
         key
     }
@@ -211,7 +219,7 @@ impl<'a> Judge<'a> {
         if parts.iter().any(|part| part.units == 0) {
             return None;
         }
-        let crowd = self.ground.crowd(layout.stages.iter().flatten().copied());
+        let crowd = self.ground.crowd(layout.peers());
         let mut stations = Vec::with_capacity(count);
         let mut needs = BTreeMap::new();
         for (index, (part, peers)) in parts.iter().zip(&layout.stages).enumerate() {
@@ -234,7 +242,7 @@ impl<'a> Judge<'a> {
             let (workers, recompute) = (peers.len(), way.recompute);
             let running = Running { workers, kept: u64::from(kept), recompute };
             let demand = self.memory.demand(&part.holding, running);
-            for peer in peers {
+            for peer in peers.iter() {
                 let sum: &mut Demand = needs.entry(*peer).or_default();
                 *sum = sum.and(demand);
             }
@@ -364,10 +372,10 @@ impl<'a> Judge<'a> {
     }
 
     /// Says whether no stage has a peer twice and no peer more stages than the job allows.
-    fn is_allowed(&self, stages: &[Vec<usize>]) -> bool {
+    fn is_allowed(&self, stages: &[Team]) -> bool {
         let mut parts = vec![(0, usize::MAX); self.ground.len()];
         for (stage, peers) in stages.iter().enumerate() {
-            for peer in peers {
+            for peer in peers.iter() {
                 let (count, last) = &mut parts[*peer];
                 *count += 1;
                 if std::mem::replace(last, stage) == stage
@@ -389,8 +397,8 @@ impl<'a> Judge<'a> {
             return Vec::new();
         }
         let mut busy = vec![false; self.near.len()];
-        for peer in layout.stages.iter().flatten() {
-            busy[*peer] = true;
+        for peer in layout.peers() {
+            busy[peer] = true;
         }
         let near = &self.near[station.workers[0].device];
         let idle = near.iter().filter(|peer| !busy[**peer]);

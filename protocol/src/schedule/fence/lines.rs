@@ -3,7 +3,10 @@
 //! Each line is a list of groups; a group runs one stage together, its first peer owns it. Whoever lays a network along
 //! a line may leave groups out.
 
+use std::rc::Rc;
+
 use super::super::ground::Ground;
+use super::judge::Team;
 use crate::units::Bytes;
 
 /// Up to so many peers all orders are tried.
@@ -14,12 +17,12 @@ const CHAINS_MAX: usize = 8;
 const TYPICAL: Bytes = Bytes::new(1 << 20);
 
 /// Returns lines of the peers below `able`, by number, each group at most `replicas` large. Peers come fastest first.
-pub(super) fn lines(ground: &Ground<'_>, able: usize, replicas: usize) -> Vec<Vec<Vec<usize>>> {
+pub(super) fn lines(ground: &Ground<'_>, able: usize, replicas: usize) -> Vec<Vec<Team>> {
     let orders = orders(ground, able);
-    let mut found: Vec<Vec<Vec<usize>>> = Vec::new();
+    let mut found: Vec<Vec<Team>> = Vec::new();
     for size in sizes(replicas.min(able)) {
         for order in &orders {
-            let line: Vec<Vec<usize>> = order.chunks(size).map(<[usize]>::to_vec).collect();
+            let line: Vec<Team> = order.chunks(size).map(|team| Rc::new(team.to_vec())).collect();
             found.push(line);
         }
     }

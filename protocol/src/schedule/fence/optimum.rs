@@ -5,6 +5,8 @@
 //! closed set to a larger one. A branch is left where a bound that holds for everything below it is no better than the
 //! best layout known.
 
+use std::rc::Rc;
+
 use super::judge::{Judge, Layout};
 use crate::job::STAGES_MAX;
 use crate::units::Bytes;
@@ -167,7 +169,7 @@ impl Search<'_, '_> {
 
     /// Runs a layout with the replicas of each stage from one on in every order: bounds are the same for all.
     fn leaf(&mut self, layout: &mut Layout, stage: usize) {
-        let Some(workers) = layout.stages.get(stage).map(Vec::len) else {
+        let Some(workers) = layout.stages.get(stage).map(|team| team.len()) else {
             if let Some(verdict) = self.judge.run(layout) {
                 self.best = self.best.min(verdict.step);
             }
@@ -188,9 +190,9 @@ impl Search<'_, '_> {
                 }
                 self.left -= 1;
             }
-            layout.stages[stage].swap(place, other);
+            Rc::make_mut(&mut layout.stages[stage]).swap(place, other);
             self.orders(layout, stage, (place + 1, workers));
-            layout.stages[stage].swap(place, other);
+            Rc::make_mut(&mut layout.stages[stage]).swap(place, other);
         }
     }
 
@@ -205,7 +207,7 @@ impl Search<'_, '_> {
             for unit in members(fixed.set) {
                 layout.stage_of[unit] = stage;
             }
-            layout.stages.push(fixed.workers.clone());
+            layout.stages.push(Rc::new(fixed.workers.clone()));
         }
         layout
     }

@@ -6,6 +6,7 @@
 //! Our algorithm and margins. Not here: who asks (`swarm/lead`), and losses, which cannot wait (`repair`).
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::super::{Plan, PlanError};
 use super::Request;
@@ -142,7 +143,9 @@ fn layout_of(desk: &Desk<'_>, judge: &Judge<'_>, plan: &Plan) -> Option<Layout> 
         }
     }
     let number = |peer| desk.ground.number(peer).filter(|number| *number < desk.able.len());
-    let workers = |stage: &super::super::StagePlan| stage.workers().map(number).collect();
+    let workers = |stage: &super::super::StagePlan| {
+        stage.workers().map(number).collect::<Option<Vec<usize>>>().map(Rc::new)
+    };
     let way = (0..).zip(&judge.ways);
     let mut way = way.filter(|(_, w)| (w.order, w.recompute) == (plan.order, plan.recompute));
     Some(Layout {

@@ -264,7 +264,7 @@ fn varied(mut found: Vec<(Layout, Verdict)>) -> Vec<(Layout, Verdict)> {
     let (mut seen, mut taken) = (BTreeSet::new(), BTreeMap::new());
     let mut kept = Vec::new();
     for (layout, verdict) in found {
-        let workers: usize = layout.stages.iter().map(Vec::len).sum();
+        let workers: usize = layout.peers().count();
         let count: &mut usize = taken.entry((layout.stages.len(), workers)).or_default();
         let is_new = seen.insert((layout.stage_of.clone(), layout.stages.clone()));
         if is_new && *count < IMPROVED / 4 && kept.len() < IMPROVED {

@@ -10,7 +10,7 @@ use super::super::groups::Groups;
 use super::super::load::Load;
 use super::super::pipeline::{Way, in_flight};
 use super::grain::Grain;
-use super::judge::{Judge, Layout};
+use super::judge::{Judge, Layout, Team};
 use super::memory::{Holding, Memory, Running};
 use crate::job::JobSpec;
 use crate::units::{Bytes, Duration};
@@ -52,7 +52,7 @@ pub(super) struct Stretch<'a> {
 /// A group's numbers for one line.
 #[derive(Debug)]
 struct Group<'l> {
-    peers: &'l [usize],
+    peers: &'l Team,
     /// Nanoseconds of a micro-batch for the units before each place, all peers working.
     times: Vec<u64>,
     /// Nanoseconds that both passes take beside their units.
@@ -122,9 +122,9 @@ impl<'a> Stretch<'a> {
 
     /// Returns layouts along a line: that of the least time, and some with fewer stages. With a fixed number of stages
     /// layouts have at most so many.
-    pub(super) fn layouts(&self, line: &[Vec<usize>]) -> Vec<Layout> {
+    pub(super) fn layouts(&self, line: &[Team]) -> Vec<Layout> {
         // A group that comes several times runs a stage each time, and has its memory for all of them.
-        let times = |peers: &Vec<usize>| line.iter().filter(|other| *other == peers).count();
+        let times = |peers: &Team| line.iter().filter(|other| *other == peers).count();
         let groups: Vec<Group<'_>> =
             line.iter().map(|peers| self.group(peers, times(peers))).collect();
         let most = self.spec.swarm.stages.map_or(usize::from(crate::job::STAGES_MAX), usize::from);
@@ -165,7 +165,7 @@ impl<'a> Stretch<'a> {
         found
     }
 
-    fn group<'l>(&self, peers: &'l [usize], times: usize) -> Group<'l> {
+    fn group<'l>(&self, peers: &'l Team, times: usize) -> Group<'l> {
         let units = self.grain.units();
         // Groups of micro-batches are dealt out for whole stages; here as for the whole network.
         let whole = |peer: &usize| self.times[*peer].last().copied().unwrap_or(0);
@@ -227,7 +227,7 @@ impl<'a> Stretch<'a> {
             for unit in &self.order[start..end] {
                 layout.stage_of[*unit] = stage;
             }
-            layout.stages.push(groups[at].peers.to_vec());
+            layout.stages.push(groups[at].peers.clone());
             start = end;
             place = piece.next;
         }
@@ -237,7 +237,7 @@ impl<'a> Stretch<'a> {
     /// Returns the first place from `from` on, before `to`, across which one micro-batch passes in time both ways.
     fn passable(
         &self,
-        (near, far): (&[usize], &[usize]),
+        (near, far): (&Team, &Team),
         (from, to): (usize, usize),
         time: u64,
     ) -> Option<usize> {

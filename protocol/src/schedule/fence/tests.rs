@@ -349,7 +349,8 @@ fn the_judge_agrees_with_the_estimator() {
             layout.stage_of[grain.unit_of[node]] = u16::try_from(stage.index()).unwrap();
         }
         for stage in &plan.stages {
-            layout.stages.push(stage.workers().map(|p| ground.number(p).unwrap()).collect());
+            let team = stage.workers().map(|p| ground.number(p).unwrap()).collect();
+            layout.stages.push(std::rc::Rc::new(team));
         }
         let step = judge.cost(&layout).unwrap().step as f64;
         let share = plan.prediction.step.seconds() * 1e6 / step;

@@ -57,7 +57,8 @@ fn least(judge: &Judge<'_>, able: usize, stages_max: u16) -> (u64, u64) {
         for stage_of in cuts(judge.grain, stages) {
             for list in &workers {
                 for way in (0..).take(judge.ways.len()) {
-                    let (stage_of, stages) = (stage_of.clone(), list.clone());
+                    let stage_of = stage_of.clone();
+                    let stages = list.iter().cloned().map(std::rc::Rc::new).collect();
                     if let Some(verdict) = judge.run(&Layout { stage_of, stages, way }) {
                         best = best.min(verdict.step);
                         count += 1;
