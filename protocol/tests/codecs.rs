@@ -26,7 +26,7 @@ fn placed(problem: &Problem, codec: Codec) -> Option<(Plan, Vec<CutEdge>)> {
     Some((plan, cut.edges))
 }
 
-/// Goal: fewer bytes never make a slower plan. Method: random problems, dense and with AdaTopK at two ratios.
+/// Goal: fewer bytes never make a slower plan. Method: random problems, dense and with codecs that adapt.
 #[test]
 fn a_codec_is_never_behind_its_own_dense_placement() {
     let mut compared = 0;
@@ -34,9 +34,9 @@ fn a_codec_is_never_behind_its_own_dense_placement() {
         let problem = problem(500 + seed, 7, 14);
         let step = |codec| placed(&problem, codec).map(|(plan, _)| plan.prediction.step);
         let Some(dense) = step(Codec::Dense) else { continue };
-        for ratio in [4, 100] {
-            let sparse = step(Codec::AdaTopK(ratio)).unwrap();
-            assert!(sparse <= dense, "seed {seed}, ratio {ratio}: {sparse} against {dense}");
+        for codec in [Codec::AdaTopK(4), Codec::AdaTopK(100), Codec::Adaptive] {
+            let less = step(codec).unwrap();
+            assert!(less <= dense, "seed {seed}, {codec}: {less} against {dense}");
         }
         compared += 1;
     }
@@ -50,7 +50,9 @@ fn no_repair_takes_forms_that_the_codec_does_not_give() {
     let (mut kept, mut refused) = (0, 0);
     for seed in 0..12 {
         let problem = problem(700 + seed, 5, 10);
-        for codec in [Codec::Dense, Codec::Int8, Codec::TopK(10), Codec::AdaTopK(10)] {
+        for codec in
+            [Codec::Dense, Codec::Int4, Codec::Adaptive, Codec::TopK(10), Codec::AdaTopK(10)]
+        {
             let Some((plan, edges)) = placed(&problem, codec) else { continue };
             if edges.is_empty() {
                 continue;
@@ -93,10 +95,10 @@ proptest! {
         let problem = problem(seed, 5, 10);
         let Some((dense, _)) = placed(&problem, Codec::Dense) else { return Ok(()) };
         prop_assert!(dense.forms.is_empty());
-        for codec in [Codec::Int8, Codec::TopK(ratio), Codec::AdaTopK(ratio)] {
+        for codec in [Codec::Int8, Codec::Adaptive, Codec::TopK(ratio), Codec::AdaTopK(ratio)] {
             let (plan, edges) = placed(&problem, codec).unwrap();
             if plan.forms.is_empty() {
-                prop_assert!(matches!(codec, Codec::AdaTopK(_)) || edges.is_empty());
+                prop_assert!(matches!(codec, Codec::Adaptive | Codec::AdaTopK(_)) || edges.is_empty());
                 continue;
             }
             prop_assert_eq!(plan.forms.len(), edges.len());
@@ -106,10 +108,10 @@ proptest! {
                 prop_assert!(size(forms.there, edge) <= most && size(forms.back, edge) <= most);
                 prop_assert!(edge.fact.dtype != Dtype::I32 || *forms == EdgeForms::DENSE);
             }
-            // AdaTopK goes without what saves less than a fiftieth.
+            // Whatever adapts goes without what saves less than a fiftieth.
             let most = dense.prediction.step.micros() * (50 + 1) / 50;
             prop_assert!(plan.prediction.step.micros() <= most);
-            if let Codec::AdaTopK(_) = codec {
+            if let Codec::Adaptive | Codec::AdaTopK(_) = codec {
                 let sizes = plan.forms.iter().zip(&edges);
                 let all: u64 = sizes.map(|(forms, edge)| size(forms.there, edge).count()).sum();
                 let most: u64 = edges.iter().map(|edge| size(Form::DENSE, edge).count()).sum();

@@ -15,6 +15,7 @@
 //! steps = 20
 //! stages = 3
 //! given = true                   # from weights that the submitter gives, not from the seed
+//! seed = 1                       # of weights and data
 //! [[faults]]
 //! at_ms = 3000                   # or after_step = 7, or neither: a random moment
 //! kill = "stage 1"               # or "leader", "submitter", "peer 2", "random"
@@ -211,7 +212,7 @@ impl Scenario {
         let (replicas, stages_per_peer) = (job.replicas, job.stages_per_peer);
         let codec =
             job.codec.parse().map_err(|error| format!("job.codec = \"{}\": {error}", job.codec))?;
-        let seed = 1;
+        let seed = job.seed;
         let start = match job.given {
             true => {
                 Given::drawn(dag.values(), seed).start(&dag).map_err(|error| error.to_string())?
@@ -222,7 +223,7 @@ impl Scenario {
             name: format!("simulated {}", job.model),
             dag,
             start,
-            data: DataSpec { source: entry.data.into(), seed: 1 },
+            data: DataSpec { source: entry.data.into(), seed },
             train: TrainSpec {
                 steps: job.steps,
                 micro_batches: job.micro_batches,

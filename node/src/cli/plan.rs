@@ -38,7 +38,7 @@ pub(super) struct PlanArgs {
     /// Most peers that run one stage at once; without it, as the job file says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     replicas: Option<u16>,
-    /// How tensors cross links: dense, f16, bf16, int8, topk:RATIO, adatopk:RATIO; without it, as the job file says.
+    /// How tensors cross links: dense, f16, bf16, int8, int4, adaptive, topk:RATIO, adatopk:RATIO; without it, as the job file says.
     #[arg(long)]
     codec: Option<Codec>,
     /// Compare with placements that look at no link.

@@ -12,7 +12,7 @@ use crate::units::Bytes;
 /// Elements of a block.
 pub(super) const BLOCK: usize = 64;
 /// Bytes of a scale.
-const SCALE: usize = 2;
+pub(super) const SCALE: usize = 2;
 /// The largest multiple.
 const MOST: f32 = 127.0;
 /// The least magnitude that is refused, just above 2^127: what comes out is off by half a scale, and stays finite.
@@ -24,14 +24,17 @@ pub(super) const fn bytes(elements: u64) -> Bytes {
     Bytes::new(elements.saturating_add(blocks * SCALE as u64))
 }
 
-/// Returns the least scale of which 127 are no less than a magnitude, as the upper half of a float.
+/// 1.5 * 2^23: a sum with it ends with the other number, rounded to the nearest integer, ties to even.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
+/// Returns the least scale of which `most` are no less than a magnitude, as the upper half of a float.
 #[inline]
-fn scale(largest: u32) -> [u8; 2] {
-    let bits = (f32::from_bits(largest) / MOST).to_bits();
+pub(super) fn scale(largest: u32, most: f32) -> [u8; 2] {
+    let bits = (f32::from_bits(largest) / most).to_bits();
     let up = bits.wrapping_add(0xffff).to_le_bytes();
     let least = [up[2], up[3]];
     // The quotient was rounded, perhaps down to a number that needs no rounding up.
-    if from_bf16(least) * MOST >= f32::from_bits(largest) {
+    if from_bf16(least) * most >= f32::from_bits(largest) {
         return least;
     }
     (u16::from_le_bytes(least) + 1).to_le_bytes()
@@ -39,14 +42,12 @@ fn scale(largest: u32) -> [u8; 2] {
 
 #[inline]
 fn encode_block(values: &[f32], out: &mut [u8]) {
-    /// 1.5 * 2^23: a sum with it ends with the other number, rounded to the nearest integer, ties to even.
-    const ROUND: f32 = 12_582_912.0;
     let largest = values.iter().fold(0, |most: u32, value| most.max(magnitude(*value)));
     if largest == 0 {
         out.fill(0);
         return;
     }
-    let scale = scale(largest);
+    let scale = scale(largest, MOST);
     let (head, codes) = out.split_at_mut(SCALE);
     head.copy_from_slice(&scale);
     let scale = from_bf16(scale);
@@ -67,16 +68,20 @@ pub(super) fn write(values: &[f32], out: &mut [u8]) {
     }
 }
 
+/// Says whether an encoder may have written a scale of which there are `most` at most.
+#[inline]
+pub(super) fn is_scale(bytes: [u8; 2], most: f32) -> bool {
+    from_bf16(bytes).to_bits() <= (f32::from_bits(TOO_LARGE) / most).to_bits() | 0xffff
+}
+
 #[inline]
 fn check_block(block: &[u8]) -> bool {
     let [low, high, codes @ ..] = block else {
         return false;
     };
-    let scale = from_bf16([*low, *high]);
-    let is_positive = scale.to_bits() <= (f32::from_bits(TOO_LARGE) / MOST).to_bits() | 0xffff;
     let any = codes.iter().fold(0, |any, code| any | code);
     let has_least = codes.iter().fold(false, |has, code| has | (*code == 0x80));
-    is_positive && !has_least && (scale != 0.0 || any == 0)
+    is_scale([*low, *high], MOST) && !has_least && (any == 0 || [*low, *high] != [0; 2])
 }
 
 /// Refuses scales and multiples that no encoder writes.
@@ -121,7 +126,7 @@ mod tests {
     #[test]
     fn scales_are_the_least_that_hold_every_magnitude() {
         for largest in (1..TOO_LARGE).step_by(9973).chain([1, 2, TOO_LARGE - 1]) {
-            let bytes = scale(largest);
+            let bytes = scale(largest, MOST);
             let holds = |bytes: [u8; 2]| from_bf16(bytes) * MOST >= f32::from_bits(largest);
             assert!(holds(bytes), "{largest:#x}");
             assert!(!holds((u16::from_le_bytes(bytes) - 1).to_le_bytes()), "{largest:#x}");

@@ -1,5 +1,5 @@
-//! How many bytes cross a link: dense tensors, or the largest elements of them (Top-K), more of them on faster links
-//! (AdaTopK). The placement counts with these sizes; they are those of the encoding, `docs/decisions/0011-codecs.md`:
+//! How many bytes cross a link: dense or rounded tensors, or the largest elements of them (Top-K), more of them on faster
+//! links (AdaTopK). The placement counts with these sizes; they are those of the encoding, `docs/decisions/0011-codecs.md`:
 //! what an encoder writes is never more, and on random tensors less by a few percent at most.
 //!
 //! Source: that FusionLLM compresses activations and gradients adaptively at the slowest links is the paper's; rule and
@@ -8,7 +8,7 @@
 use super::course::{Station, Wire};
 use super::ground::Ground;
 pub use crate::codec::Codec;
-use crate::codec::{Floats, Form, adatopk};
+use crate::codec::{Floats, Form, adaptive, adatopk};
 use crate::units::{Bytes, Duration};
 
 /// Bytes of a dense element.
@@ -34,9 +34,14 @@ impl Codec {
     pub fn bytes(self, dense: Bytes, own: Duration, slowest: Duration) -> Bytes {
         match self {
             Self::Dense => dense,
-            Self::Half(_) | Self::Int8 => {
+            Self::Half(_) | Self::Int8 | Self::Int4 => {
                 let elements = usize::try_from(dense.count() / VALUE).unwrap_or(usize::MAX);
                 self.form(elements).map_or(dense, |form| form.bytes(elements).min(dense))
+            }
+            // As rough as it gets: whoever plans makes it milder where that costs nothing.
+            Self::Adaptive => {
+                let elements = usize::try_from(dense.count() / VALUE).unwrap_or(usize::MAX);
+                adaptive::form(usize::MAX, elements, own, slowest).bytes(elements).min(dense)
             }
             Self::TopK(ratio) => largest(dense, Some(ratio)),
             Self::AdaTopK(ratio) => match adatopk::budget(dense, ratio, own, slowest) {

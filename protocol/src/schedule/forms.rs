@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::StagePlan;
 use super::ground::Ground;
 use crate::codec::adatopk::{Estimate, Ratios};
-use crate::codec::{Codec, Floats, Form};
+use crate::codec::{Codec, Floats, Form, adaptive};
 use crate::dag::cut::CutEdge;
 use crate::dag::{Dtype, Fact};
 use crate::ids::{EdgeId, StageId};
@@ -44,6 +44,7 @@ pub(super) fn may_be(forms: &[EdgeForms], codec: Codec, edges: &[CutEdge]) -> bo
         match codec.form(elements) {
             _ if fact.dtype == Dtype::I32 => form == Form::DENSE,
             Some(fixed) => form == fixed,
+            None if codec == Codec::Adaptive => adaptive::LADDER.contains(&form),
             None => form == Form::DENSE || is_selection,
         }
     };
@@ -56,17 +57,51 @@ pub(super) fn may_be(forms: &[EdgeForms], codec: Codec, edges: &[CutEdge]) -> bo
             && forms.iter().zip(edges).all(both))
 }
 
-/// Returns the form of each edge of a cut on the links between owners; empty where all are dense. What goes over one link
-/// shares its time.
-pub(super) fn forms(
+/// Returns the forms that a cut's edges may have on the links between owners, those that lose least first: a list for each
+/// choice there is, empty where all are dense. What goes over one link shares its time.
+pub(super) fn choices(
     codec: Codec,
     edges: &[CutEdge],
     stages: &[StagePlan],
     ground: &Ground<'_>,
-) -> Vec<EdgeForms> {
-    if codec == Codec::Dense {
-        return Vec::new();
+) -> Vec<Vec<EdgeForms>> {
+    let links = || estimates(edges, stages, ground);
+    let fixed = |edge: &CutEdge| codec.form(edge.fact.elements()).unwrap_or(Form::DENSE);
+    match codec {
+        Codec::Dense => vec![Vec::new()],
+        Codec::Half(_) | Codec::Int8 | Codec::Int4 | Codec::TopK(_) => {
+            vec![both_ways(edges, edges.iter().flat_map(|edge| [fixed(edge); 2]))]
+        }
+        Codec::AdaTopK(base) => {
+            let ratios = Ratios::new(base, Floats::F32, &links());
+            vec![Vec::new(), both_ways(edges, ratios.forms().iter().copied())]
+        }
+        Codec::Adaptive => {
+            let links = links();
+            let slowest = links.iter().map(|link| link.dense).max().unwrap_or_default();
+            let as_rough = |rough| {
+                let form =
+                    |link: &Estimate| adaptive::form(rough, link.elements, link.dense, slowest);
+                both_ways(edges, links.iter().map(form))
+            };
+            let rougher = (1..adaptive::LADDER.len()).map(as_rough);
+            std::iter::once(Vec::new()).chain(rougher).collect()
+        }
     }
+}
+
+fn both_ways(edges: &[CutEdge], forms: impl Iterator<Item = Form>) -> Vec<EdgeForms> {
+    let found: Vec<Form> = forms.collect();
+    let both = |(edge, forms): (&CutEdge, &[Form; 2])| match edge.fact.dtype {
+        // Integers are exact.
+        Dtype::I32 => EdgeForms::DENSE,
+        Dtype::F32 | Dtype::F16 | Dtype::Bf16 => EdgeForms { there: forms[0], back: forms[1] },
+    };
+    edges.iter().zip(found.as_chunks::<2>().0).map(both).collect()
+}
+
+/// For each edge, there and back: its elements, and how long its link takes for all that goes over it.
+fn estimates(edges: &[CutEdge], stages: &[StagePlan], ground: &Ground<'_>) -> Vec<Estimate> {
     let ways = |edge: &CutEdge| [(edge.from, edge.to), (edge.to, edge.from)];
     let crosses = |edge: &CutEdge| [true, edge.cotangent.is_some()];
     let mut sizes: BTreeMap<(StageId, StageId), Bytes> = BTreeMap::new();
@@ -82,24 +117,6 @@ pub(super) fn forms(
         let transfer = ends.map(|(from, to)| ground.transfer(from, to, size));
         transfer.map_or(Duration::ZERO, |(busy, travel)| busy + travel)
     };
-    let each = edges.iter().flat_map(|edge| ways(edge).map(|way| (edge, way)));
-    let found: Vec<Form> = match codec {
-        Codec::AdaTopK(base) => {
-            let estimate = |(edge, way): (&CutEdge, _)| Estimate {
-                elements: edge.fact.elements(),
-                dense: time(way),
-            };
-            let estimates: Vec<Estimate> = each.map(estimate).collect();
-            Ratios::new(base, Floats::F32, &estimates).forms().to_vec()
-        }
-        Codec::Dense | Codec::Half(_) | Codec::Int8 | Codec::TopK(_) => {
-            each.map(|(edge, _)| codec.form(edge.fact.elements()).unwrap_or(Form::DENSE)).collect()
-        }
-    };
-    let both = |(edge, forms): (&CutEdge, &[Form; 2])| match edge.fact.dtype {
-        // Integers are exact.
-        Dtype::I32 => EdgeForms::DENSE,
-        Dtype::F32 | Dtype::F16 | Dtype::Bf16 => EdgeForms { there: forms[0], back: forms[1] },
-    };
-    edges.iter().zip(found.as_chunks::<2>().0).map(both).collect()
+    let one = |edge: &CutEdge, way| Estimate { elements: edge.fact.elements(), dense: time(way) };
+    edges.iter().flat_map(|edge| ways(edge).map(|way| one(edge, way))).collect()
 }

@@ -105,6 +105,9 @@ pub struct JobPart {
     /// How tensors cross links, as in job files.
     #[serde(default = "dense")]
     pub codec: String,
+    /// Seed of the weights and of the data.
+    #[serde(default = "first")]
+    pub seed: u64,
     /// Whether the submitter gives the weights that it starts from.
     #[serde(default)]
     pub given: bool,
@@ -199,6 +202,10 @@ fn unit() -> f64 {
 fn one_f_one_b() -> String {
     "1f1b".into()
 }
+fn first() -> u64 {
+    1
+}
+
 fn dense() -> String {
     "dense".into()
 }

@@ -6,7 +6,7 @@ use super::super::advert::Advert;
 use super::super::codec::Codec;
 use super::super::estimate::Placement;
 use super::super::footprint::Footprints;
-use super::super::forms::{EdgeForms, forms};
+use super::super::forms::{EdgeForms, choices};
 use super::super::ground::Ground;
 use super::super::links::Links;
 use super::super::pipeline::Way;
@@ -22,7 +22,7 @@ use crate::dag::cut::Cut;
 use crate::ids::{PeerId, StageId};
 use crate::job::{JobSpec, STAGES_MAX, SwarmSpec};
 
-/// Selecting elements has to save more than one in so many of a step, or tensors cross links dense.
+/// A form that loses more has to save more than one in so many of a step.
 const WORTH: u64 = 50;
 
 /// A job and the peers that it may be placed on, measured.
@@ -207,18 +207,16 @@ impl<'a> Desk<'a> {
         let stages = parts.dealt();
         let in_form = |forms: &[EdgeForms]| Placement { stages: &stages, forms, ..parts }.predict();
         let codec = self.request.codec;
-        let fresh = || forms(codec, &cut.edges, &stages, ground);
-        let mut list = given.map_or_else(fresh, <[EdgeForms]>::to_vec);
-        let mut prediction = in_form(&list);
-        if given.is_none() && matches!(codec, Codec::AdaTopK(_)) {
-            // Where links are fast enough, what would be lost is worth more than what would be saved.
-            let dense = in_form(&[]);
-            let saved = dense.step.micros().saturating_sub(prediction.step.micros());
-            if saved <= prediction.step.micros() / WORTH {
-                (list, prediction) = (Vec::new(), dense);
-            }
-        }
-        Some((prediction, Parts { stages, forms: list, way }))
+        let fresh = || choices(codec, &cut.edges, &stages, ground);
+        let list = given.map_or_else(fresh, |forms| vec![forms.to_vec()]);
+        let predicted = list.into_iter().map(|forms| (in_form(&forms), forms));
+        let predicted: Vec<(Prediction, Vec<EdgeForms>)> = predicted.collect();
+        let least = predicted.iter().map(|(prediction, _)| prediction.step.micros()).min()?;
+        // What is lost is worth more than what would be saved, where that is little.
+        let worth = least + least / WORTH;
+        let (prediction, forms) =
+            predicted.into_iter().find(|(found, _)| found.step.micros() <= worth)?;
+        Some((prediction, Parts { stages, forms, way }))
     }
 
     /// Predicts a step of a running plan, as this job's plans are predicted.
