@@ -71,11 +71,13 @@ fn no_repair_takes_forms_that_the_codec_does_not_give() {
             assert_eq!(with(plan.forms.clone()).unwrap().forms, plan.forms);
             kept += 1;
             let forged = |form| EdgeForms { there: form, back: Form::DENSE };
+            let rough = EdgeForms { there: Form::Int4, back: Form::DENSE };
             let none = Form::TopK { keep: 0, values: Floats::F32 };
             for forms in [
                 vec![forged(none); edges.len()],
                 vec![forged(Form::Dense(Floats::F16)); edges.len()],
                 vec![EdgeForms::DENSE; edges.len() + 1],
+                vec![rough; edges.len()],
             ] {
                 assert!(with(forms).is_err(), "seed {seed}, {codec}");
                 refused += 1;

@@ -24,8 +24,8 @@ pub enum Codec {
     Int8,
     /// Every element as an integer of 4 bits, times its block's scale.
     Int4,
-    /// On every link the mildest form of dense, bf16, int8 and int4 with which it is no slower than the slowest in the
-    /// roughest of them that is worth it.
+    /// On every link the mildest form of dense, bf16, int8 and, for cotangents, int4 with which it is no slower than the
+    /// slowest in the roughest of them that is worth it.
     Adaptive,
     /// On every link one element in so many, the largest ones.
     TopK(u32),

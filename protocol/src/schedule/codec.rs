@@ -38,10 +38,10 @@ impl Codec {
                 let elements = usize::try_from(dense.count() / VALUE).unwrap_or(usize::MAX);
                 self.form(elements).map_or(dense, |form| form.bytes(elements).min(dense))
             }
-            // As rough as it gets: whoever plans makes it milder where that costs nothing.
+            // As rough as activations get: whoever plans makes it milder where that costs nothing.
             Self::Adaptive => {
                 let elements = usize::try_from(dense.count() / VALUE).unwrap_or(usize::MAX);
-                adaptive::form(usize::MAX, elements, own, slowest).bytes(elements).min(dense)
+                adaptive::form(elements, own, slowest).bytes(elements).min(dense)
             }
             Self::TopK(ratio) => largest(dense, Some(ratio)),
             Self::AdaTopK(ratio) => match adatopk::budget(dense, ratio, own, slowest) {

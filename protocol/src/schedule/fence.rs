@@ -2,7 +2,7 @@
 //!
 //! Reading order: `desk` (a job and its peers), `grain` (the network in units), `lines` (orders of peers along fast links,
 //! in groups that run a stage together), `memory` (what stages take), `stretch` (lays the network along a line so that no
-//! station is slower than another needs to be), `judge` (what a layout costs) with its `bound`, `refine` (small `changes`
+//! station is slower than another needs to be), `judge` (what a `layout` costs) with its `bound`, `refine` (small `changes`
 //! that help), `search` (all of it in order), `replan` (whether a running job is worth moving). The best layouts are cut in
 //! earnest and predicted by the estimator. See docs/concepts/op-fence.md.
 //!
@@ -16,6 +16,7 @@ mod changes;
 mod desk;
 mod grain;
 mod judge;
+mod layout;
 mod lines;
 mod memo;
 mod memory;

@@ -38,18 +38,19 @@ pub fn of_edge(forms: &[EdgeForms], edge: EdgeId) -> EdgeForms {
 /// Says whether these may be the forms of a job's plan for these edges: what a stranger's plan is held to before it is
 /// repaired, since repairs keep them.
 pub(super) fn may_be(forms: &[EdgeForms], codec: Codec, edges: &[CutEdge]) -> bool {
-    let one = |form: Form, fact: &Fact| {
+    let one = |form: Form, fact: &Fact, adapted: &[Form]| {
         let elements = fact.elements();
         let is_selection = matches!(form, Form::TopK { keep, values: Floats::F32 } if (1..=elements).contains(&keep));
         match codec.form(elements) {
             _ if fact.dtype == Dtype::I32 => form == Form::DENSE,
             Some(fixed) => form == fixed,
-            None if codec == Codec::Adaptive => adaptive::LADDER.contains(&form),
+            None if codec == Codec::Adaptive => adapted.contains(&form),
             None => form == Form::DENSE || is_selection,
         }
     };
     let both = |(forms, edge): (&EdgeForms, &CutEdge)| {
-        one(forms.there, &edge.fact) && one(forms.back, &edge.fact)
+        one(forms.there, &edge.fact, &adaptive::ACTIVATIONS)
+            && one(forms.back, &edge.fact, &adaptive::COTANGENTS)
     };
     forms.is_empty()
         || (codec != Codec::Dense
@@ -77,14 +78,11 @@ pub(super) fn choices(
             vec![Vec::new(), both_ways(edges, ratios.forms().iter().copied())]
         }
         Codec::Adaptive => {
-            let links = links();
-            let slowest = links.iter().map(|link| link.dense).max().unwrap_or_default();
-            let as_rough = |rough| {
-                let form =
-                    |link: &Estimate| adaptive::form(rough, link.elements, link.dense, slowest);
-                both_ways(edges, links.iter().map(form))
-            };
-            let rougher = (1..adaptive::LADDER.len()).map(as_rough);
+            let may = [adaptive::ACTIVATIONS.as_slice(), adaptive::COTANGENTS.as_slice()];
+            let links: Vec<(Estimate, &[Form])> =
+                links().into_iter().zip(may.into_iter().cycle()).collect();
+            let as_rough = |rough| both_ways(edges, adaptive::forms(rough, &links).into_iter());
+            let rougher = (1..adaptive::COTANGENTS.len()).map(as_rough);
             std::iter::once(Vec::new()).chain(rougher).collect()
         }
     }

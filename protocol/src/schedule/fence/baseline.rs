@@ -12,7 +12,7 @@ use super::super::advert::Advert;
 use super::super::ground::Ground;
 use super::super::load::Load;
 use super::grain::Grain;
-use super::judge::{Layout, Team};
+use super::layout::{Layout, Team};
 use crate::job::STAGES_MAX;
 
 /// A way to place a job without clustering.

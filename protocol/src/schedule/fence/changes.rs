@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::grain::Grain;
-use super::judge::{Layout, Team};
+use super::layout::{Layout, Team};
 use super::refine::Scene;
 
 /// How many units at once may cross a border.

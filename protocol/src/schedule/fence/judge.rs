@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use super::super::codec::Codec;
 use super::super::course::{Course, Station, Wire, Worker};
@@ -18,6 +17,7 @@ use super::super::pipeline::{Way, in_flight};
 use super::super::tail::{Ending, Pieces, commit, one_after_another, ready};
 use super::bound::bound;
 use super::grain::Grain;
+use super::layout::{Layout, Team};
 use super::memory::{Holding, Memory, Running};
 use crate::dag::bundle::chunks_in;
 use crate::job::JobSpec;
@@ -27,38 +27,6 @@ use crate::units::Bytes;
 const COSTING: u64 = 50;
 /// So many stages are copied in the time of a pass.
 const COPIED: usize = 16;
-
-/// The peers of a stage by number, the owner first. Layouts are copied by the hundred thousand, and differ in a stage or two.
-pub(super) type Team = Rc<Vec<usize>>;
-
-/// Units in stages, and stages on peers.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Layout {
-    /// Stage of each unit; no unit reads what a later stage makes.
-    pub(super) stage_of: Vec<u16>,
-    pub(super) stages: Vec<Team>,
-    /// Which of the ways that the job allows passes run in. Comes last, so that of equals the thriftiest is first.
-    pub(super) way: u8,
-}
-
-impl Layout {
-    /// Returns the peers of all stages, one that has several as often.
-    pub(super) fn peers(&self) -> impl Iterator<Item = usize> + '_ {
-        self.stages.iter().flat_map(|team| team.iter().copied())
-    }
-
-    /// Returns all of it in one row: to be kept in large numbers.
-    fn key(&self) -> Vec<u16> {
-        let short = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
-        let mut key = Vec::with_capacity(1 + self.stage_of.len() + 4 * self.stages.len());
-        key.push(u16::from(self.way));
-        key.extend(&self.stage_of);
-        for peers in &self.stages {
-            key.extend([peers.len()].iter().chain(peers.iter()).map(|number| short(*number)));
-        }
-        key
-    }
-}
 
 /// What a layout costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

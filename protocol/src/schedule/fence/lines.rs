@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::super::ground::Ground;
-use super::judge::Team;
+use super::layout::Team;
 use crate::units::Bytes;
 
 /// Up to so many peers all orders are tried.

@@ -7,7 +7,8 @@
 
 use std::rc::Rc;
 
-use super::judge::{Judge, Layout};
+use super::judge::Judge;
+use super::layout::Layout;
 use crate::job::STAGES_MAX;
 use crate::units::Bytes;
 

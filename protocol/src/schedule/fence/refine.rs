@@ -3,7 +3,8 @@
 //! Deterministic: changes are tried in a fixed order. Not here: which changes there are (`changes`).
 
 use super::changes::{KINDS, Kind};
-use super::judge::{Judge, Layout, Verdict};
+use super::judge::{Judge, Verdict};
+use super::layout::Layout;
 use super::stretch::Stretch;
 
 /// What changes are made from.

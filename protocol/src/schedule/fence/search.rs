@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::pipeline::Way;
 use super::changes;
-use super::judge::{Judge, Layout, Verdict};
+use super::judge::{Judge, Verdict};
+use super::layout::Layout;
 use super::lines;
 use super::refine::{Scene, refine};
 use super::stretch::Stretch;
