@@ -35,6 +35,14 @@ def top(ratio):
     return select
 
 
+def top_of_rows(ratio):
+    def select(x):
+        places = x.abs().topk(max(1, x.shape[-1] // ratio), -1).indices
+        return torch.zeros_like(x).scatter(-1, places, x.gather(-1, places))
+
+    return select
+
+
 def bits(count, block):
     def rounded(x):
         blocks, most = x.reshape(-1, block), (1 << (count - 1)) - 1
@@ -57,6 +65,7 @@ CASES = {
     "one in 10": (top(10), top(10), ""),
     "one in 10, cotangents with residuals": (top(10), top(10), "back"),
     "one in 10, both with residuals": (top(10), top(10), "there, back"),
+    "one in 10 of each token's": (top_of_rows(10), top_of_rows(10), ""),
     "8 bits, cotangents one in 10": (bits(8, 64), top(10), ""),
     "one in 10, cotangents 8 bits": (top(10), bits(8, 64), ""),
 }

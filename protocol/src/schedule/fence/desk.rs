@@ -129,8 +129,10 @@ impl<'a> Desk<'a> {
                 Ok(Even { assignment, cut, owners }) => {
                     let alone = |owner: &PeerId| StagePlan::alone(*owner, Vec::new());
                     let workers: Vec<StagePlan> = owners.iter().map(alone).collect();
-                    if let Some((prediction, parts)) = self.planned(&cut, &workers, (way, None)) {
-                        return Ok(self.plan((prediction, assignment, parts)));
+                    let found = self.planned(&cut, &workers, (way, None)).unwrap_or_default();
+                    let found = found.into_iter().map(|(p, parts)| (p, assignment.clone(), parts));
+                    if let Some(found) = mildest(found) {
+                        return Ok(self.plan(found));
                     }
                 }
                 Err(more) => {
@@ -158,17 +160,17 @@ impl<'a> Desk<'a> {
     fn best_of(&self, layouts: &[Layout], given: Option<&[EdgeForms]>) -> Option<Plan> {
         // Layouts often differ in their workers alone.
         let mut cuts: BTreeMap<(&[u16], bool), Option<Cut>> = BTreeMap::new();
-        let found = layouts.iter().filter_map(|layout| {
+        let found = layouts.iter().flat_map(|layout| {
             let recompute = self.ways[usize::from(layout.way)].recompute;
             let assignment = self.grain.spread(&layout.stage_of);
             let cut = cuts
                 .entry((&layout.stage_of, recompute))
                 .or_insert_with(|| cut_as(&self.grain.training, &assignment, recompute).ok());
-            self.in_earnest(layout, (assignment, cut.as_ref()?), given)
+            let found = cut.as_ref().and_then(|cut| self.in_earnest(layout, cut, given));
+            let found = found.unwrap_or_default().into_iter();
+            found.map(move |(prediction, parts)| (prediction, assignment.clone(), parts))
         });
-        // The first of equals: the search has put them in order.
-        let best = found.reduce(|best, next| if next.0.step < best.0.step { next } else { best });
-        best.map(|found| self.plan(found))
+        mildest(found).map(|found| self.plan(found))
     }
 
     /// Predicts a layout from its cut, in its way or, where that takes more memory than the search counts, in the next
@@ -176,25 +178,24 @@ impl<'a> Desk<'a> {
     fn in_earnest(
         &self,
         layout: &Layout,
-        (assignment, cut): (Vec<StageId>, &Cut),
+        cut: &Cut,
         given: Option<&[EdgeForms]>,
-    ) -> Option<Found> {
+    ) -> Option<Vec<(Prediction, Parts)>> {
         let workers = stage_plans(layout, &self.ground);
         let wanted = self.ways[usize::from(layout.way)];
         let ways = self.ways[..=usize::from(layout.way)].iter().rev();
         let mut ways = ways.filter(|way| way.recompute == wanted.recompute);
-        let (prediction, parts) =
-            ways.find_map(|way| self.planned(cut, &workers, (*way, given)))?;
-        Some((prediction, assignment, parts))
+        ways.find_map(|way| self.planned(cut, &workers, (*way, given)))
     }
 
-    /// Chooses backups for a cut that was made for a way, and predicts; None where a peer has no room.
+    /// Chooses backups for a cut that was made for a way, and predicts with all forms that the edges may have; None where a
+    /// peer has no room.
     fn planned(
         &self,
         cut: &Cut,
         workers: &[StagePlan],
         (way, given): (Way, Option<&[EdgeForms]>),
-    ) -> Option<(Prediction, Parts)> {
+    ) -> Option<Vec<(Prediction, Parts)>> {
         let (spec, leader) = (self.request.spec, self.request.leader);
         let ground = &self.ground;
         let standby = Standby { spec, able: &self.able, ground, barred: &[] };
@@ -210,14 +211,10 @@ impl<'a> Desk<'a> {
         let codec = self.request.codec;
         let fresh = || choices(codec, &cut.edges, &stages, ground);
         let list = given.map_or_else(fresh, |forms| vec![forms.to_vec()]);
-        let predicted = list.into_iter().map(|forms| (in_form(&forms), forms));
-        let predicted: Vec<(Prediction, Vec<EdgeForms>)> = predicted.collect();
-        let least = predicted.iter().map(|(prediction, _)| prediction.step.micros()).min()?;
-        // What is lost is worth more than what would be saved, where that is little.
-        let worth = least + least / WORTH;
-        let (prediction, forms) =
-            predicted.into_iter().find(|(found, _)| found.step.micros() <= worth)?;
-        Some((prediction, Parts { stages, forms, way }))
+        let each = (0..).zip(list).map(|(rough, forms)| {
+            (in_form(&forms), Parts { stages: stages.clone(), forms, rough, way })
+        });
+        Some(each.collect())
     }
 
     /// Predicts a step of a running plan, as this job's plans are predicted.
@@ -237,7 +234,7 @@ impl<'a> Desk<'a> {
     }
 
     fn plan(&self, (prediction, assignment, parts): Found) -> Plan {
-        let Parts { stages, forms, way } = parts;
+        let Parts { stages, forms, way, .. } = parts;
         let request = &self.request;
         Plan {
             job: request.job,
@@ -261,7 +258,19 @@ type Found = (Prediction, Vec<StageId>, Parts);
 struct Parts {
     stages: Vec<StagePlan>,
     forms: Vec<EdgeForms>,
+    /// The place of the forms among those that the codec offers, the mildest first.
+    rough: usize,
     way: Way,
+}
+
+/// Returns the fastest of those whose forms lose least, and of those with other forms where these are faster by enough: what is
+/// lost is worth more than what little would be saved. The first of equals: the search has put them in order.
+fn mildest(found: impl Iterator<Item = Found>) -> Option<Found> {
+    let found: Vec<Found> = found.collect();
+    let least = found.iter().map(|(prediction, ..)| prediction.step.micros()).min()?;
+    let worth = least + least / WORTH;
+    let enough = found.into_iter().filter(|(prediction, ..)| prediction.step.micros() <= worth);
+    enough.min_by_key(|(prediction, _, parts)| (parts.rough, prediction.step))
 }
 
 /// Returns the workers of each stage, without backups and with no turns yet.
