@@ -6,12 +6,12 @@
 pub mod checkpoint;
 pub mod given;
 
-use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
+use tempfile::NamedTempFile;
 
 use checkpoint::Checkpoint;
 
@@ -93,7 +93,7 @@ pub fn save_with(path: &Path, tensors: &[Named], counters: &[String]) -> Result<
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-    let mut file = BufWriter::new(File::create(path)?);
+    let mut file = BufWriter::new(part(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
     for (_, _, values) in tensors {
@@ -104,8 +104,20 @@ pub fn save_with(path: &Path, tensors: &[Named], counters: &[String]) -> Result<
     for _ in counters {
         file.write_all(&0u64.to_le_bytes())?;
     }
-    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+    let part = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    part.as_file().sync_all()?;
+    part.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// Opens a file beside the one that it becomes when it is whole; until then, an earlier one stays as it is.
+fn part(path: &Path) -> std::io::Result<NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".part-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder.unwrap_or(Path::new(".")))
 }
 
 /// Reads the tensors of a safetensors file, ordered by name.
@@ -143,5 +155,23 @@ mod tests {
         std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
         assert!(matches!(load(&path), Err(WeightsError::Malformed { .. })));
         assert!(save(&path, &[("c".into(), vec![2, 2], vec![1.0])]).is_err());
+    }
+
+    /// Goal: an old checkpoint goes when the new one is whole, and nothing else is left behind.
+    #[test]
+    fn a_checkpoint_takes_the_place_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, plain) = (folder.path().join("model.safetensors"), folder.path().join("plain"));
+        std::fs::write(&path, "an old one").unwrap();
+        let tensors = vec![("b".to_string(), vec![], vec![3.25])];
+        save(&path, &tensors).unwrap();
+        assert_eq!(load(&path).unwrap(), tensors);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        // Others may read it as they may read any file.
+        std::fs::write(&plain, "").unwrap();
+        let rights = |path: &Path| std::fs::metadata(path).unwrap().permissions();
+        assert_eq!(rights(&path), rights(&plain));
+        let nowhere = folder.path().join("none").join("model.safetensors");
+        assert!(matches!(save(&nowhere, &tensors), Err(WeightsError::Io(_))));
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing depends on it: a file that is missing, old, or not ours means that the machine is measured again. `wattle probe`
 //! always measures.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,9 +50,9 @@ pub(super) fn write(place: &Path, found: &Hardware) {
     let kept = serde_json::to_string(found).map_err(std::io::Error::other).and_then(|text| {
         let folder = place.parent().ok_or(std::io::ErrorKind::NotFound)?;
         std::fs::create_dir_all(folder)?;
-        let part = place.with_extension(format!("{}.part", std::process::id()));
-        std::fs::write(&part, text)?;
-        std::fs::rename(part, place)
+        let mut part = tempfile::NamedTempFile::new_in(folder)?;
+        part.write_all(text.as_bytes())?;
+        part.persist(place).map_err(|error| error.error)
     });
     if let Err(error) = kept {
         tracing::debug!(%error, "the measurement is not kept");

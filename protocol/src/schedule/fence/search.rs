@@ -10,7 +10,7 @@ use super::lines;
 use super::refine::{Scene, refine};
 use super::stretch::Stretch;
 
-/// Effort of a search in all (passes run, units summed, layouts made; not the laying along lines): half a second, and less for few peers, whose
+/// Effort of a search in all (passes run, units summed, layouts made; not the laying along lines): some tenths of a second, less for few peers, whose
 /// few layouts are soon tried. Every voter searches anew, while messages are handled. A placement makes one search, two
 /// where the job allows replicas, one more with a codec; and as many again, in a smaller share of the peers' memory, while
 /// nothing that it finds fits in earnest.
