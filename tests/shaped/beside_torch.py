@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Wattle beside torch.distributed.pipelining over gloo: the same network, batch and number of processes on the same shaped links.
 
-    beside_torch.py WATTLE [--python PYTHON] [--links 8,20 50,10 1000,1] [--steps N] [--codecs dense,int8,adaptive]
+    beside_torch.py WATTLE [--python PYTHON] [--links 8,20 50,10 1000,1] [--steps N]
+        [--schedules gpipe,1f1b] [--codecs dense,int8,adaptive]
 
 Three peers in network namespaces of their own, all links alike (Mbit/s, milliseconds one way; shaped by `line.rs`), one
 thread each. gpt2-mini in three stages, eight micro-batches of eight samples, AdamW, no backups. torch runs GPipe and 1F1B on
@@ -169,7 +170,7 @@ def compare(options):
             swarm = Even(options.wattle, line, (mbit, ms), folder)
             try:
                 torch = {}
-                for schedule in ["gpipe", "1f1b"]:
+                for schedule in filter(None, options.schedules.split(",")):
                     run = lambda: torch_steps(swarm, options.python, schedule, options.steps)
                     torch[schedule], size = measured(swarm, run, options.steps)
                     print(f"| {name} | torch {schedule} | {torch[schedule]:.3f} | {size / 1e6:.2f} | |", flush=True)
@@ -178,8 +179,8 @@ def compare(options):
                 for codec in options.codecs.split(","):
                     run = lambda: wattle_steps(swarm, codec, options.steps)
                     seconds, size = measured(swarm, run, options.steps)
-                    ratio = min(torch.values()) / seconds
-                    print(f"| {name} | wattle {codec} | {seconds:.3f} | {size / 1e6:.2f} | {ratio:.2f} |", flush=True)
+                    ratio = f"{min(torch.values()) / seconds:.2f}" if torch else ""
+                    print(f"| {name} | wattle {codec} | {seconds:.3f} | {size / 1e6:.2f} | {ratio} |", flush=True)
             except Exception as error:
                 print(f"{name}: {error}", file=sys.stderr)
             finally:
@@ -192,6 +193,7 @@ def main():
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--links", nargs="+", default=["8,20", "50,10", "1000,1"])
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--schedules", default="gpipe,1f1b", help="of torch; none: an empty text")
     parser.add_argument("--codecs", default="dense,int8,adaptive")
     parser.add_argument("--worker", choices=["gpipe", "1f1b"])
     options = parser.parse_args()
