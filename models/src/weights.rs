@@ -6,7 +6,8 @@
 pub mod checkpoint;
 pub mod given;
 
-use std::io::{BufWriter, Write as _};
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -93,20 +94,30 @@ pub fn save_with(path: &Path, tensors: &[Named], counters: &[String]) -> Result<
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-    let mut file = BufWriter::new(part(path)?);
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(&header)?;
-    for (_, _, values) in tensors {
-        for value in values {
-            file.write_all(&value.to_le_bytes())?;
+    let write = |file: &mut dyn Write| -> std::io::Result<()> {
+        let mut file = BufWriter::new(file);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for (_, _, values) in tensors {
+            for value in values {
+                file.write_all(&value.to_le_bytes())?;
+            }
         }
+        for _ in counters {
+            file.write_all(&0u64.to_le_bytes())?;
+        }
+        file.flush()
+    };
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        // A device or a pipe takes what is written, and stays what it is.
+        return Ok(write(&mut OpenOptions::new().write(true).open(path)?)?);
     }
-    for _ in counters {
-        file.write_all(&0u64.to_le_bytes())?;
-    }
-    let part = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    // Where a link leads, not the link.
+    let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut part = part(&place)?;
+    write(&mut part)?;
     part.as_file().sync_all()?;
-    part.persist(path).map_err(|error| error.error)?;
+    part.persist(&place).map_err(|error| error.error)?;
     Ok(())
 }
 
@@ -171,6 +182,21 @@ mod tests {
         std::fs::write(&plain, "").unwrap();
         let rights = |path: &Path| std::fs::metadata(path).unwrap().permissions();
         assert_eq!(rights(&path), rights(&plain));
+        // Links stay links, and folders folders.
+        #[cfg(unix)]
+        {
+            let link = folder.path().join("link");
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            save(&link, &[("c".to_string(), vec![], vec![1.5])]).unwrap();
+            assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+            assert_eq!(load(&path).unwrap()[0].0, "c");
+            // What is no file is not replaced by one.
+            let socket = folder.path().join("socket");
+            let _heard = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            assert!(matches!(save(&socket, &tensors), Err(WeightsError::Io(_))));
+            assert!(!std::fs::metadata(&socket).unwrap().is_file());
+        }
+        assert!(matches!(save(folder.path(), &tensors), Err(WeightsError::Io(_))));
         let nowhere = folder.path().join("none").join("model.safetensors");
         assert!(matches!(save(&nowhere, &tensors), Err(WeightsError::Io(_))));
     }
