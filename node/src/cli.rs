@@ -3,6 +3,7 @@
 mod export;
 mod import;
 mod inspect;
+mod link;
 mod look;
 mod plan;
 mod probe;
@@ -53,6 +54,8 @@ enum Command {
     Status(look::StatusArgs),
     /// Explain where the time of a running job's steps goes.
     Why(why::WhyArgs),
+    /// Measure the link to a peer: its rate, and how long control messages take while it is full.
+    Link(link::LinkArgs),
     /// Measure this machine.
     Probe(probe::ProbeArgs),
     /// Show what a network consists of and costs.
@@ -281,6 +284,7 @@ async fn run(command: Command, output: Arc<Output>) -> anyhow::Result<()> {
         Command::Peers(args) => look::peers(args, &output).await,
         Command::Status(args) => look::status(args, &output).await,
         Command::Why(args) => why::run(args, &output).await,
+        Command::Link(args) => link::run(args, &output).await,
         Command::Probe(args) => {
             tokio::task::spawn_blocking(move || probe::run(&args, &output)).await?
         }

@@ -3,7 +3,7 @@
 //!
 //! [`transport`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop) with [`behaviour`] (its settings),
 //! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`bulk`] and [`fallback`] (tensors with and without QUIC, over
-//! one [`desk`]),
+//! one [`desk`]), [`probe`] and [`strain`] (links as measured),
 //! [`emulate`] (link limits for demonstrations), [`ticket`].
 
 mod behaviour;
@@ -15,6 +15,7 @@ mod hub;
 mod lookup;
 mod probe;
 mod rpc;
+mod strain;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -34,6 +35,7 @@ use wattle_protocol::ids::{JobId, PeerId};
 use wattle_protocol::units::{Bytes as Size, Duration, Rate};
 
 pub use emulate::{EmulatedLink, EmulatedLinks};
+pub use strain::{Strained, percentile};
 pub use ticket::{Ticket, TicketError};
 
 use bulk::Kind;

@@ -51,6 +51,8 @@ def ahead(priority):
 class Swarm:
     """Namespaces, their links and the peers in them; all is gone after `close`."""
 
+    loss_per_million = 0
+
     def __init__(self, wattle, line, seed, folder):
         draw = random.Random(seed)
         self.wattle, self.folder, self.seed = wattle, folder, seed
@@ -111,7 +113,7 @@ class Swarm:
             for (a, b), (mbit, ms) in self.links.items():
                 rate = mbit * 125_000
                 queue = max(65_536, rate * QUEUE_SECONDS)
-                out.write(f"{a + 1} {b + 1} {rate:.0f} {ms * 1000:.0f} {queue:.0f} 0\n")
+                out.write(f"{a + 1} {b + 1} {rate:.0f} {ms * 1000:.0f} {queue:.0f} {self.loss_per_million}\n")
         self.line = subprocess.Popen([*ahead(10), line, table], stdin=self.tun)
 
     def inside(self, place, *words):

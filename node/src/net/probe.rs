@@ -50,7 +50,7 @@ impl Net {
         });
     }
 
-    async fn probe(&self, peer: PeerId) -> Option<(Rate, Duration)> {
+    pub(super) async fn probe(&self, peer: PeerId) -> Option<(Rate, Duration)> {
         let mut shortest = StdDuration::MAX;
         for _ in 0..ROUND_TRIPS {
             shortest = shortest.min(self.timed(peer, 0).await?);
