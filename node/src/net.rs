@@ -3,11 +3,12 @@
 //!
 //! [`transport`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop) with [`behaviour`] (its settings),
 //! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`bulk`] and [`fallback`] (tensors with and without QUIC, over
-//! one [`desk`]), [`probe`] and [`strain`] (links as measured),
+//! one [`desk`]), [`congestion`] (how many bytes may be under way), [`probe`] and [`strain`] (links as measured),
 //! [`emulate`] (link limits for demonstrations), [`ticket`].
 
 mod behaviour;
 mod bulk;
+mod congestion;
 mod desk;
 mod emulate;
 mod fallback;

@@ -1,0 +1,279 @@
+//! Flows through one bottleneck, packet by packet: a queue that drops what it has no room for, loss by chance, and time that only
+//! the events move.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use rand_core::RngCore as _;
+use rand_core::SeedableRng as _;
+
+use super::*;
+
+const PACKET: u64 = 1452;
+
+/// Bytes a second, one way, in each direction; queue; loss in a thousand.
+#[derive(Clone, Copy)]
+struct Line {
+    rate: f64,
+    delay: Duration,
+    queue: Duration,
+    loss: u32,
+}
+
+fn line(mbit: f64, round_trip: u64, queue: u64, loss: u32) -> Line {
+    let [delay, queue] = [round_trip * 500, queue * 1000].map(Duration::from_micros);
+    Line { rate: mbit * 125_000.0, delay, queue, loss }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Acknowledged(u64),
+    MaySend,
+}
+
+struct Flow {
+    window: Steady,
+    begins: Duration,
+    /// Bytes that come to be sent at once, and how often; None: always enough.
+    bursts: Option<(u64, Duration)>,
+    offered: u64,
+    sent_bytes: u64,
+    next: u64,
+    out: VecDeque<(u64, Instant)>,
+    smooth: Duration,
+    paced: Instant,
+    waits: bool,
+    /// When each byte had arrived.
+    arrivals: Vec<(Duration, u64)>,
+    lost: u64,
+}
+
+struct World {
+    line: Line,
+    zero: Instant,
+    now: Instant,
+    free: Instant,
+    flows: Vec<Flow>,
+    events: BinaryHeap<Reverse<(Instant, usize, What)>>,
+    chance: rand_chacha::ChaCha8Rng,
+    /// Waits in the queue.
+    waits: Vec<(Duration, Duration)>,
+}
+
+impl World {
+    fn new(line: Line, begins: &[u64]) -> Self {
+        let zero = Instant::now();
+        let flow = |seconds: &u64| Flow {
+            window: Steady::new(zero, PACKET),
+            begins: Duration::from_secs(*seconds),
+            bursts: None,
+            offered: 0,
+            sent_bytes: 0,
+            next: 0,
+            out: VecDeque::new(),
+            smooth: Duration::from_millis(333),
+            paced: zero,
+            waits: false,
+            arrivals: Vec::new(),
+            lost: 0,
+        };
+        let chance = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+        let flows: Vec<Flow> = begins.iter().map(flow).collect();
+        let mut events = BinaryHeap::new();
+        for (place, flow) in flows.iter().enumerate() {
+            events.push(Reverse((zero + flow.begins, place, What::MaySend)));
+        }
+        let waits = Vec::new();
+        Self { line, zero, now: zero, free: zero, flows, events, chance, waits }
+    }
+
+    fn run(&mut self, until: u64) {
+        let end = self.zero + Duration::from_secs(until);
+        while let Some(Reverse((at, place, what))) = self.events.pop() {
+            if at > end {
+                self.events.push(Reverse((at, place, what)));
+                break;
+            }
+            self.now = at;
+            match what {
+                What::Acknowledged(number) => self.acknowledged(place, number),
+                What::MaySend => self.flows[place].waits = false,
+            }
+            self.send(place);
+        }
+    }
+
+    fn send(&mut self, place: usize) {
+        let flow = &mut self.flows[place];
+        if let Some((bytes, every)) = flow.bursts {
+            let turns = (self.now - self.zero).as_nanos() / every.as_nanos() + 1;
+            flow.offered = bytes * u64::try_from(turns).unwrap();
+        } else {
+            flow.offered = u64::MAX;
+        }
+        // As quinn paces: a quarter faster than a window each round trip.
+        let gap = flow.smooth.mul_f64(PACKET as f64 / (1.25 * flow.window.window() as f64));
+        while flow.sent_bytes < flow.offered
+            && (flow.out.len() as u64 + 1) * PACKET <= flow.window.window()
+        {
+            if flow.paced > self.now {
+                if !flow.waits {
+                    flow.waits = true;
+                    self.events.push(Reverse((flow.paced, place, What::MaySend)));
+                }
+                return;
+            }
+            flow.paced = flow.paced.max(self.now - gap * 4) + gap;
+            flow.window.sent(self.now);
+            flow.out.push_back((flow.next, self.now));
+            flow.sent_bytes += PACKET;
+            let wait = self.free.saturating_duration_since(self.now);
+            self.waits.push((self.now - self.zero, wait));
+            if wait <= self.line.queue && self.chance.next_u32() % 1000 >= self.line.loss {
+                let takes = Duration::from_secs_f64(PACKET as f64 / self.line.rate);
+                self.free = self.free.max(self.now) + takes;
+                let back = self.free + self.line.delay * 2;
+                self.events.push(Reverse((back, place, What::Acknowledged(flow.next))));
+            }
+            flow.next += 1;
+        }
+        if let Some((_, every)) =
+            flow.bursts.filter(|_| !flow.waits && flow.sent_bytes >= flow.offered)
+        {
+            flow.waits = true;
+            let turns =
+                u32::try_from((self.now - self.zero).as_nanos() / every.as_nanos()).unwrap();
+            self.events.push(Reverse((self.zero + every * (turns + 1), place, What::MaySend)));
+        }
+    }
+
+    fn acknowledged(&mut self, place: usize, number: u64) {
+        let flow = &mut self.flows[place];
+        // The line keeps the order: three later ones tell that a packet is lost.
+        while let Some((_, _)) = flow.out.front().filter(|(first, _)| first + 3 <= number) {
+            flow.out.pop_front();
+            flow.lost += PACKET;
+            flow.window.lost(PACKET, false);
+        }
+        let Some(at) = flow.out.iter().position(|(one, _)| *one == number) else { return };
+        let (_, sent) = flow.out.remove(at).unwrap();
+        let round_trip = self.now - sent;
+        flow.smooth = (flow.smooth * 7 + round_trip) / 8;
+        if flow.arrivals.is_empty() {
+            flow.smooth = round_trip;
+        }
+        flow.arrivals.push((self.now - self.zero, PACKET));
+        flow.window.arrived(sent, PACKET);
+        let is_limited = flow.sent_bytes >= flow.offered;
+        flow.window.told(self.now, flow.out.len() as u64 * PACKET, is_limited);
+    }
+
+    /// Share of the line that a flow's arrivals took from one second to another.
+    fn share(&self, place: usize, from: u64, until: u64) -> f64 {
+        let within = |at: &Duration| (from..until).contains(&at.as_secs());
+        let bytes: u64 =
+            self.flows[place].arrivals.iter().filter(|(at, _)| within(at)).map(|(_, b)| b).sum();
+        bytes as f64 / self.line.rate / (until - from) as f64
+    }
+
+    /// The wait in the queue that 99 of 100 packets stay below.
+    fn wait(&self, from: u64, until: u64) -> Duration {
+        let within = |at: &Duration| (from..until).contains(&at.as_secs());
+        let mut waits: Vec<Duration> =
+            self.waits.iter().filter(|(at, _)| within(at)).map(|(_, wait)| *wait).collect();
+        waits.sort();
+        waits[waits.len() * 99 / 100]
+    }
+
+    /// Share of packets that were lost.
+    fn lost(&self) -> f64 {
+        let lost: u64 = self.flows.iter().map(|flow| flow.lost).sum();
+        lost as f64 / self.flows.iter().map(|flow| flow.sent_bytes).sum::<u64>() as f64
+    }
+}
+
+const LINES: [(f64, u64); 5] = [(8.0, 40), (50.0, 20), (100.0, 40), (1000.0, 10), (300.0, 150)];
+
+/// Goal: lines are full, with and without loss by chance, and nobody waits long. Method: one flow, queues of 100 ms.
+#[test]
+fn a_line_is_full_and_its_queue_is_not() {
+    for (mbit, round_trip) in LINES {
+        for loss in [0, 10] {
+            let mut world = World::new(line(mbit, round_trip, 100, loss), &[0]);
+            world.run(12);
+            let (share, wait, lost) = (world.share(0, 3, 12), world.wait(3, 12), world.lost());
+            println!("{mbit} Mbit/s, {round_trip} ms, loss {loss}: {share:.3} {wait:?} {lost:.4}");
+            assert!(share > 0.95 - f64::from(loss) / 1000.0, "{mbit} {round_trip} {loss}: {share}");
+            assert!(wait < Duration::from_millis(50), "{mbit} {round_trip} {loss}: {wait:?}");
+            assert!(lost < 0.01 + f64::from(loss) / 900.0, "{mbit} {round_trip} {loss}: {lost}");
+        }
+    }
+}
+
+/// Goal: a queue that has less room than is wanted of it is not flooded.
+#[test]
+fn a_shallow_queue_loses_little() {
+    for (mbit, round_trip) in LINES {
+        let mut world = World::new(line(mbit, round_trip, 10, 0), &[0]);
+        world.run(12);
+        let (share, lost) = (world.share(0, 3, 12), world.lost());
+        println!("{mbit} Mbit/s, {round_trip} ms: {share:.3} {lost:.4}");
+        assert!(share > 0.9, "{mbit} {round_trip}: {share}");
+        assert!(lost < 0.05, "{mbit} {round_trip}: {lost}");
+    }
+}
+
+/// Goal: a line that becomes slower or faster is filled again, without a standing queue.
+#[test]
+fn a_change_is_followed() {
+    for (before, after) in [(100.0, 10.0), (10.0, 100.0)] {
+        let mut world = World::new(line(before, 40, 100, 0), &[0]);
+        world.run(5);
+        world.line.rate = after * 125_000.0;
+        world.free = world.now;
+        world.run(15);
+        let (share, wait) = (world.share(0, 8, 15), world.wait(8, 15));
+        println!("{before} to {after}: {share:.3} {wait:?}");
+        assert!(share > 0.9, "{before} to {after}: {share}");
+        assert!(wait < Duration::from_millis(50), "{before} to {after}: {wait:?}");
+    }
+}
+
+/// Goal: two tensors to two peers share the uplink, whoever came first.
+#[test]
+fn two_flows_share_a_line() {
+    for (mbit, round_trip) in LINES {
+        let mut world = World::new(line(mbit, round_trip, 100, 0), &[0, 5]);
+        world.run(40);
+        let shares = [world.share(0, 20, 40), world.share(1, 20, 40)];
+        let wait = world.wait(20, 40);
+        println!("{mbit} Mbit/s, {round_trip} ms: {shares:.3?} {wait:?}");
+        assert!(shares[0] + shares[1] > 0.93, "{mbit} {round_trip}: {shares:?}");
+        assert!(shares.iter().all(|share| *share > 0.25), "{mbit} {round_trip}: {shares:?}");
+        assert!(wait < Duration::from_millis(100), "{mbit} {round_trip}: {wait:?}");
+    }
+}
+
+/// Goal: a window that has grown is there for the next tensor. Method: bursts that fill a third of the line.
+#[test]
+fn bursts_find_the_window_that_earlier_ones_made() {
+    let burst = 700 * PACKET;
+    let mut world = World::new(line(100.0, 40, 100, 0), &[0]);
+    world.flows[0].bursts = Some((burst, Duration::from_millis(240)));
+    world.run(20);
+    let flow = &world.flows[0];
+    // The last byte of each of the last forty bursts, after the burst began: sending takes 80 ms, the round trip 40.
+    let every = Duration::from_millis(240);
+    let mut last = vec![Duration::ZERO; 100];
+    let mut sum = 0;
+    for (at, bytes) in &flow.arrivals {
+        sum += bytes;
+        let turn = usize::try_from((sum - 1) / burst).unwrap();
+        if turn < last.len() {
+            last[turn] = *at - every * u32::try_from(turn).unwrap();
+        }
+    }
+    let slowest = last[40..80].iter().max().unwrap();
+    println!("{slowest:?}");
+    assert!(*slowest < Duration::from_millis(150), "{slowest:?}");
+}
