@@ -4,6 +4,8 @@
 
 #[path = "loopback/kills.rs"]
 mod kills;
+#[path = "loopback/link.rs"]
+mod link;
 #[path = "loopback/operators.rs"]
 mod operators;
 #[path = "loopback/why.rs"]
