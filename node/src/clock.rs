@@ -15,6 +15,11 @@ pub struct Clock {
     offset: u64,
 }
 
+/// Returns this moment as libraries below the swarm name it.
+pub(crate) fn moment() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 impl Clock {
     /// Starts a clock.
     pub fn start() -> Self {

@@ -21,9 +21,10 @@ const ORDER: [(&str, usize); 8] = [
     ("swarm", 6),
 ];
 /// Who may ask for the time: the driver and its clock, and what measures this machine.
-const CLOCKS: [&str; 8] = [
+const CLOCKS: [&str; 9] = [
     "node/src/driver.rs",
     "node/src/clock.rs",
+    "node/src/net/strain.rs",
     "node/src/probe.rs",
     "node/src/probe/networks.rs",
     "protocol/examples/codecs.rs",

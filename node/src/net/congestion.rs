@@ -361,7 +361,7 @@ impl Controller for Steady {
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, _: Option<u64>) {
         // The time that comes along was taken before the packets were read; a thread that was held up in between would
         // make round trips shorter than they are.
-        self.told(Instant::now().max(now), in_flight, app_limited);
+        self.told(crate::clock::moment().max(now), in_flight, app_limited);
     }
 
     fn on_congestion_event(&mut self, _: Instant, _: Instant, is_persistent: bool, lost: u64) {

@@ -62,7 +62,7 @@ struct World {
 
 impl World {
     fn new(line: Line, begins: &[u64]) -> Self {
-        let zero = Instant::now();
+        let zero = crate::clock::moment();
         let flow = |seconds: &u64| Flow {
             window: Steady::new(zero, PACKET),
             begins: Duration::from_secs(*seconds),
