@@ -28,7 +28,7 @@ const ROUNDS: u64 = 10;
 /// it empties all the same, since ends and routers hold packets back for a while and then pass many on at once.
 const QUEUE_LEAST: Duration = Duration::from_millis(5);
 const QUEUE_MOST: Duration = Duration::from_millis(15);
-const QUEUE_PACKETS: u64 = 16;
+const QUEUE_PACKETS: u64 = 20;
 /// The most that ends and routers are taken to hold back, beside a round trip.
 const HELD_MOST: Duration = Duration::from_millis(50);
 /// A shortest round trip that was not seen for so long is looked for.
