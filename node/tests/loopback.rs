@@ -128,7 +128,7 @@ fn a_job_goes_on_without_its_submitter() {
     let network = format!("test-{}", std::process::id());
     let folder = tempfile::tempdir().unwrap();
     let job = folder.path().join("job.toml");
-    let text = "[model]\nname = \"resnet-tiny\"\n[train]\nsteps = 150\n[swarm]\nstages = 2\n";
+    let text = "[model]\nname = \"resnet-tiny\"\n[train]\nsteps = 600\n[swarm]\nstages = 2\n";
     std::fs::write(&job, text).unwrap();
     let (_one, ticket) = up(&network, None);
     let (_two, _) = up(&network, Some(&ticket));
@@ -139,7 +139,7 @@ fn a_job_goes_on_without_its_submitter() {
     let calm = lines(&calm.stdout).pop().unwrap();
     assert_eq!(
         (calm["schema"].as_str(), calm["steps"].as_u64()),
-        (Some("wattle.train.v1"), Some(150))
+        (Some("wattle.train.v1"), Some(600))
     );
 
     let mut killed = train(&job, &network, &ticket)
