@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import placements
@@ -79,7 +78,17 @@ def row(name, loss, tcp, seen, far):
           f"| {ms(seen['full_seconds']['p99'])} | {lost:.2f} % | {seen['processor_seconds_per_gigabyte']:.1f} + {far / giga:.1f} |", flush=True)
 
 
-def loopback(options, folder):
+def measured(inside, ticket):
+    """Waits until the peer has measured itself."""
+    for _ in range(10):
+        words = inside("peers", "--json", "--no-mdns", "--join", ticket)
+        said = subprocess.run([str(w) for w in words], capture_output=True, text=True).stdout
+        if any(json.loads(line).get("hardware") for line in said.splitlines()):
+            return
+    raise RuntimeError("the peer was not measured in time")
+
+
+def loopback(options):
     enter = lambda _: []
     tcp = iperf(enter, "127.0.0.1", options.seconds)
     peer = subprocess.Popen([options.wattle, "up", "--json", "--no-mdns", "--device", "cpu", "--memory", "1024",
@@ -87,8 +96,8 @@ def loopback(options, folder):
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         ticket = json.loads(peer.stdout.readline())["ticket"]
-        time.sleep(5)  # The peer measures itself.
         inside = lambda *words: [options.wattle, *words, "--listen", "127.0.0.1:0"]
+        measured(inside, ticket)
         row("loopback", 0, tcp, *link(inside, peer, ticket, options.seconds))
     finally:
         peer.stdin.close()
@@ -102,7 +111,7 @@ def shaped(options, line, text, loss, folder):
         enter = lambda place: ["ip", "netns", "exec", pair.space(place)]
         tcp = iperf(enter, "10.99.0.1", options.seconds)
         pair.start()
-        time.sleep(5)  # The peer measures itself.
+        pair.adverts()
         inside = lambda *words: pair.inside(1, *words, "--listen", "10.99.0.2:0")
         row(f"{mbit:g} Mbit/s, {round_trip:g} ms", loss, tcp, *link(inside, pair.peers[0], pair.ticket, options.seconds))
     finally:
@@ -128,7 +137,7 @@ def main():
             for loss in [0] if text == "loopback" else options.loss:
                 try:
                     if text == "loopback":
-                        loopback(options, folder)
+                        loopback(options)
                     else:
                         shaped(options, line, text, loss, folder)
                 except Exception as error:

@@ -1,13 +1,13 @@
 //! How many bytes may be under way on a connection: as many as fill the line, and few more.
 //!
 //! Cubic, quinn's default, fills the queue of the bottleneck until it overflows, so that control messages wait behind
-//! tensors for as long as that queue is deep; and it takes each lost packet for a full queue, so that one per cent of loss by
-//! chance leaves a few Mbit/s of any line. Here the window is what was seen to arrive in a second, times the shortest round
-//! trip, and as much more as leaves a short queue even when it is shortest: the model of BBR (Cardwell et al., "BBR: Congestion-Based Congestion Control", ACM Queue 14(5), 2016;
-//! rates as in draft-cheng-iccrg-delivery-rate-estimation). Departures: the queue is held all the time instead of probing in
-//! cycles, since it is what shows that the line has become faster; the start ends when the queue grows, and not only when the
-//! rate does not; the shortest round trip is looked for with three quarters of the line instead of four packets. Loss
-//! counts once it exceeds what chance makes of a bad line. quinn's own BBR is told sizes that add up over the packets
+//! tensors for as long as that queue is deep; and it takes each lost packet for a full queue, so that one per cent of loss
+//! by chance leaves a few Mbit/s of any line. Here the window is the rate of arrival, times the shortest round trip and a
+//! short queue: the model of BBR (Cardwell et al., "BBR: Congestion-Based Congestion Control", ACM Queue 14(5), 2016;
+//! rates as in draft-cheng-iccrg-delivery-rate-estimation). Departures: the queue is held all the time instead of probing
+//! in cycles, since it is what shows that the line has become faster; the start ends when the queue grows, and not only
+//! when the rate does not; the shortest round trip is looked for with three quarters of the line instead of four packets;
+//! loss counts once it exceeds what chance makes of a bad line. quinn's own BBR is told sizes that add up over the packets
 //! of one system call, and is not used.
 
 use std::any::Any;
@@ -24,20 +24,17 @@ const FIRST: u64 = 32;
 const LEAST: u64 = 12;
 /// Rounds in which the fastest arrival counts.
 const ROUNDS: u64 = 10;
-/// The queue that is held: a quarter of the round trip, within these, and as many packets at least. More is under way where
-/// it empties all the same, since ends and routers hold packets back for a while and then pass many on at once.
+/// The queue that is held: a quarter of the round trip, within these, and as many packets at least.
 const QUEUE_LEAST: Duration = Duration::from_millis(5);
 const QUEUE_MOST: Duration = Duration::from_millis(15);
-const QUEUE_PACKETS: u64 = 20;
-/// The most that ends and routers are taken to hold back, beside a round trip.
-const HELD_MOST: Duration = Duration::from_millis(50);
+const QUEUE_PACKETS: u64 = 16;
 /// A shortest round trip that was not seen for so long is looked for.
 const OLD: Duration = Duration::from_secs(10);
 /// The start ends after so many rounds without a quarter more, or once this many acknowledgements in a row, over as long as
 /// the queue that is held, came from behind a longer one.
 const STALLED: u32 = 3;
 const QUEUED: u32 = 8;
-/// A round is lossy if more than one packet in so many is lost, and some are anyway.
+/// A round is lossy if more than one packet in so many is lost, and so many more.
 const LOSS: u64 = 25;
 const LOSS_PACKETS: u64 = 1;
 /// Instants of sending that are remembered at most.
@@ -55,8 +52,8 @@ struct Mark {
     is_limited: bool,
 }
 
-/// Growth before the first queue: the fastest rate so far, rounds since it grew by a quarter, and acknowledgements from behind
-/// a queue, since when.
+/// Growth before the first queue: the fastest rate so far, rounds since it grew by a quarter, and acknowledgements from
+/// behind a queue, since when.
 #[derive(Clone, Copy, Debug, Default)]
 struct Start {
     fastest: u64,
@@ -84,9 +81,6 @@ pub(super) struct Steady {
     round_acked: u64,
     round_lost: u64,
     round_marked: bool,
-    round_shortest: Duration,
-    /// Bytes beyond what the line itself holds.
-    extra: u64,
     /// The fastest of each round; falling, so that the first is the fastest of all.
     rates: VecDeque<(u64, u64)>,
     shortest: Option<(Duration, Instant)>,
@@ -120,8 +114,6 @@ impl Steady {
             round_acked: 0,
             round_lost: 0,
             round_marked: false,
-            round_shortest: Duration::MAX,
-            extra: 0,
             rates: VecDeque::new(),
             shortest: None,
             draining: None,
@@ -173,7 +165,6 @@ impl Steady {
         let Some(mark) = self.newest.take() else { return };
         let round_trip = now.saturating_duration_since(mark.at);
         self.see(now, round_trip, mark.is_limited);
-        self.round_shortest = self.round_shortest.min(round_trip);
         let elapsed = mark.at.saturating_duration_since(mark.first);
         let elapsed = elapsed.max(now.saturating_duration_since(mark.delivered_at)).as_nanos();
         (self.delivered_at, self.first) = (now, mark.at);
@@ -263,20 +254,8 @@ impl Steady {
             let higher = ceiling + ceiling / 32 + self.packet;
             self.ceiling = (higher < self.target().saturating_mul(2)).then_some(higher);
         }
-        let shortest = std::mem::replace(&mut self.round_shortest, Duration::MAX);
         if is_limited {
             return;
-        }
-        tracing::trace!(
-            self.window,
-            rate = self.rate(),
-            ?shortest,
-            self.extra,
-            lost,
-            "a round ends"
-        );
-        if self.draining.is_none() {
-            self.hold(shortest.saturating_sub(self.shortest()));
         }
         self.round += 1;
         while self.rates.len() > 1
@@ -297,24 +276,14 @@ impl Steady {
         }
     }
 
-    /// Holds more if the queue was shorter at its shortest, and less if it was longer.
-    fn hold(&mut self, shortest: Duration) {
-        if shortest < self.queue() / 2 {
-            self.extra += self.extra / 4;
-        } else if shortest > self.queue() {
-            self.extra -= self.extra / 4;
-        }
-        self.extra = self.extra.min(bytes_in(self.rate(), self.shortest() + HELD_MOST));
-    }
-
     /// What fills the line and the queue.
     fn target(&self) -> u64 {
-        bytes_in(self.rate(), self.shortest()).saturating_add(self.extra)
+        let queue = bytes_in(self.rate(), self.queue()).max(QUEUE_PACKETS * self.packet);
+        bytes_in(self.rate(), self.shortest()).saturating_add(queue)
     }
 
     fn steer(&mut self, now: Instant, round_trip: Duration, acked: u64, is_limited: bool) {
         let queue = self.queue();
-        self.extra = self.extra.max(bytes_in(self.rate(), queue)).max(QUEUE_PACKETS * self.packet);
         let is_queued = round_trip > self.shortest() + queue;
         if let Some(start) = &mut self.start {
             start.queued = if is_queued { start.queued + 1 } else { 0 };

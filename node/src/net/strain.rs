@@ -30,9 +30,9 @@ const SHIPMENT_MIN: u64 = 256 << 10;
 /// What was seen. Times are sorted.
 #[derive(Clone, Debug)]
 pub struct Strained {
-    /// Rate of bytes that arrived, receipts included, slow start left out.
+    /// Bytes that arrived over time, from the first receipt to the last.
     pub rate: Rate,
-    /// Bytes that were counted for it.
+    /// Bytes that arrived in all.
     pub bytes: Size,
     /// How long answers took before the link was full.
     pub quiet: Vec<Duration>,
@@ -40,7 +40,7 @@ pub struct Strained {
     pub full: Vec<Duration>,
     /// Processor time of this process while it was full.
     pub processor: Duration,
-    /// Packets sent and of these lost while it was full; None over TCP.
+    /// Packets sent and of these lost while it was full; None over TCP, and if the connection was replaced.
     pub packets: Option<(u64, u64)>,
 }
 
@@ -71,7 +71,7 @@ impl Net {
             tokio::join!(self.questions(peer, end), self.fill(peer, size, end));
         full.sort();
         let processor = began.elapsed();
-        let (sent, lost) = self.packets(&peer).unwrap_or_default();
+        let packets = before.zip(self.packets(&peer));
         // From the first arrival to the last; the bytes of the first came before.
         let (first, last) = (arrivals.first()?, arrivals.last()?);
         let seconds = (*last - *first).as_secs_f64();
@@ -82,7 +82,9 @@ impl Net {
             quiet,
             full,
             processor: Duration::from_seconds(processor.as_secs_f64()),
-            packets: before.map(|before| (sent - before.0, lost - before.1)),
+            packets: packets.and_then(|(before, after)| {
+                Some((after.0.checked_sub(before.0)?, after.1.checked_sub(before.1)?))
+            }),
         })
     }
 
