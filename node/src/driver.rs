@@ -221,8 +221,8 @@ impl Driver {
                     }
                 }
             }
-            NetEvent::LinkMeasured { peer, rate, round_trip } => {
-                self.input(Input::LinkMeasured { peer, rate, round_trip });
+            NetEvent::LinkMeasured { peer, rate, round_trip, packets } => {
+                self.input(Input::LinkMeasured { peer, rate, round_trip, packets });
             }
         }
     }

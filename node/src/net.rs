@@ -33,6 +33,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use wattle_protocol::ids::{JobId, PeerId};
+use wattle_protocol::schedule::gauge::Packets;
 use wattle_protocol::units::{Bytes as Size, Duration, Rate};
 
 pub use emulate::{EmulatedLink, EmulatedLinks};
@@ -143,6 +144,8 @@ pub enum NetEvent {
         rate: Rate,
         /// Round trip.
         round_trip: Duration,
+        /// Packets towards it since the last measurement; none over TCP.
+        packets: Packets,
     },
 }
 
@@ -170,6 +173,8 @@ struct Shared {
     addresses: Mutex<Vec<String>>,
     links: Mutex<(EmulatedLinks, Lines)>,
     traffic: Mutex<BTreeMap<PeerId, Traffic>>,
+    /// Packets of each link's connection when it was measured last, and which connection that was.
+    packets: Mutex<BTreeMap<PeerId, (usize, Packets)>>,
     /// One link is measured at a time, so that probes do not measure each other.
     probing: Semaphore,
     /// Bundles and probes that have left this machine: how many in all, and how many are under way.
@@ -187,6 +192,7 @@ impl Net {
             addresses: Mutex::new(Vec::new()),
             links: Mutex::new((config.links.clone(), Lines::default())),
             traffic: Mutex::new(BTreeMap::new()),
+            packets: Mutex::new(BTreeMap::new()),
             probing: Semaphore::new(1),
             leaving: Mutex::new((0, 0)),
         });
@@ -335,19 +341,18 @@ impl Net {
         header: &[u8],
         payload: Vec<Bytes>,
     ) -> (bool, Option<Duration>) {
-        let leaving = || self.shared.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mine, before) = {
-            let mut leaving = leaving();
-            *leaving = (leaving.0 + 1, leaving.1 + 1);
-            (leaving.0, leaving.1 - 1)
-        };
+        let leaves = self.leaves();
         let began = Instant::now();
         let delivered = self.carry(to, kind, header, payload).await;
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut leaving = leaving();
-        leaving.1 -= 1;
-        let alone = before == 0 && leaving.0 == mine;
-        (delivered, alone.then_some(Duration::from_micros(took)))
+        (delivered, leaves.is_alone().then_some(Duration::from_micros(took)))
+    }
+
+    /// Notes that something leaves this machine, until the result is dropped.
+    fn leaves(&self) -> Leaves<'_> {
+        let mut leaving = self.shared.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        *leaving = (leaving.0 + 1, leaving.1 + 1);
+        Leaves { shared: &self.shared, mine: leaving.0, before: leaving.1 - 1 }
     }
 
     /// Says how long a probe of this size takes to come back.
@@ -356,6 +361,28 @@ impl Net {
         let began = Instant::now();
         let (delivered, _) = self.carry_timed(peer, Kind::Probe, &[], vec![payload]).await;
         delivered.then(|| began.elapsed())
+    }
+}
+
+/// Something that is on its way from here.
+struct Leaves<'a> {
+    shared: &'a Shared,
+    /// Its number, and how many others were under way when it began.
+    mine: u64,
+    before: u64,
+}
+
+impl Leaves<'_> {
+    /// Says whether nothing else was under way since it began.
+    fn is_alone(&self) -> bool {
+        let leaving = self.shared.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.before == 0 && leaving.0 == self.mine
+    }
+}
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.shared.leaving.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
     }
 }
 

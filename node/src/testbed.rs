@@ -250,6 +250,7 @@ impl File {
             peer,
             rate: Rate::from_mbit(line.mbit.min(up).min(down)),
             round_trip: Duration::from_seconds(line.round_trip_ms / 1e3),
+            loss: None,
         }
     }
 }

@@ -211,8 +211,8 @@ impl Peer {
             Input::PeerLost(peer) => self.membership.closed(peer),
             Input::Measured(hardware) => self.gossip.measured(hardware),
             Input::Listening(address) => self.gossip.listens(address),
-            Input::LinkMeasured { peer, rate, round_trip } => {
-                self.on_link_measured(peer, rate, round_trip, now);
+            Input::LinkMeasured { peer, rate, round_trip, packets } => {
+                self.on_link_measured(peer, (rate, round_trip, packets), now);
             }
             Input::LinkUsed { peer, size, took } => self.on_link_used(peer, size, took, now),
             Input::Received { from, message } => self.on_message(from, *message, now, out),

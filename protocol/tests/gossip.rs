@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::advert::{Advert, Hardware, LINKS_MAX, SignedAdvert};
+use wattle_protocol::schedule::gauge::Packets;
 use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::schedule::planted::Planted;
 use wattle_protocol::swarm::io::{Effect, Input, Outbox, Timer};
@@ -135,7 +136,10 @@ impl World {
                 Effect::Probe(peer) => {
                     let link = self.planted.measure(n, self.place[&peer]);
                     let (rate, round_trip) = (link.rate, link.round_trip);
-                    self.arriving.push((n, Input::LinkMeasured { peer, rate, round_trip }));
+                    self.arriving.push((
+                        n,
+                        Input::LinkMeasured { peer, rate, round_trip, packets: Packets::default() },
+                    ));
                 }
                 _ => {}
             }

@@ -137,12 +137,15 @@ class Swarm:
             # Whoever writes must be read.
             sink = (self.folder / f"peer-{place}.jsonl").open("w")
             subprocess.Popen(["cat"], stdin=peer.stdout, stdout=sink)
+            # One after another: all links filled at once are more than the line that shapes them carries.
+            if place > 0:
+                self.adverts(3)
 
-    def adverts(self):
+    def adverts(self, wait=10):
         """Waits until every peer is measured and says what its links to all others do."""
         end = time.time() + 60
         while time.time() < end:
-            words = self.inside(self.count, "peers", "--json", "--no-mdns", "--wait", 10,
+            words = self.inside(self.count, "peers", "--json", "--no-mdns", "--wait", wait,
                                 "--listen", f"10.99.0.{self.count + 1}:0", "--join", self.ticket)
             said = subprocess.run(words, capture_output=True, text=True)
             found = {}

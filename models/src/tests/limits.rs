@@ -257,6 +257,7 @@ fn adverts(memory: &[u64]) -> Vec<Advert> {
         peer: *to,
         rate: Rate::from_mbit(1000.0),
         round_trip: Duration::from_millis(1),
+        loss: None,
     };
     let speed = Speed::from_flops_per_second(1_000_000_000);
     let one = |(at, memory): (&PeerId, &u64)| Advert {

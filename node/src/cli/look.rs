@@ -177,6 +177,7 @@ fn peer_line(view: &PeerView, network: &NetworkView) -> serde_json::Value {
             "to": hex(l.peer.bytes()),
             "bytes_per_second": l.rate.bytes_per_second(),
             "round_trip_seconds": l.round_trip.seconds(),
+            "loss": l.loss.map(|l| f64::from(l) / 1e6),
         })).collect::<Vec<_>>(),
     })
 }

@@ -159,6 +159,7 @@ fn alike(count: u16, args: &PlanArgs) -> anyhow::Result<Vec<Advert>> {
         peer: *to,
         rate: Rate::from_mbit(args.mbit),
         round_trip: Duration::from_millis(args.round_trip),
+        loss: None,
     };
     let advert = |peer: &PeerId| Advert {
         // Machines of their own: they share nothing.

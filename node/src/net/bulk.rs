@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use wattle_protocol::ids::PeerId;
 
 use super::desk::{Desk, soon};
-use super::{BUNDLE_MAX, HEADER_MAX, NetEvent};
+use super::{BUNDLE_MAX, HEADER_MAX, NetEvent, PROBE_MAX};
 
 const MAGIC: [u8; 4] = *b"WTB1";
 /// magic, kind, nonce, header length, payload length, hash.
@@ -94,6 +94,36 @@ pub(super) async fn send(
             false
         }
     }
+}
+
+/// Sends bytes of a probe, as many as it may have, until something is known; what has not left by then never does.
+///
+/// *Errors*: the connection is gone, or it takes nothing more.
+pub(super) async fn flood<T>(
+    connection: &quinn::Connection,
+    desk: &Desk,
+    known: impl Future<Output = T>,
+) -> io::Result<T> {
+    let stall = desk.patience.stall;
+    let start = prefix(Kind::Probe, desk.nonce(), &[], PROBE_MAX, &[0; 32])?;
+    let mut stream = soon(stall, connection.open_uni()).await?;
+    stream.set_priority(-1).map_err(io::Error::other)?;
+    let written = async {
+        soon(stall, stream.write_all(&start)).await?;
+        let chunk = Bytes::from(vec![0x5a; CHUNK]);
+        for _ in 0..PROBE_MAX / CHUNK as u64 {
+            soon(stall, stream.write_chunk(chunk.clone())).await?;
+        }
+        // All of it is under way: what is known comes.
+        std::future::pending::<io::Result<T>>().await
+    };
+    let found = tokio::select! {
+        known = known => Ok(known),
+        written = written => written,
+        lost = connection.closed() => Err(io::Error::other(lost)),
+    };
+    stream.reset(GIVEN_UP.into()).unwrap_or_default();
+    found
 }
 
 async fn push(
@@ -210,7 +240,7 @@ async fn receive(
             take(&mut stream, from, (header, length, hash), desk, events).await
         }
         1 => match probes.try_acquire() {
-            Ok(_turn) if length <= super::PROBE_MAX => {
+            Ok(_turn) if length <= PROBE_MAX => {
                 soon(desk.patience.probe, swallow(&mut stream, length)).await
             }
             Ok(_) => refuse(&mut stream, REFUSED, "a probe is too long"),

@@ -10,6 +10,8 @@
 //! loss counts once it exceeds what chance makes of a bad line. quinn's own BBR is told sizes that add up over the packets
 //! of one system call, and is not used.
 
+mod seen;
+
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,15 +20,17 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory};
 use quinn_proto::RttEstimator;
 
+pub(super) use self::seen::{Progress, Seen};
+
 /// Packets of the first window: RFC 6928's ten, and more, since tensors come in bursts.
 const FIRST: u64 = 32;
 /// Packets of the smallest window: more than wait for one acknowledgement, else each waits for its delay.
 const LEAST: u64 = 12;
 /// Rounds in which the fastest arrival counts.
 const ROUNDS: u64 = 10;
-/// The queue that is held: a quarter of the round trip, within these, and as many packets at least.
-const QUEUE_LEAST: Duration = Duration::from_millis(5);
-const QUEUE_MOST: Duration = Duration::from_millis(15);
+/// The queue that is held: half of the round trip, within these, and as many packets at least.
+const QUEUE_LEAST: Duration = Duration::from_millis(12);
+const QUEUE_MOST: Duration = Duration::from_millis(20);
 const QUEUE_PACKETS: u64 = 16;
 /// A shortest round trip that was not seen for so long is looked for.
 const OLD: Duration = Duration::from_secs(10);
@@ -34,6 +38,10 @@ const OLD: Duration = Duration::from_secs(10);
 /// the queue that is held, came from behind a longer one.
 const STALLED: u32 = 3;
 const QUEUED: u32 = 8;
+/// After so many rounds the window is a quarter larger for two, but by no more than the line carries in this time, and for
+/// two more as long as that brings a tenth more.
+const PUSHED: u64 = 8;
+const PUSHED_BY: Duration = Duration::from_millis(10);
 /// A round is lossy if more than one packet in so many is lost, and so many more.
 const LOSS: u64 = 25;
 const LOSS_PACKETS: u64 = 1;
@@ -62,9 +70,18 @@ struct Start {
     since: Option<Instant>,
 }
 
+/// Growth after the start where delays that are none of the line's hide that its queue is empty: the round in which the
+/// window becomes larger (again), and the rate before, while it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Push {
+    next: u64,
+    before: Option<u64>,
+}
+
 /// The window of one connection; rates are bytes a second.
 #[derive(Clone, Debug)]
 pub(super) struct Steady {
+    seen: Seen,
     packet: u64,
     window: u64,
     delivered: u64,
@@ -87,6 +104,7 @@ pub(super) struct Steady {
     /// Until when the queue is drained, and the shortest round trip since.
     draining: Option<(Instant, Duration)>,
     start: Option<Start>,
+    push: Push,
     /// What was too much for the line, less a fifth.
     ceiling: Option<u64>,
 }
@@ -99,6 +117,7 @@ fn bytes_in(rate: u64, time: Duration) -> u64 {
 impl Steady {
     pub(super) fn new(now: Instant, packet: u64) -> Self {
         Self {
+            seen: Seen::new(now),
             packet,
             window: FIRST * packet,
             delivered: 0,
@@ -118,6 +137,7 @@ impl Steady {
             shortest: None,
             draining: None,
             start: Some(Start::default()),
+            push: Push::default(),
             ceiling: None,
         }
     }
@@ -182,6 +202,8 @@ impl Steady {
             self.marks.pop_front();
         }
         self.steer(now, round_trip, acked, is_limited);
+        let is_starting = self.start.is_some();
+        self.seen.set(Progress { delivered: self.delivered, at: now, is_starting });
     }
 
     /// Packets are lost (or marked by a router, without bytes).
@@ -204,7 +226,7 @@ impl Steady {
     }
 
     fn queue(&self) -> Duration {
-        (self.shortest() / 4).clamp(QUEUE_LEAST, QUEUE_MOST)
+        (self.shortest() / 2).clamp(QUEUE_LEAST, QUEUE_MOST)
     }
 
     fn note(&mut self, rate: u64, is_limited: bool) {
@@ -264,6 +286,7 @@ impl Steady {
             self.rates.pop_front();
         }
         let rate = self.rate();
+        self.push(rate);
         if let Some(start) = &mut self.start {
             if rate > start.fastest.saturating_add(start.fastest / 4) {
                 (start.fastest, start.stalled) = (rate, 0);
@@ -276,10 +299,24 @@ impl Steady {
         }
     }
 
+    /// Begins, goes on with or ends a larger window, at the end of a round. What a larger window does is seen in the round
+    /// after it, so that it takes two.
+    fn push(&mut self, rate: u64) {
+        if self.start.is_some() {
+            self.push = Push { next: self.round + PUSHED, before: None };
+        } else if self.round >= self.push.next {
+            let is_over = self.push.before.is_some_and(|before| rate < before + before / 10);
+            self.push.before = (!is_over).then_some(rate);
+            self.push.next = self.round + if is_over { PUSHED } else { 2 };
+        }
+    }
+
     /// What fills the line and the queue.
     fn target(&self) -> u64 {
         let queue = bytes_in(self.rate(), self.queue()).max(QUEUE_PACKETS * self.packet);
-        bytes_in(self.rate(), self.shortest()).saturating_add(queue)
+        let full = bytes_in(self.rate(), self.shortest()).saturating_add(queue);
+        let more = (full / 4).min(bytes_in(self.rate(), PUSHED_BY)).max(self.packet);
+        if self.push.before.is_some() { full + more } else { full }
     }
 
     fn steer(&mut self, now: Instant, round_trip: Duration, acked: u64, is_limited: bool) {

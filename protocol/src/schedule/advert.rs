@@ -19,7 +19,7 @@ pub const ADDRESSES_MAX: usize = 8;
 pub const TEXT_MAX: usize = 128;
 
 /// Prefix of what is signed, so that a signature means nothing elsewhere.
-const DOMAIN: &[u8] = b"wattle-advert-v3\0";
+const DOMAIN: &[u8] = b"wattle-advert-v4\0";
 
 /// A machine's measured speed and memory, at the share that its owner gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +78,8 @@ pub struct Link {
     pub rate: Rate,
     /// Round-trip time.
     pub round_trip: Duration,
+    /// Packets lost of a million sent; None where too few were counted, or none can be.
+    pub loss: Option<u32>,
 }
 
 /// What one peer says about itself; a higher sequence replaces a lower one.
@@ -196,6 +198,7 @@ fn signed_bytes(advert: &Advert) -> Vec<u8> {
         bytes.extend_from_slice(link.peer.bytes());
         bytes.extend_from_slice(&link.rate.bytes_per_second().to_le_bytes());
         bytes.extend_from_slice(&link.round_trip.micros().to_le_bytes());
+        bytes.extend_from_slice(&link.loss.unwrap_or(u32::MAX).to_le_bytes());
     }
     bytes.extend_from_slice(&advert.coordinate.bytes());
     bytes

@@ -23,6 +23,37 @@ const NEAR: u64 = 3;
 /// A sample further from the median than this many median deviations is an outlier.
 const DEVIATIONS: u64 = 3;
 
+/// Fewer packets say nothing of loss.
+const PACKETS_MIN: u64 = 200;
+/// Once so many were sent, older ones count half.
+const PACKETS_MAX: u64 = 100_000;
+
+/// Packets of a link, as its transport counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packets {
+    /// Sent.
+    pub sent: u64,
+    /// Lost of these, as far as is known.
+    pub lost: u64,
+}
+
+impl Packets {
+    /// Counts more of them.
+    pub fn add(&mut self, more: Self) {
+        if self.sent > PACKETS_MAX {
+            (self.sent, self.lost) = (self.sent / 2, self.lost / 2);
+        }
+        self.sent = self.sent.saturating_add(more.sent);
+        self.lost = self.lost.saturating_add(more.lost).min(self.sent);
+    }
+
+    /// Returns how many of a million are lost; None of too few.
+    pub fn loss(&self) -> Option<u32> {
+        let millionths = u128::from(self.lost) * 1_000_000 / u128::from(self.sent.max(1));
+        (self.sent >= PACKETS_MIN).then(|| u32::try_from(millionths).unwrap_or(u32::MAX))
+    }
+}
+
 /// What was measured, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sample {
@@ -76,6 +107,11 @@ impl Gauge {
         self.samples.back().map(|s| s.at)
     }
 
+    /// Says whether there is one sample alone, which nothing bears out.
+    pub fn is_single(&self) -> bool {
+        self.samples.len() == 1
+    }
+
     /// Says whether the last sample does not fit the others, so that another would tell what is true.
     pub fn is_doubtful(&self) -> bool {
         self.outside != 0
@@ -85,7 +121,11 @@ impl Gauge {
     fn bounds(&self, now: Instant) -> Option<(u64, u64)> {
         let mut values: Vec<(u64, u64)> =
             self.samples.iter().map(|s| (s.value, weight(s, now))).collect();
-        let middle = median(&mut values)?;
+        let middle = match self.samples.len() {
+            // Nothing says which of two is right; the younger one was taken with fewer newcomers about.
+            2 => self.samples.back()?.value,
+            _ => median(&mut values)?,
+        };
         let mut off: Vec<(u64, u64)> =
             values.iter().map(|(value, weight)| (value.abs_diff(middle), *weight)).collect();
         let deviation = median(&mut off)?;
@@ -151,6 +191,21 @@ mod tests {
         gauge.add(130, at(600));
         assert_eq!(gauge.figure(at(600)), Some(129));
         assert_eq!(Gauge::default().figure(at(1)), None);
+    }
+
+    #[test]
+    fn loss_is_the_share_of_many_packets_and_old_ones_fade() {
+        let mut packets = Packets::default();
+        packets.add(Packets { sent: 199, lost: 1 });
+        assert_eq!(packets.loss(), None);
+        packets.add(Packets { sent: 801, lost: 9 });
+        assert_eq!(packets.loss(), Some(10_000));
+        for _ in 0..20 {
+            packets.add(Packets { sent: 150_000, lost: 0 });
+        }
+        assert_eq!(packets.loss(), Some(0));
+        packets.add(Packets { sent: u64::MAX, lost: u64::MAX });
+        assert!(packets.loss() <= Some(1_000_000));
     }
 
     proptest! {

@@ -191,6 +191,7 @@ mod tests {
             peer: peer(n),
             rate: Rate::from_mbit(mbit),
             round_trip: Duration::from_millis(10),
+            loss: None,
         };
         let a = advert(1, vec![link(2, 100.0), link(3, 8.0)]);
         let links = Links::of(&[&a]);
@@ -210,7 +211,8 @@ mod tests {
             .iter()
             .map(|from| {
                 let listed = all.measured().filter(|((f, _), _)| f == from);
-                let link = |((_, peer), (rate, round_trip))| Link { peer, rate, round_trip };
+                let link =
+                    |((_, peer), (rate, round_trip))| Link { peer, rate, round_trip, loss: None };
                 Advert { links: listed.map(link).collect(), ..Advert::new(*from) }
             })
             .collect();

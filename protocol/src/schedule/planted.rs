@@ -71,6 +71,7 @@ impl Planted {
             peer: self.peers[to],
             rate: Rate::from_mbit(self.rates[a][b] * noise),
             round_trip: Duration::from_micros(round_trip),
+            loss: None,
         }
     }
 

@@ -20,7 +20,7 @@ const SAVED_MAX: u64 = 16 << 20;
 /// What a probe of an unknown link is taken to cost.
 const PROBE_FIRST: u64 = 512 << 10;
 /// A probe of a known link carries what the link does in this time.
-const PROBE_TIME: Duration = Duration::from_millis(100);
+const PROBE_TIME: Duration = Duration::from_millis(200);
 /// No probe carries more.
 const PROBE_MAX: u64 = 16 << 20;
 /// A link that was not measured for so long is stale.
@@ -94,7 +94,7 @@ impl Prober {
 
     /// Pays for what the first look at a link has cost beyond what was known: probes that double until the line is full.
     pub fn has_found(&mut self, rate: Rate) {
-        self.saved = self.saved.saturating_sub(cost(Some(rate)).count().saturating_mul(2));
+        self.saved = self.saved.saturating_sub(cost(Some(rate)).count());
     }
 
     fn fill(&mut self, now: Instant, line: Option<Rate>) {

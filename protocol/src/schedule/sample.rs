@@ -73,6 +73,7 @@ pub fn problem(seed: u64, peers: usize, operators: usize) -> Problem {
                 peer: peer(to),
                 rate: Rate::from_bytes_per_second(draw.log(slow, fast)),
                 round_trip: Duration::from_micros(draw.log(200, 20_000)),
+                loss: None,
             });
             let links = links.collect();
             let hardware = hardware(speeds[at], 400, Bytes::new(memory[at]));
@@ -102,7 +103,7 @@ pub fn large(peers: usize, operators: usize, replicas: u16) -> Result<Problem, D
             let mbit = if same { draw.log(1_000, 10_000) } else { draw.log(50, 500) };
             let rate = Rate::from_bytes_per_second(mbit * 125_000);
             let round_trip = Duration::from_micros(if same { 500 } else { 30_000 });
-            Link { peer: peer(to), rate, round_trip }
+            Link { peer: peer(to), rate, round_trip, loss: None }
         };
         let links = others.into_iter().map(link).collect();
         let hardware = hardware(speeds[at], speeds[at] / 1000, Bytes::new(8 << 30));

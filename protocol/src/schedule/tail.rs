@@ -226,7 +226,7 @@ mod tests {
             demand: 0,
         };
         let rate = Rate::from_bytes_per_second(MEGA);
-        let link = |to| Link { peer: peer(to), rate, round_trip: Duration::ZERO };
+        let link = |to| Link { peer: peer(to), rate, round_trip: Duration::ZERO, loss: None };
         let one = |n: u8| Advert {
             hardware: Some(hardware.clone()),
             links: (0..count).filter(|to| *to != n).map(link).collect(),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{EdgeId, Epoch, JobId, MicroBatch, PeerId, StageId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::advert::Hardware;
+use crate::schedule::gauge::Packets;
 use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::Message;
 pub use task::{GradientSource, Outcome, StateSource, Task, TaskError};
@@ -131,6 +132,8 @@ pub enum Input {
         rate: Rate,
         /// Round-trip time.
         round_trip: Duration,
+        /// Packets since the last measurement, of the probe and of whatever else crossed the link.
+        packets: Packets,
     },
     /// A bundle has gone to a peer with nothing else under way from here, and its receipt has come back.
     LinkUsed {

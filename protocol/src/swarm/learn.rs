@@ -14,7 +14,7 @@ use crate::wire::message::{Span, SpanKind};
 
 /// Passes of a step that take and promise less together count as a promise kept: of small stages, models are off by a
 /// multiple.
-const SMALL: Duration = Duration::from_millis(10);
+const SMALL: Duration = Duration::from_millis(50);
 
 /// Takes in what the passes of one step took at a peer, by stages.
 pub(super) fn learn(peer: PeerId, parts: &[(&StageWork, &[Span])], plan: &Plan, ctx: &mut Ctx<'_>) {

@@ -11,7 +11,7 @@ use super::io::{Effect, Outbox};
 use crate::ids::PeerId;
 use crate::schedule::advert::{LINKS_MAX, Link};
 use crate::schedule::coordinate::{Coordinate, Vivaldi};
-use crate::schedule::gauge::Gauge;
+use crate::schedule::gauge::{Gauge, Packets};
 use crate::schedule::prober::{Candidate, LINKS, Prober, lot};
 use crate::units::{Bytes, Duration, Instant, Rate};
 
@@ -21,12 +21,24 @@ const GAUGES_MAX: usize = 2 * LINKS;
 const TRANSFER_MIN: Bytes = Bytes::new(64 << 10);
 /// A transfer says something of the rate if at least this share of its time is not the round trip.
 const TRAVEL_SHARE: u64 = 4;
+/// A link's first sample is borne out by another after this.
+const CONFIRM: Duration = Duration::from_millis(8_000);
 
 /// One link's figures from here.
 #[derive(Debug, Default)]
 struct Gauges {
     rate: Gauge,
     round_trip: Gauge,
+    packets: Packets,
+}
+
+impl Gauges {
+    /// Says whether another sample of the rate would tell what is true: the last does not fit, or the first, which is taken
+    /// while everybody who meets is measured, has been the only one for a while.
+    fn is_doubtful(&self, now: Instant) -> bool {
+        let is_calm = self.rate.newest().is_some_and(|at| now.since(at) >= CONFIRM);
+        self.rate.is_doubtful() || (self.rate.is_single() && is_calm)
+    }
 }
 
 /// All that this peer has measured of its links.
@@ -69,7 +81,7 @@ impl Meter {
     fn probed(
         &mut self,
         peer: PeerId,
-        (rate, round_trip): (Rate, Duration),
+        (rate, round_trip, packets): (Rate, Duration, Packets),
         said: &Coordinate,
         now: Instant,
     ) {
@@ -80,6 +92,7 @@ impl Meter {
         let gauges = self.gauges(peer);
         gauges.rate.add(rate.bytes_per_second(), now);
         gauges.round_trip.add(round_trip.micros(), now);
+        gauges.packets.add(packets);
         // The gauge has thrown outliers away.
         let steady = gauges.round_trip.figure(now).map_or(round_trip, Duration::from_micros);
         self.vivaldi.sample(said, steady, direction);
@@ -111,7 +124,7 @@ impl Meter {
     fn link(&self, peer: PeerId, gauges: &Gauges, now: Instant) -> Option<Link> {
         let rate = Rate::from_bytes_per_second(gauges.rate.figure(now)?);
         let round_trip = Duration::from_micros(gauges.round_trip.figure(now)?);
-        Some(Link { peer, rate, round_trip })
+        Some(Link { peer, rate, round_trip, loss: gauges.packets.loss() })
     }
 
     /// Returns the links to advertise, in the order of their peers: half the fastest, half by lot.
@@ -143,12 +156,11 @@ impl Peer {
     pub(super) fn on_link_measured(
         &mut self,
         peer: PeerId,
-        rate: Rate,
-        round_trip: Duration,
+        measured: (Rate, Duration, Packets),
         now: Instant,
     ) {
         let said = self.gossip.advert(peer).map(|s| s.advert.coordinate).unwrap_or_default();
-        self.meter.probed(peer, (rate, round_trip), &said, now);
+        self.meter.probed(peer, measured, &said, now);
         self.meter.has_news = true;
     }
 
@@ -156,11 +168,19 @@ impl Peer {
         self.meter.has_news |= self.meter.used(peer, size, took, now);
     }
 
+    /// Says whether tensors may cross the link to a peer: both ends compute. Who only watches or submits is not worth the
+    /// bytes, and who has yet to measure its device would be measured beside that.
+    fn is_worth_measuring(&self, peer: PeerId) -> bool {
+        let other = self.gossip.advert(peer);
+        self.gossip.has_device() && other.is_some_and(|s| s.advert.hardware.is_some())
+    }
+
     /// Measures a peer that has just been met, unless its link is known or enough others are.
     pub(super) fn measure_first(&mut self, peer: PeerId, now: Instant, out: &mut Outbox) {
         let line = self.meter.line(now);
         let count = self.meter.gauges.len();
-        if !self.meter.gauges.contains_key(&peer) && self.meter.prober.first(now, line, count) {
+        let is_new = !self.meter.gauges.contains_key(&peer) && self.is_worth_measuring(peer);
+        if is_new && self.meter.prober.first(now, line, count) {
             out.push(Effect::Probe(peer));
         }
     }
@@ -184,11 +204,12 @@ impl Peer {
                 peer,
                 measured: gauges.and_then(|g| g.rate.newest()).zip(rate),
                 near: here.round_trip(&said),
-                is_doubtful: gauges.is_some_and(|g| g.rate.is_doubtful()),
+                is_doubtful: gauges.is_some_and(|g| g.is_doubtful(now)),
                 is_across: self.fencing.is_apart(self.meter.me, peer),
             }
         };
-        let candidates: Vec<Candidate> = self.membership.connected().map(candidate).collect();
+        let connected = self.membership.connected().filter(|peer| self.is_worth_measuring(*peer));
+        let candidates: Vec<Candidate> = connected.map(candidate).collect();
         if let Some(peer) = self.meter.prober.next(now, line, &candidates) {
             out.push(Effect::Probe(peer));
         }

@@ -1,6 +1,7 @@
 //! Links that simulated peers measure.
 
 use wattle_protocol::ids::PeerId;
+use wattle_protocol::schedule::gauge::Packets;
 use wattle_protocol::swarm::io::Input;
 
 use super::{Happening, World};
@@ -14,7 +15,7 @@ impl World<'_> {
         let link = self.network.link(me, to);
         let back = self.network.link(to, me);
         let (rate, round_trip) = (link.rate, link.latency + back.latency);
-        let measured = Input::LinkMeasured { peer, rate, round_trip };
+        let measured = Input::LinkMeasured { peer, rate, round_trip, packets: Packets::default() };
         self.later(me, round_trip + round_trip, Happening::Input(measured));
     }
 }

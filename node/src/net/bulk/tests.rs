@@ -96,7 +96,7 @@ async fn a_stream_that_breaks_the_rules_is_stopped() {
     assert_eq!(served.stopped(&header_too_long, b"").await, u64::from(MALFORMED));
     let more_than_announced = start(Kind::Bundle, b"h", 3);
     assert_eq!(served.stopped(&more_than_announced, b"1234").await, u64::from(MALFORMED));
-    let long_probe = start(Kind::Probe, b"", super::super::PROBE_MAX + 1);
+    let long_probe = start(Kind::Probe, b"", PROBE_MAX + 1);
     assert_eq!(served.stopped(&long_probe, b"").await, u64::from(REFUSED));
     assert_eq!(served.stopped(&[0; PREFIX], b"").await, u64::from(MALFORMED));
 }

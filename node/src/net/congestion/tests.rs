@@ -56,6 +56,8 @@ struct World {
     flows: Vec<Flow>,
     events: BinaryHeap<Reverse<(Instant, usize, What)>>,
     chance: rand_chacha::ChaCha8Rng,
+    /// The machine looks at what has come only so often.
+    held: Duration,
     /// Waits in the queue.
     waits: Vec<(Duration, Duration)>,
 }
@@ -84,7 +86,8 @@ impl World {
             events.push(Reverse((zero + flow.begins, place, What::MaySend)));
         }
         let waits = Vec::new();
-        Self { line, zero, now: zero, free: zero, flows, events, chance, waits }
+        let held = Duration::ZERO;
+        Self { line, zero, now: zero, free: zero, flows, events, chance, held, waits }
     }
 
     fn run(&mut self, until: u64) {
@@ -132,7 +135,11 @@ impl World {
             if wait <= self.line.queue && self.chance.next_u32() % 1000 >= self.line.loss {
                 let takes = Duration::from_secs_f64(PACKET as f64 / self.line.rate);
                 self.free = self.free.max(self.now) + takes;
-                let back = self.free + self.line.delay * 2;
+                let mut back = self.free + self.line.delay * 2;
+                if !self.held.is_zero() {
+                    let turns = (back - self.zero).as_nanos() / self.held.as_nanos() + 1;
+                    back = self.zero + self.held * u32::try_from(turns).unwrap();
+                }
                 self.events.push(Reverse((back, place, What::Acknowledged(flow.next))));
             }
             flow.next += 1;
@@ -207,6 +214,20 @@ fn a_line_is_full_and_its_queue_is_not() {
             assert!(wait < Duration::from_millis(50), "{mbit} {round_trip} {loss}: {wait:?}");
             assert!(lost < 0.01 + f64::from(loss) / 900.0, "{mbit} {round_trip} {loss}: {lost}");
         }
+    }
+}
+
+/// Goal: delays of a busy machine, which no smaller window shortens, do not keep the window small. Method: whatever has
+/// come is looked at every 15 ms only.
+#[test]
+fn a_busy_machine_fills_most_of_the_line() {
+    for (mbit, round_trip) in [(25.0, 4), (200.0, 12), (300.0, 20)] {
+        let mut world = World::new(line(mbit, round_trip, 100, 0), &[0]);
+        world.held = Duration::from_millis(15);
+        world.run(12);
+        let share = world.share(0, 3, 12);
+        println!("{mbit} Mbit/s, {round_trip} ms: {share:.3}");
+        assert!(share > 0.6, "{mbit} {round_trip}: {share}");
     }
 }
 

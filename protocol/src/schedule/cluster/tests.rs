@@ -19,7 +19,10 @@ fn network(count: u8, rate: impl Fn(u8, u8) -> f64) -> (Vec<PeerId>, Links) {
     for a in 0..count {
         for b in (0..count).filter(|b| *b != a && rate(a, *b) > 0.0) {
             let rate = Rate::from_mbit(rate(a, b));
-            links.insert(peer(a), Link { peer: peer(b), rate, round_trip: Duration::ZERO });
+            links.insert(
+                peer(a),
+                Link { peer: peer(b), rate, round_trip: Duration::ZERO, loss: None },
+            );
         }
     }
     ((0..count).map(peer).collect(), links)

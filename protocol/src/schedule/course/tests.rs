@@ -99,6 +99,7 @@ fn vector(order: [usize; 4], ends: [usize; 3], codec: Codec, factor: u64) -> f64
                     peer: PeerId::new([u8::try_from(to).unwrap(); 32]),
                     rate: Rate::from_mbit(if to / 2 == from / 2 { 10_000.0 } else { 100.0 }),
                     round_trip: Duration::ZERO,
+                    loss: None,
                 })
                 .collect(),
             ..Advert::new(PeerId::new([u8::try_from(*from).unwrap(); 32]))

@@ -92,6 +92,7 @@ fn adverts(speeds: &[u32], mbit: &[u32], memory: u64) -> Vec<Advert> {
                     peer: peer(b),
                     rate: Rate::from_mbit(f64::from(mbit[(a + b) % mbit.len()])),
                     round_trip: Duration::from_millis(1),
+                    loss: None,
                 })
                 .collect(),
             ..Advert::new(peer(a))

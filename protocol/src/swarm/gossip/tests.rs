@@ -184,6 +184,7 @@ fn an_advert_is_counted_with_no_less_than_it_takes() {
                 peer: id(1),
                 rate: Rate::from_bytes_per_second(u64::MAX),
                 round_trip: Duration::MAX,
+                loss: Some(u32::MAX),
             })
             .collect(),
         ..Advert::new(id(4))
