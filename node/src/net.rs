@@ -2,7 +2,7 @@
 //! at this border; what passes is bytes, our ids and our units.
 //!
 //! [`transport`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop) with [`behaviour`] (its settings),
-//! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`bulk`] and [`fallback`] (tensors with and without QUIC, over
+//! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`reach`], [`relays`] and [`paths`] (NATs: who is reached how), [`bulk`] and [`fallback`] (tensors with and without QUIC, over
 //! one [`desk`]), [`congestion`] (how many bytes may be under way), [`probe`] and [`strain`] (links as measured),
 //! [`emulate`] (link limits for demonstrations), [`ticket`].
 
@@ -14,7 +14,10 @@ mod emulate;
 mod fallback;
 mod hub;
 mod lookup;
+mod paths;
 mod probe;
+mod reach;
+mod relays;
 mod rpc;
 mod strain;
 #[cfg(test)]
@@ -36,6 +39,7 @@ use wattle_protocol::ids::{JobId, PeerId};
 use wattle_protocol::units::{Bytes as Size, Duration, Rate};
 
 pub use emulate::{EmulatedLink, EmulatedLinks};
+pub use paths::{Path, Paths, Way};
 pub use strain::{Strained, percentile};
 pub use ticket::{Ticket, TicketError};
 
@@ -43,6 +47,7 @@ use bulk::Kind;
 use desk::{Desk, Patience};
 use emulate::Lines;
 use hub::Order;
+use paths::Board;
 use transport::Connections;
 
 /// Most bytes of a control frame.
@@ -71,6 +76,10 @@ pub struct NetConfig {
     pub network: String,
     /// Use QUIC; without it, TCP only.
     pub quic: bool,
+    /// Carry others' circuits once this machine is known to be reached from everywhere.
+    pub relay: bool,
+    /// Where others reach this machine from everywhere, if its owner knows.
+    pub external: Option<SocketAddr>,
     /// Emulated limits.
     pub links: EmulatedLinks,
 }
@@ -78,10 +87,10 @@ pub struct NetConfig {
 /// What the network has to say.
 #[derive(Debug)]
 pub enum NetEvent {
-    /// This machine listens here.
+    /// This machine is reached here, and nowhere else.
     Listening {
-        /// A multiaddress.
-        address: String,
+        /// Multiaddresses, the best first.
+        addresses: Vec<String>,
     },
     /// A connection to a peer of this network is up, the first.
     Connected {
@@ -92,6 +101,11 @@ pub enum NetEvent {
     },
     /// The last connection to a peer is gone.
     Disconnected {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A connected peer is reached straight where a relay was needed, or the other way round: its link is another one.
+    PathChanged {
         /// Who.
         peer: PeerId,
     },
@@ -162,12 +176,12 @@ pub struct Net {
     events: mpsc::Sender<NetEvent>,
     connections: Connections,
     desk: Desk,
+    board: Board,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    addresses: Mutex<Vec<String>>,
     links: Mutex<(EmulatedLinks, Lines)>,
     traffic: Mutex<BTreeMap<PeerId, Traffic>>,
     /// One link is measured at a time, so that probes do not measure each other.
@@ -184,7 +198,6 @@ impl Net {
         let (events, events_out) = mpsc::channel(EVENTS);
         let (orders, orders_out) = mpsc::channel(ORDERS);
         let shared = Arc::new(Shared {
-            addresses: Mutex::new(Vec::new()),
             links: Mutex::new((config.links.clone(), Lines::default())),
             traffic: Mutex::new(BTreeMap::new()),
             probing: Semaphore::new(1),
@@ -195,14 +208,15 @@ impl Net {
             events: events.clone(),
             connections: Connections::default(),
             desk: Desk::new(Patience::default()),
+            board: Board::default(),
             shared,
         };
         let (ready, listening) = oneshot::channel();
         let ends = (events, net.orders.downgrade());
-        let hub = hub::Hub::new(&config, net.connections.clone(), net.desk.clone(), ends)?;
+        let parts = (net.connections.clone(), net.desk.clone(), net.board.clone());
+        let hub = hub::Hub::new(&config, parts, ends)?;
         tokio::spawn(hub.run(orders_out, ready));
-        let addresses = listening.await.context("the network did not open")?;
-        *net.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        listening.await.context("the network did not open")?;
         Ok((net, events_out))
     }
 
@@ -259,9 +273,9 @@ impl Net {
         });
     }
 
-    /// Returns this machine's addresses.
+    /// Returns where this machine is reached, the best first.
     pub fn local_addresses(&self) -> Vec<String> {
-        self.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.board.addresses.borrow().clone()
     }
 
     /// Returns bytes by peer.

@@ -26,6 +26,8 @@ impl End {
             mdns: false,
             network: network.into(),
             quic,
+            relay: false,
+            external: None,
             links: EmulatedLinks::default(),
         };
         let (net, events) = Net::start(config).await.unwrap();

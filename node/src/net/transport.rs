@@ -2,11 +2,11 @@
 //!
 //! libp2p's protocols ride on bidirectional streams, tensors on unidirectional streams of the same connection
 //! (decision 0002). Replaces libp2p-quic, whose socket buffers, windows and statistics are out of reach.
-//! Not here: hole punching, and the migration of connections (the other side redials).
+//! Not here: who punches holes when (`hub`), and the migration of connections (the other side redials).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -33,6 +33,8 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 const ACKNOWLEDGED: u32 = 10;
 /// None waits longer: at 8 Mbit/s ten packets take 15 ms, for which a window would have to be larger.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(5);
+/// Machines that were dialed and are remembered.
+const DIALED_MAX: usize = 4096;
 /// A dial or handshake that takes longer has failed.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A silent connection is closed after this; keep-alives are sent three times as often.
@@ -48,7 +50,10 @@ struct Live {
 
 /// Live QUIC connections by peer, for the data plane. One leaves when libp2p drops it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Connections(Arc<Mutex<BTreeMap<PeerId, Vec<Live>>>>);
+pub(super) struct Connections(Arc<Mutex<BTreeMap<PeerId, Vec<Live>>>>, Arc<Mutex<Dialed>>);
+
+/// Machines to which packets have gone, so that a NAT would let theirs in.
+type Dialed = BTreeSet<IpAddr>;
 
 impl Connections {
     /// Returns the peer's best connection: the one with the lowest round trip.
@@ -69,6 +74,20 @@ impl Connections {
         let live = map.get_mut(peer).into_iter().flatten();
         live.filter_map(|l| (!std::mem::replace(&mut l.served, true)).then(|| l.connection.clone()))
             .collect()
+    }
+
+    /// Says whether anything may have been sent to a machine before it connected.
+    pub(super) fn has_dialed(&self, ip: IpAddr) -> bool {
+        let dialed = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        // A full list says nothing of who is not on it.
+        dialed.len() >= DIALED_MAX || dialed.contains(&ip)
+    }
+
+    fn dials(&self, ip: IpAddr) {
+        let mut dialed = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if dialed.len() < DIALED_MAX {
+            dialed.insert(ip);
+        }
     }
 
     pub(super) fn add(&self, peer: PeerId, connection: quinn::Connection) {
@@ -230,6 +249,8 @@ impl Transport for OneQuic {
         found
     }
 
+    // Who punches a hole as the listener (`DialOpts`) dials like the dialer: QUIC lets both connect at once, from the
+    // sockets they listen on, and whichever first packet finds the other's NAT open makes a connection.
     fn dial(
         &mut self,
         address: Multiaddr,
@@ -243,6 +264,7 @@ impl Transport for OneQuic {
         }
         let (endpoint, client) = (self.endpoint.clone(), self.client.clone());
         let connections = self.connections.clone();
+        connections.dials(to.ip());
         Ok(async move {
             // The server's name is unused: the certificate names the peer, which libp2p checks.
             let connecting = endpoint.connect_with(client, to, "l").map_err(io::Error::other)?;
