@@ -1,8 +1,8 @@
 //! The network: identity, discovery, control frames, tensor bundles, measured links. libp2p's and quinn's types stop
 //! at this border; what passes is bytes, our ids and our units.
 //!
-//! [`transport`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop) with [`behaviour`] (its settings),
-//! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`reach`], [`relays`] and [`paths`] (NATs: who is reached how), [`bulk`] and [`fallback`] (tensors with and without QUIC, over
+//! [`transport`], [`muxer`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop) with [`behaviour`] (its settings),
+//! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`reach`], [`relays`], [`punch`] and [`paths`] (NATs: who is reached how), [`bulk`] and [`fallback`] (tensors with and without QUIC, over
 //! one [`desk`]), [`congestion`] (how many bytes may be under way), [`probe`] and [`strain`] (links as measured),
 //! [`emulate`] (link limits for demonstrations), [`ticket`].
 
@@ -14,8 +14,10 @@ mod emulate;
 mod fallback;
 mod hub;
 mod lookup;
+mod muxer;
 mod paths;
 mod probe;
+mod punch;
 mod reach;
 mod relays;
 mod rpc;

@@ -87,17 +87,20 @@ fn show_paths(before: &Paths, now: &Paths, output: &Output) {
     for (peer, path) in now {
         // Whether punching goes on is nobody's business.
         let told = |path: &Path| (path.is_direct(), path.via(), path.transport());
-        if before.get(peer).map(told) != Some(told(path)) {
-            output.data(
-                &json!({
+        if before.get(peer).map(told) == Some(told(path)) {
+            continue;
+        }
+        if output.is_json() {
+            let line = json!({
                     "schema": "wattle.path.v1",
                     "peer": hex(peer.bytes()),
                     "path": if path.is_direct() { "direct" } else { "relayed" },
                     "via": path.via().map(|via| hex(via.bytes())),
                     "transport": path.transport(),
-                }),
-                &format!("The path to peer {peer}: {path}"),
-            );
+            });
+            output.data(&line, "");
+        } else {
+            output.progress(&format!("peer {peer}: {path}"));
         }
     }
 }

@@ -200,6 +200,8 @@ class Swarm:
         plans = [line for line in lines if line["schema"] == "wattle.adopted.v1"]
         owners = {stage["owner"] for stage in plans[-1]["stages"]}
         hidden = {self.peers[name].id for name in SITES}
+        names = {peer.id: name for name, peer in self.peers.items()}
+        print("owners:", [[names.get(stage["owner"]) for stage in plan["stages"]] for plan in plans], flush=True)
         check(len(done) == steps and len(owners) == 4 and owners <= hidden,
               f"a job of {steps} steps trains on the four peers behind NATs "
               f"(median step {median(line['seconds'] for line in done):.3f} s)")

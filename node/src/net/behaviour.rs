@@ -9,9 +9,10 @@ use libp2p::kad::{self, store::MemoryStore};
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{StreamProtocol, dcutr, identify, mdns, memory_connection_limits, ping, relay};
+use libp2p::{StreamProtocol, identify, mdns, memory_connection_limits, ping, relay};
 
 use super::hub::REQUEST;
+use super::punch::Punch;
 use super::relays;
 use super::rpc::Codec;
 
@@ -28,7 +29,7 @@ pub(super) struct Behaviour {
     /// Carries others' circuits, where the owner volunteers.
     pub(super) relay: Toggle<relay::Behaviour>,
     pub(super) circuits: relay::client::Behaviour,
-    pub(super) dcutr: dcutr::Behaviour,
+    pub(super) punch: Punch,
     pub(super) rpc: request_response::Behaviour<Codec>,
 }
 
@@ -94,7 +95,7 @@ impl Behaviour {
             mdns: mdns.into(),
             relay: relays.then(|| relay::Behaviour::new(me, relays::limits())).into(),
             circuits,
-            dcutr: dcutr::Behaviour::new(me),
+            punch: Punch::new(me),
             rpc: request_response::Behaviour::with_codec(
                 Codec,
                 [(names.rpc, ProtocolSupport::Full)],

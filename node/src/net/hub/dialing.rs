@@ -101,6 +101,7 @@ impl Hub {
     }
 }
 
-fn is_quic(address: &Multiaddr) -> bool {
+/// Says whether an address is spoken to in QUIC.
+pub(super) fn is_quic(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::QuicV1)
 }

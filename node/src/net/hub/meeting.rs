@@ -65,7 +65,7 @@ impl Hub {
             BehaviourEvent::Kad(event) => self.on_kad(event),
             BehaviourEvent::Circuits(event) => self.on_circuit(event),
             BehaviourEvent::Relay(event) => tracing::debug!(?event, "relaying"),
-            BehaviourEvent::Dcutr(event) => {
+            BehaviourEvent::Punch(event) => {
                 let (peer, result) = (event.remote_peer_id, event.result);
                 tracing::debug!(%peer, ?result, "a hole punch has ended");
             }

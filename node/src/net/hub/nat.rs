@@ -6,12 +6,12 @@
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::behaviour::NewExternalAddrCandidate;
+use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, FromSwarm, NetworkBehaviour as _};
 use libp2p::{Multiaddr, PeerId, identify, relay};
 use wattle_protocol::schedule::advert::{ADDRESSES_MAX, TEXT_MAX};
 
+use super::dialing::is_quic;
 use super::{Hub, TICK, our_id};
 use crate::net::NetEvent;
 use crate::net::paths::is_relayed;
@@ -35,8 +35,7 @@ impl Hub {
         let Some(from) = ip(send_back_addr).filter(|from| is_public(*from)) else {
             return;
         };
-        let is_quic = send_back_addr.iter().any(|part| part == Protocol::QuicV1);
-        let unasked = is_quic == self.quic_port.is_some()
+        let unasked = is_quic(send_back_addr) == self.quic_port.is_some()
             && !end.is_relayed()
             && !self.ways.has_other(&peer, id)
             && !self.connections.has_dialed(from);
@@ -55,10 +54,9 @@ impl Hub {
             return;
         };
         let observed = nameless(&info.observed_addr);
-        // libp2p puts our own port in place of the one that a NAT has given us; who punches needs the latter.
-        let candidate = NewExternalAddrCandidate { addr: &observed };
-        let event = FromSwarm::NewExternalAddrCandidate(candidate);
-        self.swarm.behaviour_mut().dcutr.on_swarm_event(event);
+        if is_quic(&observed) == self.quic_port.is_some() {
+            self.swarm.behaviour_mut().punch.offer(&observed);
+        }
         let unasked = self.unasked.contains(&connection);
         let found = ip(&address).and_then(|by| self.reach.observed(by, &observed, unasked));
         if let Some(external) = found {
