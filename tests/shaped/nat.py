@@ -177,8 +177,8 @@ class Swarm:
     def relays(self):
         first = None
         for number, name in enumerate(RELAYS):
-            # Too little memory to take part in a job: what trains is behind NATs.
-            words = ["--relay", "--memory", 1, *(["--join", first.ticket] if first else [])]
+            # No memory to take part in a job: what trains is behind NATs.
+            words = ["--relay", "--memory", 0, *(["--join", first.ticket] if first else [])]
             relay = self.start(name, *words)
             relay.address = f"203.0.113.{4 * number + 2}"
             first = first or relay
