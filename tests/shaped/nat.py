@@ -1,22 +1,26 @@
 #!/usr/bin/env python3
 """Peers behind NATs find each other: through relays first, then straight where the NATs let them.
 
-    nat.py WATTLE [--repeats N] [--logs FOLDER]
+    nat.py WATTLE [--repeats N] [--round-trip MS] [--logs FOLDER]
 
 Lays out namespaces (`wnat-...`) with the kernel's NAT: two public peers that relay, a cone NAT, a cone NAT that gives another
 port, and two symmetric NATs, one peer behind each. Checked, in order: everybody behind a NAT is reached through a relay; cone and cone
 become direct by hole punching, cone and symmetric, and symmetric and symmetric stay relayed; `wattle peers` shows both; a small job
 trains on the four; one relay is killed: direct paths stay, relayed ones go through the other relay, and a job trains again.
---repeats does the punching again with fresh peers and prints how long each took from the relayed path to the direct one.
+--repeats does the punching again with fresh peers and prints how long each took from the relayed path to the direct one; relays let
+one machine open few circuits a minute, so that ten in a row is about the most. --round-trip delays what passes between sites, by
+`line.rs` (needs rustc).
 Waits end on events, with deadlines; nothing depends on how fast the machine is. Needs root, Linux, iproute2 and iptables; without them
 it says so and ends well, unless WATTLE_REQUIRE_NAT is set.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,6 +28,8 @@ import threading
 import time
 from pathlib import Path
 from statistics import median
+
+import placements
 
 # Deadline of a wait, in seconds: only a swarm that has failed reaches it.
 LIMIT = 120
@@ -50,15 +56,43 @@ def inside(name, *words):
 class Lab:
     """The namespaces; all is gone after `close`."""
 
-    def __init__(self):
+    def __init__(self, folder, round_trip):
+        self.line, self.tun = None, None
         self.close()
+        try:
+            self.lay_out()
+            if round_trip:
+                self.delay(folder, round_trip)
+        except BaseException:
+            self.close()
+            raise
+
+    def lay_out(self):
         self.add("core")
         inside("core", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0")
         for number, name in enumerate(RELAYS):
             self.add(name)
             self.wire(name, "eth0", f"203.0.113.{4 * number + 2}", f"203.0.113.{4 * number + 1}")
-        for number, (name, kind) in enumerate(SITES.items()):
+        # `line.rs` names ends by the last numbers of their addresses, so no two are alike.
+        for number, (name, kind) in enumerate(SITES.items(), len(RELAYS)):
             self.site(name, kind, number)
+
+    def delay(self, folder, round_trip):
+        """Sends all that passes through the core over a line that holds it back."""
+        line, table = folder / "line", folder / "links"
+        sh("rustc", "-O", "--edition", "2024", "-o", line, placements.HERE / "line.rs")
+        ends = [4 * number + 2 for number in range(len(RELAYS) + len(SITES))]
+        # A gigabit a second, so that only time is held back.
+        table.write_text("".join(f"{a} {b} 125000000 {round_trip * 500:.0f} 12500000 0\n"
+                                 for a in ends for b in ends if a != b))
+        self.tun = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(self.tun, placements.TUNSETIFF, struct.pack("16sH22s", b"wnat-wan", placements.IFF_TUN_NO_PI, b""))
+        sh("ip", "link", "set", "wnat-wan", "netns", space("core"))
+        inside("core", "ip", "link", "set", "wnat-wan", "up", "txqueuelen", "10000")
+        inside("core", "ip", "route", "add", "default", "dev", "wnat-wan", "table", "100")
+        for name in [*RELAYS, *(f"{name}-gw" for name in SITES)]:
+            inside("core", "ip", "rule", "add", "iif", f"to-{name}", "lookup", "100")
+        self.line = subprocess.Popen([*placements.ahead(10), line, table], stdin=self.tun)
 
     def add(self, name):
         sh("ip", "netns", "add", space(name))
@@ -90,6 +124,12 @@ class Lab:
         inside(door, "iptables", "-A", "INPUT", "-i", "wan", "!", "-p", "icmp", "-j", "DROP")
 
     def close(self):
+        if self.line:
+            self.line.kill()
+            self.line.wait()
+        if self.tun is not None:
+            os.close(self.tun)
+        self.line, self.tun = None, None
         for name in ["core", *RELAYS, *SITES, *(f"{name}-gw" for name in SITES)]:
             sh("ip", "netns", "del", space(name), check=False)
 
@@ -201,7 +241,7 @@ class Swarm:
         owners = {stage["owner"] for stage in plans[-1]["stages"]}
         hidden = {self.peers[name].id for name in SITES}
         names = {peer.id: name for name, peer in self.peers.items()}
-        print("owners:", [[names.get(stage["owner"]) for stage in plan["stages"]] for plan in plans], flush=True)
+        print("owners by plan:", [[names.get(s["owner"]) for s in plan["stages"]] for plan in plans], flush=True)
         check(len(done) == steps and len(owners) == 4 and owners <= hidden,
               f"a job of {steps} steps trains on the four peers behind NATs "
               f"(median step {median(line['seconds'] for line in done):.3f} s)")
@@ -272,7 +312,7 @@ def lose_relay(swarm, peers, hard):
 
 def repeat(swarm, times):
     r1 = swarm.peers["r1"]
-    took, tries = [], 0
+    took, tries, failed = [], 0, False
     for _ in range(times):
         for name in ["a", "b"]:
             swarm.peers[name].stop()
@@ -283,18 +323,21 @@ def repeat(swarm, times):
             b.path(a, "direct")
         except RuntimeError as error:
             print(f"a punch failed: {error}", flush=True)
+            failed = True
             continue
         took += [seconds for seconds in [a.since(b), b.since(a)] if seconds is not None]
     if took:
         print(f"punched: {tries} tries, {len(took)} views of the change, from the relayed path to the direct one: "
               f"least {min(took) * 1e3:.0f} ms, median {median(took) * 1e3:.0f} ms, most {max(took) * 1e3:.0f} ms", flush=True)
+    if failed:
+        raise RuntimeError("not every pair became direct")
 
 
 def run(options):
     lab, swarm, good = None, None, False
     with tempfile.TemporaryDirectory() as folder:
         try:
-            lab = Lab()
+            lab = Lab(Path(folder), options.round_trip)
             swarm = Swarm(options.wattle, Path(folder))
             peers, hard = meet(swarm)
             if options.repeats:
@@ -324,6 +367,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wattle", type=Path)
     parser.add_argument("--repeats", type=int, default=0, help="only punch, so many times, and print how long it took")
+    parser.add_argument("--round-trip", type=float, default=0, help="milliseconds between any two sites")
     parser.add_argument("--logs", type=Path, help="where the logs of a failed run go")
     options = parser.parse_args()
     options.wattle = options.wattle.resolve()
@@ -331,9 +375,18 @@ def main():
         print("SKIPPED: the NAT lab needs root, iproute2 and iptables")
         sys.exit(1 if os.environ.get("WATTLE_REQUIRE_NAT") else 0)
     # Whoever ends it, namespaces and peers go with it.
+    def end(*_):
+        # A second one would interrupt the clearing up.
+        for name in [signal.SIGTERM, signal.SIGINT]:
+            signal.signal(name, signal.SIG_IGN)
+        sys.exit(1)
     for name in [signal.SIGTERM, signal.SIGINT]:
-        signal.signal(name, lambda *_: sys.exit(1))
-    sys.exit(0 if run(options) else 1)
+        signal.signal(name, end)
+    # The namespaces have fixed names: one lab at a time on a machine.
+    with open(Path(tempfile.gettempdir()) / "wattle-nat-lab.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        good = run(options)
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

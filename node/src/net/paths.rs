@@ -275,3 +275,93 @@ impl Net {
         drop(paths.wait_for(is_settled).await);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use libp2p::core::Endpoint;
+    use libp2p::core::transport::PortUse;
+    use libp2p::identity::Keypair;
+
+    use super::*;
+
+    const FAR: &str = "/ip4/203.0.113.1/udp/1/quic-v1";
+
+    fn somebody() -> LibraryId {
+        Keypair::generate_ed25519().public().to_peer_id()
+    }
+
+    fn id(number: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(number)
+    }
+
+    fn dialed(address: &str) -> ConnectedPoint {
+        ConnectedPoint::Dialer {
+            address: address.parse().unwrap(),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::Reuse,
+        }
+    }
+
+    fn through(relay: &LibraryId) -> ConnectedPoint {
+        dialed(&format!("{FAR}/p2p/{relay}/p2p-circuit"))
+    }
+
+    #[test]
+    fn a_direct_connection_comes_before_a_relayed_one_and_replaces_it() {
+        let (peer, relay) = (somebody(), somebody());
+        let mut ways = Ways::default();
+        ways.opened(peer, id(1), &through(&relay));
+        let path = ways.best(&peer).unwrap();
+        assert!(!path.is_direct() && path.is_trying() && path.quic);
+        assert_eq!(path.via(), our_id(&relay));
+        ways.opened(peer, id(2), &dialed("/ip4/203.0.113.2/tcp/1"));
+        assert_eq!(ways.best(&peer).unwrap().to_string(), "direct tcp");
+        ways.opened(peer, id(3), &dialed("/ip4/203.0.113.2/udp/1/quic-v1"));
+        assert_eq!(ways.best(&peer).unwrap().to_string(), "direct quic");
+        let past: Vec<ConnectionId> = (0..GRACE).flat_map(|_| ways.tick()).collect();
+        assert_eq!(past, [id(1)]);
+        ways.closed(peer, id(2));
+        ways.closed(peer, id(3));
+        assert!(!ways.best(&peer).unwrap().is_direct());
+        ways.closed(peer, id(1));
+        assert_eq!(ways.best(&peer), None);
+    }
+
+    #[test]
+    fn an_incoming_circuit_names_its_relay_even_where_that_has_dialed_us() {
+        let (peer, relay) = (somebody(), somebody());
+        let end = |local: &str, back: &str| ConnectedPoint::Listener {
+            local_addr: local.parse().unwrap(),
+            send_back_addr: back.parse().unwrap(),
+        };
+        let mut ways = Ways::default();
+        ways.opened(relay, id(1), &end("/ip4/192.168.1.2/udp/9/quic-v1", FAR));
+        let circuit = end(&format!("{FAR}/p2p-circuit"), &format!("/p2p/{peer}"));
+        ways.opened(peer, id(2), &circuit);
+        assert_eq!(ways.best(&peer).unwrap().via(), our_id(&relay));
+    }
+
+    #[test]
+    fn a_circuit_gets_successors_by_age_and_by_use_and_only_from_its_dialer() {
+        let (peer, relay) = (somebody(), somebody());
+        let mut ways = Ways::default();
+        ways.opened(peer, id(1), &through(&relay));
+        let mut renewed = 0;
+        for number in 2..200 {
+            for past in ways.tick() {
+                ways.closed(peer, past);
+            }
+            for (whose, address) in ways.renewals(|_| None) {
+                assert_eq!(whose, peer);
+                ways.opened(peer, id(number), &dialed(&address.to_string()));
+                renewed += 1;
+            }
+        }
+        assert_eq!(renewed, AGAIN.len());
+        assert!(!ways.best(&peer).unwrap().is_trying());
+        ways.carried(&peer, 400);
+        assert!(ways.renewals(|_| Some((u64::MAX, 3000))).is_empty());
+        assert_eq!(ways.renewals(|_| Some((u64::MAX, 900))).len(), 1);
+        assert_eq!(ways.renewals(|_| Some((10, u64::MAX))).len(), 1);
+    }
+}

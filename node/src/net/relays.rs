@@ -33,7 +33,7 @@ const CIRCUIT: Duration = Duration::from_secs(3600);
 const CIRCUIT_BYTES: u64 = 128 << 20;
 /// Requests that one machine may make at once, and how long each further one takes to become possible: with
 /// `CIRCUIT_BYTES` some 36 Mbit/s for one machine in the long run.
-const BURST: NonZeroU32 = NonZeroU32::new(32).expect("32 is not 0");
+const BURST: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 const EVERY: Duration = Duration::from_secs(30);
 
 /// What a volunteer gives.

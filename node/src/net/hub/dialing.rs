@@ -38,8 +38,8 @@ impl Hub {
             .override_dial_concurrency_factor(NonZeroU8::MIN)
             .build();
         if let Err(error) = self.swarm.dial(options) {
+            // Mostly because one is under way, to addresses that may be all dead.
             tracing::debug!(%error, "a dial did not begin");
-            return;
         }
         if let Some(orders) = self.orders.upgrade().filter(|_| !circuits.is_empty()) {
             tokio::spawn(async move {

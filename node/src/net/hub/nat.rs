@@ -125,6 +125,7 @@ impl Hub {
         let text = without_end(address).to_string();
         if self.circuits.len() < CIRCUITS_MAX && !self.circuits.contains(&text) {
             self.circuits.push(text);
+            self.circuits.sort_by_key(|a| !a.contains("/quic-v1"));
             self.publish().await;
         }
     }
