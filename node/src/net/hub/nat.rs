@@ -64,6 +64,7 @@ impl Hub {
             self.swarm.add_external_address(external);
             self.publish().await;
         }
+        // What several connections say may come in another order; one that relays no more refuses.
         if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
             let at = |a: &&Multiaddr| !is_relayed(a) && ip(a).is_some_and(is_public);
             let dialed = dialed.then(|| nameless(&address));
@@ -72,8 +73,6 @@ impl Hub {
             if let Some(address) = public.or(said).or(dialed) {
                 self.relays.found(peer, address);
             }
-        } else {
-            self.relays.lost(&peer);
         }
     }
 
