@@ -109,6 +109,8 @@ pub(super) struct Hub {
     /// Connections that came in although nothing had been sent there.
     unasked: BTreeSet<ConnectionId>,
     ticks: u64,
+    /// Ticks on which the others hear anew that this peer relays.
+    pushes: u8,
     names: Names,
     quic_port: Option<u16>,
 }

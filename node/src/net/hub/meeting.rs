@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, identify, mdns};
+use libp2p::{Multiaddr, identify, mdns, relay};
 use wattle_protocol::ids::PeerId;
 
 use super::{Hub, our_id};
@@ -16,6 +16,8 @@ use crate::net::{NetEvent, bulk};
 const STREAMS: u32 = 256;
 /// Addresses that are kept of a peer.
 const ADDRESSES_MAX: usize = 8;
+/// How often the others hear that this peer relays, a tick apart: identify drops what overtakes its first greeting.
+const PUSHES: u8 = 2;
 /// Peers of other networks that are remembered, so that local discovery does not dial them again and again.
 const STRANGERS_MAX: usize = 1024;
 
@@ -64,7 +66,12 @@ impl Hub {
             BehaviourEvent::Rpc(event) => self.on_rpc(event).await,
             BehaviourEvent::Kad(event) => self.on_kad(event),
             BehaviourEvent::Circuits(event) => self.on_circuit(event),
-            BehaviourEvent::Relay(event) => tracing::debug!(?event, "relaying"),
+            BehaviourEvent::Relay(event) => {
+                tracing::debug!(?event, "relaying");
+                if matches!(event, relay::Event::StatusChanged { .. }) {
+                    self.pushes = PUSHES;
+                }
+            }
             BehaviourEvent::Punch(event) => {
                 let (peer, result) = (event.remote_peer_id, event.result);
                 tracing::debug!(%peer, ?result, "a hole punch has ended");

@@ -175,6 +175,11 @@ impl Hub {
         for peer in peers {
             self.show_path(peer).await;
         }
+        if let Some(left) = self.pushes.checked_sub(1) {
+            self.pushes = left;
+            let members: Vec<PeerId> = self.members.iter().copied().collect();
+            self.swarm.behaviour_mut().identify.push(members);
+        }
         let relays = &self.relays;
         let limit =
             |via: Option<wattle_protocol::ids::PeerId>| relays.allowed(&super::library_id(&via?)?);

@@ -52,6 +52,7 @@ impl Hub {
             relays: Relays::default(),
             unasked: BTreeSet::new(),
             ticks: 0,
+            pushes: 0,
             names,
             quic_port: config.quic.then_some(0),
         };
