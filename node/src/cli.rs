@@ -115,6 +115,8 @@ impl JoinArgs {
             listen: self.listen,
             mdns: !self.no_mdns,
             tcp_only: self.tcp_only,
+            relay: false,
+            external: None,
             links: self.links,
         }
     }
@@ -153,6 +155,12 @@ struct UpArgs {
     /// Memory that jobs may use, in MiB; by default half of what is free.
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
+    /// Volunteer as a relay: help peers behind NATs to find each other, and carry what cannot go straight, within limits.
+    #[arg(long)]
+    relay: bool,
+    /// Where others reach this machine from everywhere, if a router forwards a port to it.
+    #[arg(long, value_name = "IP:PORT")]
+    external: Option<SocketAddr>,
     /// End when standard input closes.
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
@@ -272,7 +280,11 @@ async fn run(command: Command, output: Arc<Output>) -> anyhow::Result<()> {
                     memory: args.memory.map(|m| m.saturating_mul(1 << 20)),
                 },
                 until_stdin_closes: args.until_stdin_closes,
-                join: args.join.options(),
+                join: JoinOptions {
+                    relay: args.relay,
+                    external: args.external,
+                    ..args.join.options()
+                },
             };
             crate::up::up(options, output).await
         }

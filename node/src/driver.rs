@@ -10,6 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::advert::Advert;
+use wattle_protocol::schedule::gauge::CHANGE;
 use wattle_protocol::swarm::io::{
     Admission, Command, Effect, Event, Input, Outbox, TaskError, TensorKey, Timer,
 };
@@ -184,7 +185,13 @@ impl Driver {
 
     fn on_net(&mut self, event: NetEvent) {
         match event {
-            NetEvent::Listening { address } => self.input(Input::Listening(address)),
+            NetEvent::Listening { addresses } => self.input(Input::Listening(addresses)),
+            NetEvent::PathChanged { peer } => {
+                // As many samples as make a gauge forget what was measured on the other path.
+                for _ in 0..CHANGE {
+                    self.net.measure(peer);
+                }
+            }
             NetEvent::Connected { peer, .. } => self.input(Input::PeerFound(peer)),
             NetEvent::Disconnected { peer } => self.input(Input::PeerLost(peer)),
             NetEvent::Frame { from, bytes } => match decode::<Message>(&bytes) {
@@ -324,6 +331,8 @@ mod tests {
             mdns: false,
             network: "test".into(),
             quic: false,
+            relay: false,
+            external: None,
             links: EmulatedLinks::default(),
         };
         Driver {

@@ -1,9 +1,10 @@
 //! The network: identity, discovery, control frames, tensor bundles, measured links. libp2p's and quinn's types stop
 //! at this border; what passes is bytes, our ids and our units.
 //!
-//! [`transport`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop) with [`behaviour`] (its settings),
-//! [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`bulk`] and [`fallback`] (tensors with and without QUIC, over
-//! one [`desk`]), [`congestion`] (how many bytes may be under way), [`probe`] and [`strain`] (links as measured),
+//! [`transport`], [`muxer`] and [`tls`] (one QUIC connection a peer), [`hub`] (the libp2p loop) with [`behaviour`] (its
+//! settings), [`rpc`] (frames) and [`lookup`] (jobs in Kademlia), [`reach`], [`relays`], [`punch`] and [`paths`] (NATs:
+//! who is reached how), [`bulk`] and [`fallback`] (tensors with and without QUIC, over one [`desk`]), [`congestion`] (how
+//! many bytes may be under way), [`probe`] and [`strain`] (links as measured) with [`leaves`] (what else is under way),
 //! [`emulate`] (link limits for demonstrations), [`ticket`].
 
 mod behaviour;
@@ -13,8 +14,14 @@ mod desk;
 mod emulate;
 mod fallback;
 mod hub;
+mod leaves;
 mod lookup;
+mod muxer;
+mod paths;
 mod probe;
+mod punch;
+mod reach;
+mod relays;
 mod rpc;
 mod strain;
 #[cfg(test)]
@@ -37,6 +44,7 @@ use wattle_protocol::schedule::gauge::Packets;
 use wattle_protocol::units::{Bytes as Size, Duration, Rate};
 
 pub use emulate::{EmulatedLink, EmulatedLinks};
+pub use paths::{Path, Paths, Way};
 pub use strain::{Strained, percentile};
 pub use ticket::{Ticket, TicketError};
 
@@ -44,6 +52,7 @@ use bulk::Kind;
 use desk::{Desk, Patience};
 use emulate::Lines;
 use hub::Order;
+use paths::Board;
 use transport::Connections;
 
 /// Most bytes of a control frame.
@@ -72,6 +81,10 @@ pub struct NetConfig {
     pub network: String,
     /// Use QUIC; without it, TCP only.
     pub quic: bool,
+    /// Carry others' circuits once this machine is known to be reached from everywhere.
+    pub relay: bool,
+    /// Where others reach this machine from everywhere, if its owner knows.
+    pub external: Option<SocketAddr>,
     /// Emulated limits.
     pub links: EmulatedLinks,
 }
@@ -79,10 +92,10 @@ pub struct NetConfig {
 /// What the network has to say.
 #[derive(Debug)]
 pub enum NetEvent {
-    /// This machine listens here.
+    /// This machine is reached here, and nowhere else.
     Listening {
-        /// A multiaddress.
-        address: String,
+        /// Multiaddresses, the best first.
+        addresses: Vec<String>,
     },
     /// A connection to a peer of this network is up, the first.
     Connected {
@@ -93,6 +106,11 @@ pub enum NetEvent {
     },
     /// The last connection to a peer is gone.
     Disconnected {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A connected peer is reached straight where a relay was needed, or the other way round: its link is another one.
+    PathChanged {
         /// Who.
         peer: PeerId,
     },
@@ -165,12 +183,12 @@ pub struct Net {
     events: mpsc::Sender<NetEvent>,
     connections: Connections,
     desk: Desk,
+    board: Board,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    addresses: Mutex<Vec<String>>,
     links: Mutex<(EmulatedLinks, Lines)>,
     traffic: Mutex<BTreeMap<PeerId, Traffic>>,
     /// Packets of each link's connection when it was measured last, and which connection that was.
@@ -189,7 +207,6 @@ impl Net {
         let (events, events_out) = mpsc::channel(EVENTS);
         let (orders, orders_out) = mpsc::channel(ORDERS);
         let shared = Arc::new(Shared {
-            addresses: Mutex::new(Vec::new()),
             links: Mutex::new((config.links.clone(), Lines::default())),
             traffic: Mutex::new(BTreeMap::new()),
             packets: Mutex::new(BTreeMap::new()),
@@ -201,14 +218,15 @@ impl Net {
             events: events.clone(),
             connections: Connections::default(),
             desk: Desk::new(Patience::default()),
+            board: Board::default(),
             shared,
         };
         let (ready, listening) = oneshot::channel();
         let ends = (events, net.orders.downgrade());
-        let hub = hub::Hub::new(&config, net.connections.clone(), net.desk.clone(), ends)?;
+        let parts = (net.connections.clone(), net.desk.clone(), net.board.clone());
+        let hub = hub::Hub::new(&config, parts, ends)?;
         tokio::spawn(hub.run(orders_out, ready));
-        let addresses = listening.await.context("the network did not open")?;
-        *net.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        listening.await.context("the network did not open")?;
         Ok((net, events_out))
     }
 
@@ -265,9 +283,9 @@ impl Net {
         });
     }
 
-    /// Returns this machine's addresses.
+    /// Returns where this machine is reached, the best first.
     pub fn local_addresses(&self) -> Vec<String> {
-        self.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.board.addresses.borrow().clone()
     }
 
     /// Returns bytes by peer.
@@ -348,41 +366,12 @@ impl Net {
         (delivered, leaves.is_alone().then_some(Duration::from_micros(took)))
     }
 
-    /// Notes that something leaves this machine, until the result is dropped.
-    fn leaves(&self) -> Leaves<'_> {
-        let mut leaving = self.shared.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        *leaving = (leaving.0 + 1, leaving.1 + 1);
-        Leaves { shared: &self.shared, mine: leaving.0, before: leaving.1 - 1 }
-    }
-
     /// Says how long a probe of this size takes to come back.
     async fn timed(&self, peer: PeerId, size: u64) -> Option<StdDuration> {
         let payload = Bytes::from(vec![0x5a; usize::try_from(size).ok()?]);
         let began = Instant::now();
         let (delivered, _) = self.carry_timed(peer, Kind::Probe, &[], vec![payload]).await;
         delivered.then(|| began.elapsed())
-    }
-}
-
-/// Something that is on its way from here.
-struct Leaves<'a> {
-    shared: &'a Shared,
-    /// Its number, and how many others were under way when it began.
-    mine: u64,
-    before: u64,
-}
-
-impl Leaves<'_> {
-    /// Says whether nothing else was under way since it began.
-    fn is_alone(&self) -> bool {
-        let leaving = self.shared.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        self.before == 0 && leaving.0 == self.mine
-    }
-}
-
-impl Drop for Leaves<'_> {
-    fn drop(&mut self) {
-        self.shared.leaving.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
     }
 }
 

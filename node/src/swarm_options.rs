@@ -30,6 +30,10 @@ pub struct JoinOptions {
     pub mdns: bool,
     /// Speak TCP only (for networks that block UDP).
     pub tcp_only: bool,
+    /// Carry others' circuits, once this machine is known to be reached from everywhere.
+    pub relay: bool,
+    /// Where others reach this machine from everywhere, if its owner knows.
+    pub external: Option<std::net::SocketAddr>,
     /// File with emulated link limits.
     pub links: Option<PathBuf>,
 }
@@ -43,6 +47,8 @@ impl Default for JoinOptions {
             listen: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
             mdns: true,
             tcp_only: false,
+            relay: false,
+            external: None,
             links: None,
         }
     }
@@ -97,6 +103,8 @@ impl JoinOptions {
                 mdns: self.mdns,
                 network: self.network.clone(),
                 quic: !self.tcp_only,
+                relay: self.relay,
+                external: self.external,
                 links,
             },
             peer: Config { seed: u64::from_le_bytes(seed), ..Config::default() },

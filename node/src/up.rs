@@ -8,7 +8,7 @@ use wattle_protocol::swarm::io::Event;
 
 use crate::driver::Node;
 use crate::lines;
-use crate::net::Ticket;
+use crate::net::{Path, Paths, Ticket};
 use crate::output::Output;
 use crate::swarm_options::{ComputeOptions, JoinOptions};
 
@@ -51,8 +51,24 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
         stdin_end().await;
     };
     tokio::pin!(stdin_closed, end);
+    let (mut paths, mut addresses) = (node.net().watch_paths(), node.net().watch_addresses());
+    let mut shown = Paths::new();
+    let mut told = ticket;
     loop {
         tokio::select! {
+            Ok(()) = paths.changed() => {
+                let now = paths.borrow_and_update().clone();
+                show_paths(&shown, &now, &output);
+                shown = now;
+            }
+            Ok(()) = addresses.changed() => {
+                let now = addresses.borrow_and_update().clone();
+                let is_news = now.iter().any(|a| !told.addresses.contains(a));
+                told.addresses = now;
+                if is_news {
+                    show_ticket(&told, &output);
+                }
+            }
             event = events.recv() => match event {
                 Some(event) => report(&event, &output),
                 None => anyhow::bail!("the node has stopped by itself; run with -v to see why"),
@@ -64,6 +80,37 @@ pub async fn up(options: UpOptions, output: Arc<Output>) -> anyhow::Result<()> {
     node.stop().await;
     output.progress("Left the swarm.");
     Ok(())
+}
+
+/// Says which paths to peers are other ones than before.
+fn show_paths(before: &Paths, now: &Paths, output: &Output) {
+    for (peer, path) in now {
+        // Whether punching goes on is nobody's business.
+        let told = |path: &Path| (path.is_direct(), path.via(), path.transport());
+        if before.get(peer).map(told) == Some(told(path)) {
+            continue;
+        }
+        if output.is_json() {
+            let line = json!({
+                    "schema": "wattle.path.v1",
+                    "peer": hex(peer.bytes()),
+                    "path": if path.is_direct() { "direct" } else { "relayed" },
+                    "via": path.via().map(|via| hex(via.bytes())),
+                    "transport": path.transport(),
+            });
+            output.data(&line, "");
+        } else {
+            output.progress(&format!("peer {peer}: {path}"));
+        }
+    }
+}
+
+/// Says how others join by now: through a relay, or an address that has been found out.
+fn show_ticket(ticket: &Ticket, output: &Output) {
+    output.data(
+        &json!({ "schema": "wattle.ticket.v1", "ticket": ticket.to_string() }),
+        &format!("Others also join with:\n  wattle up --join {ticket}"),
+    );
 }
 
 /// Waits for the end of standard input. A thread of its own reads, since such a read cannot be cancelled.

@@ -210,7 +210,7 @@ impl Peer {
             Input::PeerFound(peer) => self.on_found(peer, now, out),
             Input::PeerLost(peer) => self.membership.closed(peer),
             Input::Measured(hardware) => self.gossip.measured(hardware),
-            Input::Listening(address) => self.gossip.listens(address),
+            Input::Listening(addresses) => self.gossip.listens(addresses),
             Input::LinkMeasured { peer, rate, round_trip, packets } => {
                 self.on_link_measured(peer, (rate, round_trip, packets), now);
             }

@@ -18,6 +18,7 @@ use wattle_protocol::wire::message::JobBrief;
 use super::JoinArgs;
 use super::table::Table;
 use crate::driver::{Node, PeerView};
+use crate::net::Path;
 use crate::output::Output;
 use crate::up::hex;
 
@@ -66,6 +67,7 @@ pub(super) async fn peers(args: LookArgs, output: &Output) -> anyhow::Result<()>
     let limit = StdDuration::from_secs(args.wait);
     let (node, _events) = Node::start(args.join.options().node(None)?).await?;
     let found = settle(&node, limit).await;
+    let paths = node.net().paths();
     node.stop().await;
     anyhow::ensure!(
         !found.is_empty(),
@@ -75,6 +77,7 @@ pub(super) async fn peers(args: LookArgs, output: &Output) -> anyhow::Result<()>
     let mut table = Table::new(&[
         "peer",
         "state",
+        "path",
         "device",
         "matrix products",
         "memory",
@@ -85,10 +88,11 @@ pub(super) async fn peers(args: LookArgs, output: &Output) -> anyhow::Result<()>
     ]);
     let network = NetworkView::of(&found);
     for view in &found {
+        let path = paths.get(&view.peer);
         if output.is_json() {
-            output.data(&peer_line(view, &network), "");
+            output.data(&peer_line(view, path, &network), "");
         }
-        table.row(peer_row(view, &network));
+        table.row(peer_row(view, path, &network));
     }
     output.text(&table.to_string());
     Ok(())
@@ -155,13 +159,16 @@ fn life(view: &PeerView) -> &'static str {
     }
 }
 
-fn peer_line(view: &PeerView, network: &NetworkView) -> serde_json::Value {
+fn peer_line(view: &PeerView, path: Option<&Path>, network: &NetworkView) -> serde_json::Value {
     let hardware = view.advert.as_ref().and_then(|a| a.hardware.as_ref());
     let links = view.advert.iter().flat_map(|a| &a.links);
     json!({
         "schema": "wattle.peer.v1",
         "peer": hex(view.peer.bytes()),
         "state": life(view),
+        "path": path.map(|p| if p.is_direct() { "direct" } else { "relayed" }),
+        "via": path.and_then(Path::via).map(|via| hex(via.bytes())),
+        "transport": path.map(Path::transport),
         "device": hardware.map(|h| h.device.as_str()),
         "flops_per_second": hardware.map(|h| h.speed.flops_per_second()),
         "conv_flops_per_second": hardware.map(|h| h.conv_speed.flops_per_second()),
@@ -182,7 +189,7 @@ fn peer_line(view: &PeerView, network: &NetworkView) -> serde_json::Value {
     })
 }
 
-fn peer_row(view: &PeerView, network: &NetworkView) -> Vec<String> {
+fn peer_row(view: &PeerView, path: Option<&Path>, network: &NetworkView) -> Vec<String> {
     let hardware = view.advert.as_ref().and_then(|a| a.hardware.as_ref());
     let links: Vec<String> = view
         .advert
@@ -193,6 +200,7 @@ fn peer_row(view: &PeerView, network: &NetworkView) -> Vec<String> {
     vec![
         view.peer.to_string(),
         life(view).into(),
+        path.map_or("-".into(), ToString::to_string),
         hardware.map_or("watches only".into(), |h| h.device.clone()),
         hardware.map_or("-".into(), |h| h.speed.to_string()),
         hardware.map_or("-".into(), |h| h.memory.to_string()),

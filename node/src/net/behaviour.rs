@@ -1,4 +1,5 @@
-//! What libp2p does for this node: limits, identify, ping, Kademlia, mDNS and requests, with their settings.
+//! What libp2p does for this node: limits, identify, ping, Kademlia, mDNS, relaying, hole punching and requests, with
+//! their settings.
 
 use std::time::Duration;
 
@@ -8,9 +9,11 @@ use libp2p::kad::{self, store::MemoryStore};
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{StreamProtocol, identify, mdns, memory_connection_limits, ping};
+use libp2p::{StreamProtocol, identify, mdns, memory_connection_limits, ping, relay};
 
 use super::hub::REQUEST;
+use super::punch::Punch;
+use super::relays;
 use super::rpc::Codec;
 
 /// All of libp2p that is used.
@@ -23,6 +26,10 @@ pub(super) struct Behaviour {
     pub(super) ping: ping::Behaviour,
     pub(super) kad: kad::Behaviour<MemoryStore>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Carries others' circuits, where the owner volunteers.
+    pub(super) relay: Toggle<relay::Behaviour>,
+    pub(super) circuits: relay::client::Behaviour,
+    pub(super) punch: Punch,
     pub(super) rpc: request_response::Behaviour<Codec>,
 }
 
@@ -52,7 +59,8 @@ impl Behaviour {
     pub(super) fn new(
         key: &Keypair,
         names: Names,
-        with_mdns: bool,
+        circuits: relay::client::Behaviour,
+        (with_mdns, relays): (bool, bool),
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let me = key.public().to_peer_id();
         let mut kad_config = kad::Config::new(names.kad);
@@ -69,6 +77,7 @@ impl Behaviour {
             .with_max_established_incoming(Some(256))
             .with_max_established_outgoing(Some(256))
             .with_max_established(Some(400))
+            // One through a relay, its successor, and one that each end has punched.
             .with_max_established_per_peer(Some(4));
         let mdns = with_mdns
             .then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me))
@@ -84,6 +93,9 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
             kad: kad::Behaviour::with_config(me, MemoryStore::new(me), kad_config),
             mdns: mdns.into(),
+            relay: relays.then(|| relay::Behaviour::new(me, relays::limits())).into(),
+            circuits,
+            punch: Punch::new(me),
             rpc: request_response::Behaviour::with_codec(
                 Codec,
                 [(names.rpc, ProtocolSupport::Full)],

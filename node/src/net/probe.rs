@@ -48,6 +48,7 @@ impl Net {
     pub fn measure(&self, peer: PeerId) {
         let net = self.clone();
         tokio::spawn(async move {
+            net.settled(peer).await;
             let Ok(_turn) = net.shared.probing.acquire().await else {
                 return;
             };

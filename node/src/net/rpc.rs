@@ -28,6 +28,16 @@ pub(super) enum Request {
     Probe(Vec<u8>),
 }
 
+impl Request {
+    /// Returns about how many bytes it takes on the wire.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Frame(bytes) | Self::Chunk { bytes, .. } | Self::Probe(bytes) => bytes.len(),
+            Self::Offer(offered) => offered.header.len(),
+        }
+    }
+}
+
 /// Reads and writes requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Codec;

@@ -19,15 +19,22 @@ struct End {
 
 impl End {
     async fn start(seed: u8, network: &str, quic: bool) -> Self {
+        Self::with(seed, |config| (config.network, config.quic) = (network.into(), quic)).await
+    }
+
+    async fn with(seed: u8, change: impl FnOnce(&mut NetConfig)) -> Self {
         let key = Keypair::ed25519_from_bytes([seed; 32]).unwrap().public();
-        let config = NetConfig {
+        let mut config = NetConfig {
             identity: [seed; 32],
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             mdns: false,
-            network: network.into(),
-            quic,
+            network: "test".into(),
+            quic: true,
+            relay: false,
+            external: None,
             links: EmulatedLinks::default(),
         };
+        change(&mut config);
         let (net, events) = Net::start(config).await.unwrap();
         let id = PeerId::new(key.try_into_ed25519().unwrap().to_bytes());
         Self { net, events, id, takes: true }
@@ -236,4 +243,44 @@ async fn peers_find_each_other_through_a_job() {
     });
     assert_eq!(found.await, member.id);
     assert_eq!(member.connected().await.0, seeker.id);
+}
+
+/// Goal: a peer that nobody reaches keeps a place on a relay, is reached through it, and then straight. Method: the relay
+/// is told where it is reached; the caller knows of the other's circuit alone. Loopback lets both punch.
+#[tokio::test]
+async fn a_peer_is_reached_through_a_relay_and_then_straight() {
+    let free = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let volunteer = |config: &mut NetConfig| {
+        (config.relay, config.listen, config.external) = (true, free, Some(free));
+    };
+    let mut relay = End::with(1, volunteer).await;
+    let mut hidden = End::start(2, "test", true).await;
+    let mut caller = End::start(3, "test", true).await;
+    hidden.dial(&relay);
+    assert_eq!(hidden.connected().await.0, relay.id);
+    assert_eq!(relay.connected().await.0, hidden.id);
+    let mut addresses = hidden.net.watch_addresses();
+    let is_circuit = |address: &&String| address.contains("p2p-circuit");
+    let placed = addresses.wait_for(|list| list.iter().any(|a| is_circuit(&a)));
+    let list = tokio::time::timeout(LIMIT, placed).await.unwrap().unwrap().clone();
+    let circuits: Vec<String> = list.iter().filter(is_circuit).cloned().collect();
+    assert!(circuits.iter().all(|a| a.len() <= wattle_protocol::schedule::advert::TEXT_MAX));
+
+    caller.net.dial(Some(hidden.id), circuits);
+    let met = caller.until(|event| match event {
+        NetEvent::Connected { peer, .. } => Some(*peer),
+        _ => None,
+    });
+    let first = met.await;
+    assert!(first == hidden.id || first == relay.id);
+    caller.net.send(hidden.id, b"hello".to_vec());
+    let heard = hidden.until(|event| match event {
+        NetEvent::Frame { from, bytes } => Some((*from, bytes.clone())),
+        _ => None,
+    });
+    assert_eq!(heard.await, (caller.id, b"hello".to_vec()));
+    let mut paths = caller.net.watch_paths();
+    let straight =
+        paths.wait_for(|paths| paths.get(&hidden.id).is_some_and(|p| p.is_direct() && p.quic));
+    tokio::time::timeout(LIMIT, straight).await.unwrap().unwrap();
 }

@@ -2,11 +2,11 @@
 //!
 //! libp2p's protocols ride on bidirectional streams, tensors on unidirectional streams of the same connection
 //! (decision 0002). Replaces libp2p-quic, whose socket buffers, windows and statistics are out of reach.
-//! Not here: hole punching, and the migration of connections (the other side redials).
+//! Not here: libp2p's view of a connection (`muxer`), who punches holes when (`hub`), and the migration of connections (the other side redials).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use libp2p::core::muxing::StreamMuxerEvent;
+use libp2p::core::Transport;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
-use libp2p::core::{StreamMuxer, Transport};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
 use super::congestion::Windows;
+use super::muxer::Muxer;
 use super::tls;
 
 /// Socket buffers: below this the kernel drops packets at 1 Gbit/s (measured: 209 against 926 Mbit/s).
@@ -33,6 +33,8 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 const ACKNOWLEDGED: u32 = 10;
 /// None waits longer: at 8 Mbit/s ten packets take 15 ms, for which a window would have to be larger.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(5);
+/// Machines that were dialed and are remembered.
+const DIALED_MAX: usize = 4096;
 /// A dial or handshake that takes longer has failed.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A silent connection is closed after this; keep-alives are sent three times as often.
@@ -48,7 +50,10 @@ struct Live {
 
 /// Live QUIC connections by peer, for the data plane. One leaves when libp2p drops it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Connections(Arc<Mutex<BTreeMap<PeerId, Vec<Live>>>>);
+pub(super) struct Connections(Arc<Mutex<BTreeMap<PeerId, Vec<Live>>>>, Arc<Mutex<Dialed>>);
+
+/// Machines to which packets have gone, so that a NAT would let theirs in.
+type Dialed = BTreeSet<IpAddr>;
 
 impl Connections {
     /// Returns the peer's best connection: the one with the lowest round trip.
@@ -69,6 +74,20 @@ impl Connections {
         let live = map.get_mut(peer).into_iter().flatten();
         live.filter_map(|l| (!std::mem::replace(&mut l.served, true)).then(|| l.connection.clone()))
             .collect()
+    }
+
+    /// Says whether anything may have been sent to a machine before it connected.
+    pub(super) fn has_dialed(&self, ip: IpAddr) -> bool {
+        let dialed = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        // A full list says nothing of who is not on it.
+        dialed.len() >= DIALED_MAX || dialed.contains(&ip)
+    }
+
+    fn dials(&self, ip: IpAddr) {
+        let mut dialed = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if dialed.len() < DIALED_MAX {
+            dialed.insert(ip);
+        }
     }
 
     pub(super) fn add(&self, peer: PeerId, connection: quinn::Connection) {
@@ -131,9 +150,7 @@ async fn establish(
     let connection = tokio::time::timeout(HANDSHAKE, connecting).await??;
     let peer = tls::remote_peer(&connection)?;
     connections.add(peer, connection.clone());
-    let muxer =
-        Muxer { connection, peer, connections, inbound: None, outbound: None, closing: None };
-    Ok((peer, muxer))
+    Ok((peer, Muxer::new(connection, peer, connections)))
 }
 
 impl OneQuic {
@@ -230,6 +247,8 @@ impl Transport for OneQuic {
         found
     }
 
+    // Who punches a hole as the listener (`DialOpts`) dials like the dialer: QUIC lets both connect at once, from the
+    // sockets they listen on, and whichever first packet finds the other's NAT open makes a connection.
     fn dial(
         &mut self,
         address: Multiaddr,
@@ -243,6 +262,7 @@ impl Transport for OneQuic {
         }
         let (endpoint, client) = (self.endpoint.clone(), self.client.clone());
         let connections = self.connections.clone();
+        connections.dials(to.ip());
         Ok(async move {
             // The server's name is unused: the certificate names the peer, which libp2p checks.
             let connecting = endpoint.connect_with(client, to, "l").map_err(io::Error::other)?;
@@ -278,109 +298,6 @@ impl Transport for OneQuic {
                 send_back_addr,
             });
         }
-    }
-}
-
-type Both = Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>;
-
-/// libp2p's view of a connection: its bidirectional streams.
-pub(super) struct Muxer {
-    connection: quinn::Connection,
-    peer: PeerId,
-    connections: Connections,
-    inbound: Option<BoxFuture<'static, Both>>,
-    outbound: Option<BoxFuture<'static, Both>>,
-    closing: Option<BoxFuture<'static, ()>>,
-}
-
-impl Drop for Muxer {
-    fn drop(&mut self) {
-        // Denied or dropped by libp2p: the data plane's clone must not keep it alive.
-        self.connections.remove(&self.peer, self.connection.stable_id());
-        self.connection.close(0u32.into(), b"");
-    }
-}
-
-impl StreamMuxer for Muxer {
-    type Substream = Stream;
-    type Error = io::Error;
-
-    fn poll_inbound(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<Stream>> {
-        let connection = self.connection.clone();
-        let accepting =
-            self.inbound.get_or_insert_with(|| async move { connection.accept_bi().await }.boxed());
-        let (send, recv) = ready!(accepting.poll_unpin(context))?;
-        self.inbound = None;
-        Poll::Ready(Ok(Stream { send, recv }))
-    }
-
-    fn poll_outbound(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<Stream>> {
-        let connection = self.connection.clone();
-        let opening =
-            self.outbound.get_or_insert_with(|| async move { connection.open_bi().await }.boxed());
-        let (send, recv) = ready!(opening.poll_unpin(context))?;
-        self.outbound = None;
-        // Control goes before bulk whenever the congestion window is the limit.
-        send.set_priority(1).unwrap_or_default();
-        Poll::Ready(Ok(Stream { send, recv }))
-    }
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
-        Poll::Pending
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let connection = self.connection.clone();
-        let closing = self.closing.get_or_insert_with(|| {
-            connection.close(0u32.into(), b"");
-            async move {
-                connection.closed().await;
-            }
-            .boxed()
-        });
-        closing.poll_unpin(context).map(Ok)
-    }
-}
-
-/// A bidirectional stream.
-pub(super) struct Stream {
-    send: quinn::SendStream,
-    recv: quinn::RecvStream,
-}
-
-impl futures::AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        self.recv.poll_read(context, buffer).map_err(Into::into)
-    }
-}
-
-impl futures::AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.send).poll_write(context, buffer).map_err(Into::into)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A stream that is closed already is closed.
-        self.send.finish().unwrap_or_default();
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -66,8 +66,8 @@ impl Gossip {
         self.own.has_device()
     }
 
-    pub(super) fn listens(&mut self, address: String) {
-        self.own.listens(address);
+    pub(super) fn listens(&mut self, addresses: Vec<String>) {
+        self.own.listens(addresses);
     }
 
     /// Takes the links to list, in the order of their peers, and where this peer lies.

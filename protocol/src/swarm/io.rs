@@ -122,8 +122,8 @@ pub enum Input {
     PeerLost(PeerId),
     /// This machine has been measured (again).
     Measured(Hardware),
-    /// This machine listens at this multiaddress.
-    Listening(String),
+    /// This machine is reached at these multiaddresses, the best first, and at no others.
+    Listening(Vec<String>),
     /// A link from here to a peer has been measured.
     LinkMeasured {
         /// The other end.

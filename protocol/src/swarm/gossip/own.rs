@@ -6,7 +6,9 @@
 use ed25519_dalek::SigningKey;
 
 use crate::ids::PeerId;
-use crate::schedule::advert::{ADDRESSES_MAX, Advert, Hardware, LINKS_MAX, Link, SignedAdvert};
+use crate::schedule::advert::{
+    ADDRESSES_MAX, Advert, Hardware, LINKS_MAX, Link, SignedAdvert, TEXT_MAX,
+};
 use crate::schedule::coordinate::Coordinate;
 use crate::units::{Duration, Instant, Rate};
 
@@ -54,10 +56,12 @@ impl Own {
         self.advert.hardware.is_some()
     }
 
-    pub(super) fn listens(&mut self, address: String) {
-        let addresses = &mut self.advert.addresses;
-        if addresses.len() < ADDRESSES_MAX && !addresses.contains(&address) {
-            addresses.push(address);
+    /// Takes where this machine is reached, in place of what was said before.
+    pub(super) fn listens(&mut self, mut addresses: Vec<String>) {
+        addresses.retain(|address| address.len() <= TEXT_MAX);
+        addresses.truncate(ADDRESSES_MAX);
+        if self.advert.addresses != addresses {
+            self.advert.addresses = addresses;
             self.is_urgent = true;
         }
     }
