@@ -13,22 +13,35 @@ use crate::units::{Bytes, Duration};
 /// Bytes of an element in memory.
 const FLOAT: u64 = 4;
 
-/// Returns how long a dense ring all-reduce takes.
+/// What a dense ring all-reduce costs.
 ///
-/// *Source*: the authors' model (papers.md 3.4), 2 (P - 1) alpha + 2 (P - 1) / P d beta. `Costs::byte` is (P - 1) / P
-/// beta, since P times that is what one worker receives of all others; `round` is alpha.
-#[expect(clippy::cast_precision_loss, reason = "gradients have far fewer than 2^53 bytes")]
-pub fn ring(costs: &Costs, round: Duration, elements: usize) -> Duration {
-    let rounds = 2 * u64::from(costs.workers.saturating_sub(1));
-    let bytes = Bytes::new(FLOAT) * elements as u64;
-    round * rounds + Duration::from_seconds(2.0 * costs.byte * bytes.count() as f64)
+/// *Source*: the authors' model (papers.md 3.4), 2 (P - 1) alpha + 2 (P - 1) / P d beta.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ring {
+    /// Workers in it.
+    pub workers: u32,
+    /// What a round takes however short its chunk is: alpha.
+    pub round: Duration,
+    /// Seconds a byte on one worker's link: beta.
+    pub byte: f64,
+}
+
+impl Ring {
+    /// Returns the time of one all-reduce of so many elements.
+    #[expect(clippy::cast_precision_loss, reason = "gradients have far fewer than 2^53 bytes")]
+    pub fn reducing(&self, elements: usize) -> Duration {
+        let others = self.workers.saturating_sub(1);
+        let bytes = (Bytes::new(FLOAT) * elements as u64).count() as f64;
+        let share = 2.0 * f64::from(others) / f64::from(self.workers.max(1));
+        self.round * (2 * u64::from(others)) + Duration::from_seconds(share * bytes * self.byte)
+    }
 }
 
 /// Returns how long a merge group is under way in this form.
-pub fn sending(costs: &Costs, round: Duration, form: Form, elements: usize) -> Duration {
+pub fn sending(costs: &Costs, ring: &Ring, form: Form, elements: usize) -> Duration {
     match form {
         Form::TopK { keep, .. } => costs.gathering(keep, elements),
-        Form::Dense(_) | Form::Int8 | Form::Int4 => ring(costs, round, elements),
+        Form::Dense(_) | Form::Int8 | Form::Int4 => ring.reducing(elements),
     }
 }
 
@@ -36,13 +49,13 @@ pub fn sending(costs: &Costs, round: Duration, form: Form, elements: usize) -> D
 /// are, but at least one in `ratio_most`; of the last, which nothing hides, just that many.
 ///
 /// *Cost*: O(groups log elements).
-pub fn adaptive(groups: &[Layer], costs: &Costs, round: Duration, ratio_most: usize) -> Vec<Form> {
+pub fn adaptive(groups: &[Layer], costs: &Costs, ring: &Ring, ratio_most: usize) -> Vec<Form> {
     let following = groups.iter().skip(1).map(Some).chain([None]);
     let forms = groups.iter().zip(following).map(|(group, next)| {
         let elements = group.elements;
         let room =
             next.map_or(Duration::ZERO, |next| next.backward + costs.selecting(next.elements));
-        if next.is_some() && ring(costs, round, elements) <= room {
+        if next.is_some() && ring.reducing(elements) <= room {
             return Form::DENSE;
         }
         let least = elements.div_ceil(ratio_most.max(1));

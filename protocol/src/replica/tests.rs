@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::ratio::{adaptive, ring as ring_time, sending};
+use super::ratio::{Ring, adaptive, sending};
 use super::ring::all_reduce;
 use super::warmup::{keep, ratio_at};
 use super::*;
@@ -171,12 +171,12 @@ proptest! {
         let groups: Vec<Layer> = sizes.iter()
             .map(|(n, micros)| Layer { elements: *n, backward: Duration::from_micros(*micros) }).collect();
         let costs = Costs { select: 2e-10, message: 1e-4, byte, workers, layout: Layout::Together(Floats::F32) };
-        let round = Duration::from_micros(100);
-        let forms = adaptive(&groups, &costs, round, ratio);
+        let ring = Ring { workers, round: Duration::from_micros(100), byte };
+        let forms = adaptive(&groups, &costs, &ring, ratio);
         prop_assert_eq!(forms.len(), groups.len());
         for (place, (group, form)) in groups.iter().zip(&forms).enumerate() {
             let least = group.elements.div_ceil(ratio);
-            let takes = sending(&costs, round, *form, group.elements);
+            let takes = sending(&costs, &ring, *form, group.elements);
             let Some(next) = groups.get(place + 1) else {
                 prop_assert_eq!(*form, Form::TopK { keep: least, values: Floats::F32 });
                 continue;
@@ -185,7 +185,7 @@ proptest! {
             let is_least = matches!(form, Form::TopK { keep, .. } if *keep == least);
             prop_assert!(hidden || is_least, "{:?}", form);
             if *form == Form::DENSE {
-                prop_assert_eq!(takes, ring_time(&costs, round, group.elements));
+                prop_assert_eq!(takes, ring.reducing(group.elements));
             }
         }
     }
