@@ -38,6 +38,13 @@ impl Exchange {
         Ok(Self { groups, workers })
     }
 
+    /// The same with workers that have momentum before they select.
+    #[must_use]
+    pub fn with_momentum(self, momentum: f32) -> Self {
+        let workers = self.workers.into_iter().map(|worker| worker.with_momentum(momentum));
+        Self { workers: workers.collect(), ..self }
+    }
+
     /// Returns the workers in the order of their places.
     pub fn workers(&self) -> &[Worker] {
         &self.workers

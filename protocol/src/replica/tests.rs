@@ -74,6 +74,32 @@ proptest! {
         }
     }
 
+    /// The same of velocities; and where everything is sent, what arrives is the velocity of a worker's own momentum.
+    #[test]
+    fn momentum_before_selecting_loses_nothing_either(case in any_case(), ratio in 1usize..20, momentum in 0.0f32..0.99) {
+        let mut worker = Worker::new(0, case.groups.clone()).with_momentum(momentum);
+        let mut velocity = vec![0.0f32; case.groups.total()];
+        for gradients in &case.steps {
+            for (group, range) in case.groups.elements().iter().enumerate() {
+                let gradient = &gradients[0][range.clone()];
+                for (u, g) in velocity[range.clone()].iter_mut().zip(gradient) {
+                    *u = momentum * *u + g;
+                }
+                let before = worker.residual()[range.clone()].to_vec();
+                let form = Form::TopK { keep: keep(range.len(), ratio), values: Floats::F32 };
+                let bytes = worker.send(group, form, gradient).unwrap();
+                let mut sent = vec![0.0; range.len()];
+                decode(form, &bytes, &mut sent).unwrap();
+                let after = &worker.residual()[range.clone()];
+                let velocity = &velocity[range.clone()];
+                for (((u, old), s), new) in velocity.iter().zip(&before).zip(&sent).zip(after) {
+                    prop_assert_eq!(f64::from(u + old), f64::from(*s) + f64::from(*new));
+                    prop_assert!(ratio > 1 || *new == 0.0);
+                }
+            }
+        }
+    }
+
     /// With a ratio of 1 the exchange has the bits of dense messages added in the same order, and leaves nothing out.
     #[test]
     fn all_elements_kept_is_the_dense_exchange_bit_for_bit(case in any_case()) {

@@ -124,9 +124,16 @@ pub struct ExchangePart {
     /// Whether groups are sent while the backward pass goes on.
     #[serde(default = "yes")]
     pub overlap: bool,
+    /// Picoseconds to select from n elements, over n log2 n, on cores of the host, which do it while the device goes on
+    /// with the backward pass; none: on the device, which waits for it, as the authors' does.
+    #[serde(default)]
+    pub host_select_ps: Option<f64>,
     /// Steps in which the ratio rises from 4.
     #[serde(default)]
     pub warmup: u64,
+    /// Whether momentum acts in each worker before it selects, instead of on the mean.
+    #[serde(default)]
+    pub momentum_first: bool,
     /// Steps of each worker's own between exchanges; with more than 1, parameters' changes are exchanged.
     #[serde(default = "single")]
     pub local_steps: u64,
@@ -326,6 +333,12 @@ impl ExchangePart {
             wrong.push(format!(
                 "{name}: outer.rate = {rate}, outer.momentum = {momentum}; a rate lies above 0, momentum in [0, 1)"
             ));
+        }
+        if self.momentum_first && self.local_steps > 1 {
+            wrong.push(format!("{name}: momentum_first is for gradients, not for changes"));
+        }
+        if self.host_select_ps.is_some_and(|time| !(0.0..1e6).contains(&time)) {
+            wrong.push(format!("{name}: host_select_ps; write 0 or more"));
         }
         if self.learning_rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1000.0)) {
             wrong.push(format!("{name}: learning_rate lies above 0"));

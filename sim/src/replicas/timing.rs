@@ -100,16 +100,20 @@ impl Clock {
         let ratio = ratio_at(exchange.ratio, exchange.warmup, step);
         let largest = |layer: &Layer| {
             let keep = keep(layer.elements, ratio);
-            if keep == layer.elements {
-                Form::DENSE
-            } else {
-                Form::TopK { keep, values: Floats::F32 }
-            }
+            let form = Form::TopK { keep, values: Floats::F32 };
+            // Messages to everybody are longer than a ring's once they hold about one element in nine.
+            let takes = |form| sending(&self.costs, &self.ring, form, layer.elements);
+            if takes(form) < takes(Form::DENSE) && ratio > 1 { form } else { Form::DENSE }
         };
         match exchange.way {
             Way::Dense => vec![Form::DENSE; layers.len()],
             Way::Whole | Way::Layers => layers.iter().map(largest).collect(),
-            Way::Adaptive => adaptive(&layers, &self.costs, &self.ring, ratio),
+            Way::Adaptive => {
+                // Where the host selects, a group is under way beside the next one's pass alone.
+                let select =
+                    if exchange.host_select_ps.is_some() { 0.0 } else { self.costs.select };
+                adaptive(&layers, &Costs { select, ..self.costs }, &self.ring, ratio)
+            }
         }
     }
 
@@ -124,43 +128,48 @@ impl Clock {
         let layers = groups.layers(&self.passes.layers);
         let every = exchange.local_steps.max(1);
         let overlap = exchange.overlap && every == 1 && exchange.way != Way::Whole;
-        let backward = self.passes.backward();
-        // 3.5: b, s and c; what does not overlap begins when all gradients are there.
-        let mut computed = if overlap { Duration::ZERO } else { backward };
-        let (mut sent, mut selecting, mut on_link) =
-            (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        let (forward, backward) = (self.passes.forward, self.passes.backward());
+        let host = exchange.host_select_ps;
+        let costs = host.map_or(self.costs, |time| Costs { select: time / 1e12, ..self.costs });
+        // What does not overlap begins when all gradients are there.
+        let begin = if overlap { Duration::ZERO } else { backward };
+        let mut line = Line { computed: begin, selected: begin, ..Line::default() };
         let (mut bytes, mut kept) = (Bytes::ZERO, 0usize);
         for (layer, form) in layers.iter().zip(&forms) {
+            let pass = if overlap { layer.backward } else { Duration::ZERO };
             let select = match form {
-                Form::TopK { .. } => self.costs.selecting(layer.elements),
+                Form::TopK { .. } => costs.selecting(layer.elements),
                 Form::Dense(_) | Form::Int8 | Form::Int4 => Duration::ZERO,
             };
-            if overlap {
-                computed += layer.backward;
-            }
-            computed += select;
-            selecting += select;
-            let takes = sending(&self.costs, &self.ring, *form, layer.elements);
-            on_link += takes;
-            sent = sent.max(computed) + takes;
+            line.add(
+                pass,
+                (select, host.is_some()),
+                sending(&costs, &self.ring, *form, layer.elements),
+            );
             bytes += self.bytes(*form, layer.elements);
             kept += if let Form::TopK { keep, .. } = form { *keep } else { layer.elements };
         }
-        let forward = self.passes.forward;
         let average = |whole: Duration| Duration::from_micros(whole.micros() / every);
         let passes = forward + backward;
-        let whole = forward + sent.max(computed);
-        let step = passes + average(whole - passes);
-        let (selecting, on_link) = (average(selecting), average(on_link));
-        let serial = (passes + selecting + on_link).seconds();
+        let ready = line.computed.max(line.selected);
+        let step = passes + average(forward + line.sent.max(ready) - passes);
+        let (selecting, on_link) = (average(line.selecting), average(line.sending));
+        let most = match host {
+            // Device, host and link at once: no schedule is quicker than the slowest of them.
+            Some(_) => {
+                let whole = (passes + selecting + on_link).seconds();
+                whole / (forward + backward.max(selecting).max(on_link)).seconds()
+            }
+            None => gain_max(forward, backward + selecting, on_link),
+        };
         StepTime {
             step,
             passes,
             selecting,
             sending: on_link,
-            exposed: average(sent - computed),
-            gain: serial / step.seconds(),
-            gain_max: gain_max(forward, backward + selecting, on_link),
+            exposed: average(line.sent - ready),
+            gain: (passes + selecting + on_link).seconds() / step.seconds(),
+            gain_max: most,
             bytes: Bytes::new(bytes.count() / every),
             groups: layers.len(),
             ratio: ratio(self.passes.elements(), kept),
@@ -177,6 +186,34 @@ impl Clock {
                 Bytes::new(2 * others * bytes / u64::from(self.ring.workers.max(1)))
             }
         }
+    }
+}
+
+/// Where device, host and link have got to with the groups so far, from the start of the backward pass.
+#[derive(Clone, Copy, Debug, Default)]
+struct Line {
+    computed: Duration,
+    selected: Duration,
+    sent: Duration,
+    selecting: Duration,
+    sending: Duration,
+}
+
+impl Line {
+    /// Adds a group: computed, then selected from by the device or on the host, then sent; each does one group at a time.
+    ///
+    /// *Source*: papers.md 3.5, b, s and c; that the host may select is ours.
+    fn add(&mut self, pass: Duration, (select, on_host): (Duration, bool), send: Duration) {
+        self.computed += pass;
+        if on_host {
+            self.selected = self.selected.max(self.computed) + select;
+        } else {
+            self.computed += select;
+            self.selected = self.computed;
+        }
+        self.sent = self.sent.max(self.selected) + send;
+        self.selecting += select;
+        self.sending += send;
     }
 }
 
@@ -244,6 +281,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// A host that selects as quickly as the device makes a step no longer, and hides what the device would have waited for.
+    #[test]
+    fn selecting_on_the_host_holds_nothing_up() {
+        let passes = [90.0, 120.0];
+        let device = time("resnet50", passes, "way = \"layers\"");
+        let host = time("resnet50", passes, "way = \"layers\"\nhost_select_ps = 218.896957");
+        assert!(host.step < device.step && host.gain <= host.gain_max + 1e-9, "{host:?}");
+        let free = time("resnet50", passes, "way = \"layers\"\nhost_select_ps = 0.0");
+        assert!(free.step <= host.step && free.selecting == Duration::ZERO);
     }
 
     /// Steps of one's own share the cost of an exchange; warm-up sends more at first.

@@ -1,7 +1,8 @@
 //! Replicas that learn: every worker's passes run on the product's executor, one after another in one process.
 //!
-//! Each worker is a stage with a state of its own, so that equal bits are found and not assumed. Momentum, weight decay and
-//! clipping act on the mean (papers.md 3.2: after aggregation). Running statistics are each worker's own.
+//! Each worker is a stage with a state of its own, so that equal bits are found and not assumed. Weight decay, clipping and,
+//! unless the exchange says otherwise, momentum act on the mean (papers.md 3.2: after aggregation). Running statistics
+//! are each worker's own.
 //! Not here: which bytes cross (`wattle_protocol::replica`) and when (`timing`).
 
 use std::collections::BTreeMap;
@@ -117,6 +118,10 @@ impl<'a> Training<'a> {
         let groups = clock.groups(exchange);
         let replicas = Exchange::new(groups.clone(), workers)
             .map_err(|source| TrainError::Exchange { step: 0, source })?;
+        let replicas = match exchange.momentum_first {
+            true => replicas.with_momentum(train.momentum),
+            false => replicas,
+        };
         let mut training = Self {
             executor,
             works,
@@ -404,7 +409,8 @@ fn spec(
     let suits = || zoo::find(&scenario.model).map_or("", |entry| entry.data).to_owned();
     let source = train.data.clone().unwrap_or_else(suits);
     let own = seed.wrapping_mul(SEEDS_APART).wrapping_add(worker as u64 + 1);
-    let (momentum, weight_decay) = (train.momentum, train.weight_decay);
+    let momentum = if exchange.momentum_first { 0.0 } else { train.momentum };
+    let weight_decay = train.weight_decay;
     let optimizer = match train.adamw {
         true => Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay },
         false => Optimizer::Sgd { momentum, weight_decay },
