@@ -283,7 +283,7 @@ mod tests {
         }
     }
 
-    /// A host that selects as quickly as the device makes a step no longer, and hides what the device would have waited for.
+    /// A host that selects as quickly as the device makes a step shorter, and hides what the device would have waited for.
     #[test]
     fn selecting_on_the_host_holds_nothing_up() {
         let passes = [90.0, 120.0];

@@ -5,35 +5,30 @@
 //! are each worker's own.
 //! Not here: which bytes cross (`wattle_protocol::replica`) and when (`timing`).
 
+mod start;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use wattle_models::exec::store::{append, to_floats};
-use wattle_models::single::{SingleError, whole_work};
-use wattle_models::{DeviceChoice, DeviceError, Executor, zoo};
-use wattle_protocol::dag::cut::StageGraph;
-use wattle_protocol::ids::{Epoch, JobId, MicroBatch, StageId, Step};
-use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, Optimizer, Start, SwarmSpec, TrainSpec,
-};
+use wattle_models::single::whole_work;
+use wattle_models::{DeviceChoice, DeviceError, Executor};
+use wattle_protocol::ids::{MicroBatch, Step};
+use wattle_protocol::job::DataSpec;
 use wattle_protocol::replica::{Exchange, MergeGroups, Outer, OuterRule, ReplicaError};
 use wattle_protocol::swarm::io::{
-    GradientSource, Outcome, StageWork, StateSource, Task, TaskError, TensorKey, TensorName,
+    GradientSource, Outcome, StageWork, StateSource, Task, TaskError,
 };
 
 use super::held::Held;
-use super::layers::Passes;
 use super::outcome::Learnt;
 use super::scenario::{ExchangePart, ReplicaScenario, TrainPart};
 use super::timing::Clock;
+use start::{STAGE, gradient_key, job, places, spec, state_key};
 
-/// The only stage of a worker.
-const STAGE: StageId = StageId::new(0);
 /// The only micro-batch of a worker's step.
 const MICRO_BATCH: MicroBatch = MicroBatch::new(0);
-/// Seeds of workers lie so far apart for each seed of a run; there are fewer workers.
-const SEEDS_APART: u64 = 1000;
 /// Seed of what is held out, which no worker has.
 const HELD_SEED: u64 = u64::MAX / 3;
 
@@ -49,9 +44,6 @@ pub enum TrainError {
     /// There is no device.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The network has no backward pass.
-    #[error(transparent)]
-    Single(#[from] SingleError),
     /// A pass failed.
     #[error("worker {worker}, step {step}: {error:?}")]
     Task {
@@ -353,33 +345,6 @@ impl<'a> Training<'a> {
     }
 }
 
-/// A worker's name in the executor.
-fn job(worker: usize) -> JobId {
-    JobId::new((worker as u128).to_be_bytes())
-}
-
-fn gradient_key(worker: usize, step: u64) -> TensorKey {
-    let name = TensorName::StageGradient { stage: STAGE };
-    TensorKey { job: job(worker), epoch: Epoch::default(), step: Step::new(step), name }
-}
-
-fn state_key(worker: usize, step: u64) -> TensorKey {
-    let name = TensorName::StageState { stage: STAGE };
-    TensorKey { job: job(worker), epoch: Epoch::default(), step: Step::new(step), name }
-}
-
-/// Returns where each parameter lies in a bundle, in backward order.
-fn places(graph: &StageGraph, passes: &Passes) -> Vec<Range<usize>> {
-    let mut start = 0;
-    let mut found = BTreeMap::new();
-    for id in &graph.parameters {
-        let size = graph.values[id].fact.elements();
-        found.insert(*id, start..start + size);
-        start += size;
-    }
-    passes.parameters.iter().filter_map(|id| found.get(id).cloned()).collect()
-}
-
 #[expect(clippy::cast_precision_loss, reason = "there are few workers")]
 fn as_f64(count: usize) -> f64 {
     count as f64
@@ -396,46 +361,4 @@ fn factor(most: Option<f32>, norm: f64) -> f64 {
         Some(most) if norm > f64::from(most) => f64::from(most) / norm,
         Some(_) | None => 1.0,
     }
-}
-
-/// Returns a worker's job: its own samples, the weights of all.
-fn spec(
-    scenario: &ReplicaScenario,
-    train: &TrainPart,
-    exchange: &ExchangePart,
-    (seed, worker): (u64, usize),
-) -> Result<JobSpec, TrainError> {
-    let dag = scenario.dag(scenario.micro_batch).map_err(TrainError::Network)?;
-    let suits = || zoo::find(&scenario.model).map_or("", |entry| entry.data).to_owned();
-    let source = train.data.clone().unwrap_or_else(suits);
-    let own = seed.wrapping_mul(SEEDS_APART).wrapping_add(worker as u64 + 1);
-    let momentum = if exchange.momentum_first { 0.0 } else { train.momentum };
-    let weight_decay = train.weight_decay;
-    let optimizer = match train.adamw {
-        true => Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay },
-        false => Optimizer::Sgd { momentum, weight_decay },
-    };
-    let peak = exchange.learning_rate.unwrap_or(train.learning_rate);
-    let learning_rate = LearningRate {
-        peak,
-        // The floor falls with the peak, so that a schedule keeps its shape.
-        floor: train.learning_rate_floor * peak / train.learning_rate,
-        warmup: train.learning_rate_warmup,
-    };
-    Ok(JobSpec {
-        name: format!("replica {worker} of {}", scenario.model),
-        dag,
-        start: Start::Seed,
-        data: DataSpec { source, seed: own },
-        train: TrainSpec {
-            steps: train.steps,
-            micro_batches: 1,
-            optimizer,
-            learning_rate,
-            // Clipping acts on what the exchange has made.
-            clip_norm: None,
-            seed,
-        },
-        swarm: SwarmSpec::PLAIN,
-    })
 }
