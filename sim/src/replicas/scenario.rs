@@ -22,10 +22,12 @@
 mod checks;
 
 use serde::Deserialize;
+use wattle_models::data::{self, Place};
 use wattle_models::zoo;
 use wattle_protocol::codec::Floats;
 use wattle_protocol::codec::lags::{Costs, Layout};
 use wattle_protocol::dag::Dag;
+use wattle_protocol::job::DataSpec;
 use wattle_protocol::replica::OuterRule;
 use wattle_protocol::replica::ratio::Ring;
 use wattle_protocol::units::Duration;
@@ -245,6 +247,7 @@ impl ReplicaScenario {
         }
         if let Some(train) = &scenario.train {
             train.check(&mut wrong);
+            scenario.check_data(train, &mut wrong);
         }
         if wrong.is_empty() { Ok(scenario) } else { Err(ScenarioError::Values(wrong)) }
     }
@@ -260,6 +263,29 @@ impl ReplicaScenario {
             format!("model = \"{model}\": there is no such network; there are {}", known())
         })?;
         found.map_err(|error| format!("micro_batch: {error}"))
+    }
+
+    /// Returns the data sources of training and of what is held out.
+    pub(super) fn sources(&self, train: &TrainPart) -> [String; 2] {
+        let suits = || zoo::find(&self.model).map_or("", |entry| entry.data).to_owned();
+        let data = train.data.clone().unwrap_or_else(suits);
+        [data.clone(), train.held.clone().unwrap_or(data)]
+    }
+
+    /// Draws one micro-batch of each source that there is: a run should not find out at its end that one does not fit.
+    fn check_data(&self, train: &TrainPart, wrong: &mut Vec<String>) {
+        let Ok(dag) = self.dag(self.micro_batch) else { return };
+        let place = Place { step: 0, micro_batch: 0, micro_batches: 1 };
+        let mut sources = self.sources(train).to_vec();
+        sources.dedup();
+        for source in sources.into_iter().filter(|name| data::names().contains(&name.as_str())) {
+            let spec = DataSpec { source, seed: 0 };
+            for value in dag.inputs().map(|id| dag.value(id)) {
+                if let Err(error) = data::batch(&spec, place, &value.name, &value.fact) {
+                    wrong.push(format!("train: {error}"));
+                }
+            }
+        }
     }
 
     /// Returns what selecting and gathering cost, and what a ring does.
@@ -317,6 +343,9 @@ mod tests {
             assert!(error.contains(part), "{part}: {error}");
         }
         assert!(ReplicaScenario::parse(&GOOD.replace("workers", "wokers")).is_err());
+        let text = GOOD.replace("seeds = [1]", "seeds = [1]\nheld = \"text:kjv\"");
+        let error = ReplicaScenario::parse(&text).unwrap_err().to_string();
+        assert!(error.contains("text:kjv has no input images"), "{error}");
         let local = GOOD.replace("way = \"dense\"", "way = \"adaptive\"\nlocal_steps = 4");
         let error = ReplicaScenario::parse(&local).unwrap_err().to_string();
         assert!(error.contains("take way = \"layers\""), "{error}");

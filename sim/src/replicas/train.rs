@@ -303,7 +303,11 @@ impl<'a> Training<'a> {
 
     /// Returns what a bundle begins with, its parameters, in backward order.
     fn backward_order(&self, bundle: &[f32]) -> Vec<f32> {
-        self.places.iter().flat_map(|range| bundle[range.clone()].iter().copied()).collect()
+        let mut flat = Vec::with_capacity(self.groups.total());
+        for range in &self.places {
+            flat.extend_from_slice(&bundle[range.clone()]);
+        }
+        flat
     }
 
     fn put_in_order(&self, flat: &[f32], bundle: &mut [f32]) {
@@ -317,8 +321,7 @@ impl<'a> Training<'a> {
 
     fn held(&mut self) -> Result<(f64, f64), TrainError> {
         let network = TrainError::Network;
-        let source = self.train.held.clone();
-        let source = source.unwrap_or_else(|| self.works[0].data.source.clone());
+        let [_, source] = self.scenario.sources(self.train);
         let data = DataSpec { source, seed: HELD_SEED };
         let dag = self.scenario.dag(Some(self.train.held_batch)).map_err(network)?;
         let held = Held::of(&dag, data, self.train.held_batches).map_err(network)?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use wattle_models::zoo;
 use wattle_protocol::dag::cut::StageGraph;
 use wattle_protocol::ids::{Epoch, JobId, StageId, Step};
 use wattle_protocol::job::{
@@ -55,8 +54,7 @@ pub(super) fn spec(
     (seed, worker): (u64, usize),
 ) -> Result<JobSpec, TrainError> {
     let dag = scenario.dag(scenario.micro_batch).map_err(TrainError::Network)?;
-    let suits = || zoo::find(&scenario.model).map_or("", |entry| entry.data).to_owned();
-    let source = train.data.clone().unwrap_or_else(suits);
+    let [source, _] = scenario.sources(train);
     let own = seed.wrapping_mul(SEEDS_APART).wrapping_add(worker as u64 + 1);
     let momentum = if exchange.momentum_first { 0.0 } else { train.momentum };
     let weight_decay = train.weight_decay;
