@@ -1,4 +1,4 @@
-//! Small colour images of ten shapes, drawn as they are asked for: in the place of a set of photographs, which the
+//! Small color images of ten shapes, drawn as they are asked for: in the place of a set of photographs, which the
 //! program does not carry.
 //!
 //! An image holds one shape, tilted, of some size and color, not far from its middle, before a darker color that fades
