@@ -5,6 +5,7 @@
 
 pub mod images;
 pub mod order;
+pub mod shapes;
 pub mod text;
 
 use wattle_protocol::dag::{Dtype, Fact, Init, Source, Value};
@@ -58,14 +59,14 @@ pub enum DataError {
 
 /// Returns the names of all sources.
 pub fn names() -> Vec<&'static str> {
-    vec![text::KJV, images::DIGITS, NOISE]
+    vec![text::KJV, text::KJV_TRAIN, text::KJV_HELD, images::DIGITS, shapes::SHAPES, NOISE]
 }
 
 /// Returns what a source calls its samples and their targets; none where it fills any input by any name.
 pub fn fields(source: &str) -> Option<[&'static str; 2]> {
     match source {
-        text::KJV => Some(["tokens", "targets"]),
-        images::DIGITS => Some(["images", "labels"]),
+        text::KJV | text::KJV_TRAIN | text::KJV_HELD => Some(["tokens", "targets"]),
+        images::DIGITS | shapes::SHAPES => Some(["images", "labels"]),
         _ => None,
     }
 }
@@ -84,32 +85,42 @@ pub fn batch(
         input: input.into(),
         fact: format!("{:?} {:?}", fact.dtype, fact.shape),
     };
+    if let Some(part) = text::Part::named(&spec.source) {
+        let shift = match input {
+            "tokens" => 0,
+            "targets" => 1,
+            _ => return Err(unknown()),
+        };
+        return match (fact.dtype, fact.shape.as_slice()) {
+            (Dtype::I32, &[rows, length]) => {
+                let windows = text::windows(part, spec.seed, place, [rows, length], shift);
+                windows.map(Elements::Ints).ok_or_else(unknown)
+            }
+            _ => Err(unknown()),
+        };
+    }
     match (spec.source.as_str(), input, fact.dtype, fact.shape.as_slice()) {
-        (text::KJV, "tokens", Dtype::I32, &[rows, length]) => {
-            text::windows(spec.seed, place, [rows, length], 0)
-                .map(Elements::Ints)
-                .ok_or_else(unknown)
-        }
-        (text::KJV, "targets", Dtype::I32, &[rows, length]) => {
-            text::windows(spec.seed, place, [rows, length], 1)
-                .map(Elements::Ints)
-                .ok_or_else(unknown)
-        }
         (images::DIGITS, "images", Dtype::F32, &[rows, channels, height, width]) => {
             Ok(Elements::Floats(images::pixels(spec.seed, place, rows, [channels, height, width])))
         }
         (images::DIGITS, "labels", Dtype::I32, &[rows]) => {
             Ok(Elements::Ints(images::labels(spec.seed, place, rows)))
         }
+        (shapes::SHAPES, "images", Dtype::F32, &[rows, 3, height, width]) => {
+            Ok(Elements::Floats(shapes::pixels(spec.seed, place, rows, [height, width])))
+        }
+        (shapes::SHAPES, "labels", Dtype::I32, &[rows]) => {
+            Ok(Elements::Ints(shapes::labels(spec.seed, place, rows)))
+        }
         (NOISE, _, Dtype::F32, _) => Ok(Elements::Floats(noise(spec.seed, place, input, fact))),
-        (text::KJV | images::DIGITS | NOISE, ..) => Err(unknown()),
+        (images::DIGITS | shapes::SHAPES | NOISE, ..) => Err(unknown()),
         _ => Err(DataError::Source { name: spec.source.clone() }),
     }
 }
 
 /// Returns the entropy of single tokens of a source in nats, where its samples are tokens.
 pub fn unigram_entropy(source: &str) -> Option<f64> {
-    (source == text::KJV).then(text::unigram_entropy)
+    text::Part::named(source).map(|_| text::unigram_entropy())
 }
 
 fn noise(seed: u64, place: Place, input: &str, fact: &Fact) -> Vec<f32> {

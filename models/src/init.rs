@@ -34,7 +34,7 @@ pub fn key(seed: u64, name: &str) -> u64 {
 
 /// Uniform draw in [0, 1) with 53 bits.
 #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-fn unit(key: u64, counter: u64) -> f64 {
+pub(crate) fn unit(key: u64, counter: u64) -> f64 {
     let draw = mix(key.wrapping_add(counter.wrapping_mul(STEP)).wrapping_add(STEP));
     (draw >> 11) as f64 / 9_007_199_254_740_992.0
 }

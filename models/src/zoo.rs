@@ -10,7 +10,7 @@ pub mod resnet;
 
 use wattle_protocol::dag::{Dag, DagError};
 
-use crate::data::{images, text};
+use crate::data::{images, shapes, text};
 
 /// A network by name, with its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ const fn entry(
 }
 
 /// All networks, small ones first.
-const ENTRIES: [Entry; 20] = [
+const ENTRIES: [Entry; 21] = [
     entry("gpt2-nano", text::KJV, 4, "4 layers of width 64 over bytes, windows of 64"),
     entry("gpt2-mini", text::KJV, 4, "6 layers of width 192 over bytes, windows of 128"),
     entry("gpt2", text::KJV, 1, "12 layers of width 768, 124 M parameters"),
@@ -58,6 +58,7 @@ const ENTRIES: [Entry; 20] = [
         "2 LSTM layers of width 1500 over 10,000 words, 66 M parameters",
     ),
     entry("resnet-tiny", images::DIGITS, 16, "6 convolutions and 2 projections on 8 x 8 digits"),
+    entry("resnet8", shapes::SHAPES, 16, "8 layers on 32 x 32 images, 0.08 M parameters"),
     entry("resnet20", images::DIGITS, 16, "20 layers on 32 x 32 images, 0.27 M parameters"),
     entry("resnet32", images::DIGITS, 16, "32 layers on 32 x 32 images, 0.46 M parameters"),
     entry("resnet56", images::DIGITS, 16, "56 layers on 32 x 32 images, 0.85 M parameters"),

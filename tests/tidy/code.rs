@@ -10,15 +10,16 @@ const FILE_LINES_MAX: usize = 600;
 /// Lines of code in one function.
 const FUNCTION_LINES: usize = 70;
 /// Rooms inside `protocol`, each with its place: a file may name rooms of its own place and below.
-const ORDER: [(&str, usize); 8] = [
+const ORDER: [(&str, usize); 9] = [
     ("ids", 0),
     ("units", 0),
     ("dag", 1),
     ("codec", 2),
-    ("job", 3),
-    ("schedule", 4),
-    ("wire", 5),
-    ("swarm", 6),
+    ("replica", 3),
+    ("job", 4),
+    ("schedule", 5),
+    ("wire", 6),
+    ("swarm", 7),
 ];
 /// Who may ask for the time: the driver and its clock, and what measures this machine.
 const CLOCKS: [&str; 9] = [
@@ -199,7 +200,7 @@ fn protocol_uses_only_rooms_to_its_left() {
                 let later = ORDER.iter().find(|(room, other)| *room == used && *other > place);
                 if later.is_some() {
                     let remedy = format!(
-                        "{own} lies left of {used} (ids, units, dag, codec, job, schedule, wire, swarm)"
+                        "{own} lies left of {used} (ids, units, dag, codec, replica, job, schedule, wire, swarm)"
                     );
                     offences.push(Offence::new(&source.path, index + 1, remedy).about(&used));
                 }

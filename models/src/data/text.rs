@@ -7,6 +7,12 @@ use super::{Place, unpack};
 
 /// Name of the source.
 pub const KJV: &str = "text:kjv";
+/// The same without every twentieth window.
+pub const KJV_TRAIN: &str = "text:kjv-train";
+/// Every twentieth window alone: what a network that was trained on the others has not seen.
+pub const KJV_HELD: &str = "text:kjv-held";
+/// Of so many windows one is held out.
+const HELD: u64 = 20;
 /// Distinct token ids: all bytes.
 pub const VOCABULARY: usize = 256;
 
@@ -16,23 +22,66 @@ pub fn corpus() -> &'static [u8] {
     TEXT.get_or_init(|| unpack(include_bytes!("../../data/kjv.txt.zlib")))
 }
 
+/// Which windows are samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    Whole,
+    /// All but those that are held out.
+    Train,
+    /// Those alone.
+    Held,
+}
+
+impl Part {
+    /// Returns the windows of a source by name.
+    pub fn named(source: &str) -> Option<Self> {
+        match source {
+            KJV => Some(Self::Whole),
+            KJV_TRAIN => Some(Self::Train),
+            KJV_HELD => Some(Self::Held),
+            _ => None,
+        }
+    }
+
+    /// Returns how many of so many windows are samples.
+    fn count(self, windows: u64) -> u64 {
+        match self {
+            Self::Whole => windows,
+            Self::Train => windows - windows / HELD,
+            Self::Held => windows / HELD,
+        }
+    }
+
+    /// Returns which window a sample is.
+    fn window(self, sample: u64) -> u64 {
+        match self {
+            Self::Whole => sample,
+            Self::Train => sample + sample / (HELD - 1),
+            Self::Held => sample * HELD + HELD - 1,
+        }
+    }
+}
+
 /// Returns `rows` windows of `length` bytes, each `shift` bytes on; none if the text is shorter than a window.
 ///
 /// Windows do not overlap, and each is a sample.
 pub fn windows(
+    part: Part,
     seed: u64,
     place: Place,
     [rows, length]: [usize; 2],
     shift: usize,
 ) -> Option<Vec<i32>> {
     let text = corpus();
-    let count = text.len().checked_sub(1)?.checked_div(length)? as u64;
+    let count = part.count(text.len().checked_sub(1)?.checked_div(length)? as u64);
     if count == 0 {
         return None;
     }
     let mut out = Vec::with_capacity(rows.checked_mul(length)?);
     for row in 0..rows as u64 {
-        let start = usize::try_from(sample(seed, sequence(place, rows, row), count)).ok()? * length;
+        let window = part.window(sample(seed, sequence(place, rows, row), count));
+        let start = usize::try_from(window).ok()? * length;
         out.extend(text[start + shift..start + shift + length].iter().map(|b| i32::from(*b)));
     }
     Some(out)
@@ -60,6 +109,15 @@ pub fn unigram_entropy() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_window_is_trained_on_or_held_out() {
+        let part = |part: Part| (0..part.count(1009)).map(move |sample| part.window(sample));
+        let mut all: Vec<u64> = part(Part::Train).chain(part(Part::Held)).collect();
+        all.sort_unstable();
+        assert_eq!(all, part(Part::Whole).collect::<Vec<_>>());
+        assert_eq!(part(Part::Held).count(), 50);
+    }
 
     #[test]
     fn the_corpus_is_the_text_that_the_readme_names() {

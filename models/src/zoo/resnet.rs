@@ -61,6 +61,7 @@ impl Config {
         let (block, blocks) = match name {
             "resnet-tiny" => (Block::Basic, vec![1, 1, 1]),
             // Of 6 n + 2 layers, for CIFAR-10 (section 4.2).
+            "resnet8" => (Block::Basic, vec![1; 3]),
             "resnet20" => (Block::Basic, vec![3; 3]),
             "resnet32" => (Block::Basic, vec![5; 3]),
             "resnet56" => (Block::Basic, vec![9; 3]),
@@ -73,7 +74,7 @@ impl Config {
         };
         let (image, stem, width, classes) = match name {
             "resnet-tiny" => ([1, 8, 8], Stem::Small, 16, 10),
-            "resnet20" | "resnet32" | "resnet56" | "resnet110" => {
+            "resnet8" | "resnet20" | "resnet32" | "resnet56" | "resnet110" => {
                 ([3, 32, 32], Stem::Small, 16, 10)
             }
             _ => ([3, 224, 224], Stem::Large, 64, 1000),
@@ -290,7 +291,9 @@ mod tests {
     #[test]
     fn parameter_counts_for_small_images_are_those_of_the_paper() {
         let published = [
-            ("resnet20", 269_722u32, "0.27"),
+            // Of the same family, though not in the table.
+            ("resnet8", 75_290u32, "0.08"),
+            ("resnet20", 269_722, "0.27"),
             ("resnet32", 464_154, "0.46"),
             ("resnet56", 853_018, "0.85"),
             ("resnet110", 1_727_962, "1.73"),

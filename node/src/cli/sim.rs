@@ -1,4 +1,6 @@
-//! `wattle sim run`: a scenario in the simulator. The only file of this crate that knows the simulator.
+//! `wattle sim run`: a scenario in the simulator. This command alone, with its folder, knows the simulator.
+
+mod replicas;
 
 use std::path::PathBuf;
 
@@ -21,6 +23,8 @@ pub(super) struct SimArgs {
 enum SimCommand {
     /// Run a scenario.
     Run(RunArgs),
+    /// Compare how data-parallel replicas may exchange gradients.
+    Replicas(replicas::ReplicasArgs),
 }
 
 #[derive(Debug, Args)]
@@ -40,9 +44,15 @@ struct RunArgs {
 
 /// Runs the command.
 ///
-/// *Errors*: a scenario that cannot be run, a job that does not end, or a violated rule.
+/// *Errors*: a scenario that cannot be run, a job that does not end, or a violated rule; see also [`replicas::run`].
 pub(super) fn run(args: SimArgs, output: &Output) -> anyhow::Result<()> {
-    let SimCommand::Run(args) = args.command;
+    match args.command {
+        SimCommand::Run(args) => run_scenario(&args, output),
+        SimCommand::Replicas(args) => replicas::run(&args, output),
+    }
+}
+
+fn run_scenario(args: &RunArgs, output: &Output) -> anyhow::Result<()> {
     let name = args.scenario.display().to_string();
     let text = std::fs::read_to_string(&args.scenario)
         .with_context(|| format!("while reading the scenario {name}"))?;

@@ -52,8 +52,8 @@ fn every_mistake_is_reported_at_once() {
     insta::assert_snapshot!(problems, @r#"
     14 mistakes in the job file; nothing was started:
       model.micro_batch = 0: a whole number from 1 to 65536 is wanted here
-      model.name = "gpt2-nan": there is no such network; did you mean "gpt2-nano"? There are gpt2-nano, gpt2-mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-nano, tinyllama-1.1b, llama-3.2-1b, lstm-nano, lstm-ptb, resnet-tiny, resnet20, resnet32, resnet56, resnet110, resnet18, resnet34, resnet50, resnet101
-      data.source = "text:bible": there is no such source; there are text:kjv, images:digits, noise:normal
+      model.name = "gpt2-nan": there is no such network; did you mean "gpt2-nano"? There are gpt2-nano, gpt2-mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-nano, tinyllama-1.1b, llama-3.2-1b, lstm-nano, lstm-ptb, resnet-tiny, resnet8, resnet20, resnet32, resnet56, resnet110, resnet18, resnet34, resnet50, resnet101
+      data.source = "text:bible": there is no such source; there are text:kjv, text:kjv-train, text:kjv-held, images:digits, images:shapes, noise:normal
       train.steps = -5: a whole number from 1 to 100000000 is wanted here
       train.micro_batches = "many": a whole number from 1 to 256 is wanted here
       train.clip_norm = 0.0: a number above 0 to 1000000000 is wanted here

@@ -3,7 +3,8 @@
 //! S. Shi et al., "Layer-wise Adaptive Gradient Sparsification for Distributed Deep Learning with
 //! Convergence Guarantees" (arXiv 1911.08727). Cost models and the order of events are those of the authors' code
 //! (papers.md 3.4 to 3.6); that the ratio adapts to a layer's communication-to-computation ratio is the paper's, its
-//! formula is not established and the one here ours (papers.md 3.3). Arithmetic alone: no job uses it yet.
+//! formula is not established and the one here ours (papers.md 3.3). Arithmetic alone: `replica` exchanges gradients by it,
+//! no running job does.
 
 use std::ops::Range;
 
@@ -74,9 +75,14 @@ impl Costs {
     /// *Source*: our rule (papers.md 3.3): c = min(1000, min { c >= 1 : selecting + gathering <= what follows }).
     /// *Cost*: O(log elements).
     pub fn keep(&self, elements: usize, following: Duration) -> usize {
+        self.keep_from(elements.div_ceil(RATIO_MAX), elements, following)
+    }
+
+    /// The same, but at least so many.
+    pub fn keep_from(&self, least: usize, elements: usize, following: Duration) -> usize {
         let room = following - self.selecting(elements);
         let fits = |keep| self.gathering(keep, elements) <= room;
-        let (mut keep, mut above) = (elements.div_ceil(RATIO_MAX), elements + 1);
+        let (mut keep, mut above) = (least.min(elements), elements + 1);
         while above - keep > 1 {
             let middle = keep.midpoint(above);
             if fits(middle) {
