@@ -10,6 +10,7 @@ use wattle_protocol::ids::PeerId;
 
 use super::{Hub, our_id};
 use crate::net::behaviour::BehaviourEvent;
+use crate::net::paths::is_relayed;
 use crate::net::{NetEvent, bulk};
 
 /// Unidirectional streams that an admitted peer may have open at once: bundles, probes and receipts.
@@ -24,8 +25,8 @@ const STRANGERS_MAX: usize = 1024;
 impl Hub {
     pub(super) async fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::NewListenAddr { address, listener_id } => {
-                if self.relays.is_place(listener_id) {
+            SwarmEvent::NewListenAddr { address, .. } => {
+                if is_relayed(&address) {
                     self.on_circuit_address(&address).await;
                 } else {
                     self.on_address(address).await;

@@ -85,7 +85,7 @@ impl Hub {
         for (relay, address) in self.relays.wanted(&me, self.ticks) {
             let circuit = address.with(Protocol::P2p(relay)).with(Protocol::P2pCircuit);
             match self.swarm.listen_on(circuit) {
-                Ok(listener) => self.relays.asked(listener, relay),
+                Ok(listener) => self.relays.asked(listener, relay, self.ticks),
                 Err(error) => {
                     tracing::debug!(%relay, %error, "a relay cannot be asked");
                     self.relays.refused(relay, self.ticks);
