@@ -17,8 +17,6 @@ use crate::net::{NetEvent, bulk};
 const STREAMS: u32 = 256;
 /// Addresses that are kept of a peer.
 const ADDRESSES_MAX: usize = 8;
-/// How often the others hear that this peer relays, a tick apart: identify drops what overtakes its first greeting.
-const PUSHES: u8 = 2;
 /// Peers of other networks that are remembered, so that local discovery does not dial them again and again.
 const STRANGERS_MAX: usize = 1024;
 
@@ -70,7 +68,7 @@ impl Hub {
             BehaviourEvent::Relay(event) => {
                 tracing::debug!(?event, "relaying");
                 if matches!(event, relay::Event::StatusChanged { .. }) {
-                    self.pushes = PUSHES;
+                    self.is_to_tell = true;
                 }
             }
             BehaviourEvent::Punch(event) => {
