@@ -109,8 +109,8 @@ pub(super) struct Hub {
     /// Connections that came in although nothing had been sent there.
     unasked: BTreeSet<ConnectionId>,
     ticks: u64,
-    /// Ticks on which the others hear anew that this peer relays.
-    pushes: u8,
+    /// This peer has begun or ceased to relay: identify forgets who had not greeted us before, so all hear it again.
+    is_to_tell: bool,
     names: Names,
     quic_port: Option<u16>,
 }

@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -13,6 +14,11 @@ use libp2p::core::StreamMuxer;
 use libp2p::core::muxing::StreamMuxerEvent;
 
 use super::transport::Connections;
+
+/// How long a finished stream waits for the other side's consent to its protocol.
+const CONSENT: Duration = Duration::from_secs(10);
+/// Bytes of a consent: the names of two protocols.
+const CONSENT_BYTES: usize = 1024;
 
 type Both = Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>;
 
@@ -56,9 +62,9 @@ impl StreamMuxer for Muxer {
         let connection = self.connection.clone();
         let accepting =
             self.inbound.get_or_insert_with(|| async move { connection.accept_bi().await }.boxed());
-        let (send, recv) = ready!(accepting.poll_unpin(context))?;
+        let both = ready!(accepting.poll_unpin(context))?;
         self.inbound = None;
-        Poll::Ready(Ok(Stream { send, recv }))
+        Poll::Ready(Ok(Stream::new(both)))
     }
 
     fn poll_outbound(
@@ -72,7 +78,7 @@ impl StreamMuxer for Muxer {
         self.outbound = None;
         // Control goes before bulk whenever the congestion window is the limit.
         send.set_priority(1).unwrap_or_default();
-        Poll::Ready(Ok(Stream { send, recv }))
+        Poll::Ready(Ok(Stream::new((send, recv))))
     }
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
@@ -95,7 +101,32 @@ impl StreamMuxer for Muxer {
 /// A bidirectional stream.
 pub(super) struct Stream {
     send: quinn::SendStream,
-    recv: quinn::RecvStream,
+    /// None only once it is dropped.
+    recv: Option<quinn::RecvStream>,
+    is_finished: bool,
+    has_ended: bool,
+}
+
+impl Stream {
+    fn new((send, recv): (quinn::SendStream, quinn::RecvStream)) -> Self {
+        Self { send, recv: Some(recv), is_finished: false, has_ended: false }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // A protocol's name goes with the first bytes, so a sender that awaits no answer is done before the other side has
+        // agreed to the protocol. A stream that is stopped then is refused there, and what was sent is lost.
+        let (Some(mut recv), true) = (self.recv.take(), self.is_finished && !self.has_ended) else {
+            return;
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // Whatever it says beyond its consent, nobody waits for.
+                drop(tokio::time::timeout(CONSENT, recv.read_to_end(CONSENT_BYTES)).await);
+            });
+        }
+    }
 }
 
 impl futures::AsyncRead for Stream {
@@ -104,7 +135,12 @@ impl futures::AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.recv.poll_read(context, buffer).map_err(Into::into)
+        let Some(recv) = &mut self.recv else {
+            return Poll::Ready(Ok(0));
+        };
+        let read = ready!(recv.poll_read(context, buffer));
+        self.has_ended |= matches!(read, Ok(0) if !buffer.is_empty()) || read.is_err();
+        Poll::Ready(read.map_err(Into::into))
     }
 }
 
@@ -124,6 +160,7 @@ impl futures::AsyncWrite for Stream {
     fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A stream that is closed already is closed.
         self.send.finish().unwrap_or_default();
+        self.is_finished = true;
         Poll::Ready(Ok(()))
     }
 }

@@ -16,6 +16,11 @@ const HELD: usize = 2;
 const KNOWN_MAX: usize = 64;
 /// Ticks until a relay that has refused is asked again, times its refusals.
 const PAUSE: u64 = 6;
+/// Ticks until a relay that has not answered is asked again; twice as many each further time. A request that comes just
+/// when a relay begins to relay may be lost on its way.
+const PATIENCE: u64 = 2;
+/// Most times that count for this.
+const TIMES_MAX: u32 = 6;
 /// Most refusals that count.
 const REFUSALS_MAX: u64 = 20;
 
@@ -64,11 +69,27 @@ struct Refusal {
     until: u64,
 }
 
+/// A place that is asked for, or granted.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    relay: PeerId,
+    asked: u64,
+    times: u32,
+    is_granted: bool,
+}
+
+impl Place {
+    fn is_late(&self, now: u64) -> bool {
+        let patience = PATIENCE << self.times.min(TIMES_MAX);
+        !self.is_granted && now >= self.asked.saturating_add(patience)
+    }
+}
+
 /// Relays that are known, and places on them.
 #[derive(Debug, Default)]
 pub(super) struct Relays {
     known: BTreeMap<PeerId, Multiaddr>,
-    held: HashMap<ListenerId, PeerId>,
+    held: HashMap<ListenerId, Place>,
     refusals: BTreeMap<PeerId, Refusal>,
     /// What relays say that a circuit through them may last, in ticks, and carry, in bytes.
     limits: BTreeMap<PeerId, (u64, u64)>,
@@ -96,23 +117,23 @@ impl Relays {
     /// Returns relays to ask for a place, with their addresses.
     pub(super) fn wanted(&self, me: &PeerId, now: u64) -> Vec<(PeerId, Multiaddr)> {
         let is_open = |relay: &PeerId| {
-            !self.held.values().any(|held| held == relay)
+            !self.held.values().any(|held| held.relay == *relay)
                 && self.refusals.get(relay).is_none_or(|refusal| refusal.until <= now)
         };
         let mut open: Vec<&PeerId> = self.known.keys().filter(|relay| is_open(relay)).collect();
         open.sort_by_key(|relay| lot(me, relay));
         open.truncate(HELD.saturating_sub(self.held.len()));
+        let late = self.held.values().filter(|place| place.is_late(now)).map(|place| &place.relay);
+        open.extend(late.filter(|relay| self.known.contains_key(relay)));
         open.into_iter().map(|relay| (*relay, self.known[relay].clone())).collect()
     }
 
-    /// Notes that a place is asked for, and kept if it is granted.
-    pub(super) fn asked(&mut self, listener: ListenerId, relay: PeerId) {
-        self.held.insert(listener, relay);
-    }
-
-    /// Says whether a listener is a place on a relay.
-    pub(super) fn is_place(&self, listener: ListenerId) -> bool {
-        self.held.contains_key(&listener)
+    /// Notes that a place is asked for, in place of an earlier request that was not answered.
+    pub(super) fn asked(&mut self, listener: ListenerId, relay: PeerId, now: u64) {
+        let before = self.held.values().find(|place| place.relay == relay);
+        let times = before.map_or(0, |place| place.times.saturating_add(1));
+        self.held.retain(|_, place| place.relay != relay);
+        self.held.insert(listener, Place { relay, asked: now, times, is_granted: false });
     }
 
     /// Notes that a relay does not want us.
@@ -130,11 +151,11 @@ impl Relays {
 
     /// Notes that a place is lost; returns whether it was one.
     pub(super) fn closed(&mut self, listener: ListenerId, is_refusal: bool, now: u64) -> bool {
-        let Some(relay) = self.held.remove(&listener) else {
+        let Some(place) = self.held.remove(&listener) else {
             return false;
         };
         if is_refusal {
-            self.refused(relay, now);
+            self.refused(place.relay, now);
         }
         true
     }
@@ -142,6 +163,9 @@ impl Relays {
     /// Notes that a place is granted: earlier refusals are forgiven.
     pub(super) fn granted(&mut self, relay: &PeerId) {
         self.refusals.remove(relay);
+        for place in self.held.values_mut().filter(|place| place.relay == *relay) {
+            place.is_granted = true;
+        }
     }
 
     /// Notes what a relay allows a circuit.
@@ -178,7 +202,7 @@ mod tests {
         assert_eq!(first.len(), HELD);
         let listeners: Vec<ListenerId> = first.iter().map(|_| ListenerId::next()).collect();
         for (listener, (relay, _)) in listeners.iter().zip(&first) {
-            relays.asked(*listener, *relay);
+            relays.asked(*listener, *relay, 0);
         }
         assert!(relays.wanted(&me, 0).is_empty());
         assert!(relays.closed(listeners[0], false, 0));
@@ -189,13 +213,29 @@ mod tests {
     }
 
     #[test]
+    fn a_relay_that_does_not_answer_is_asked_again() {
+        let (me, relay) = (PeerId::random(), PeerId::random());
+        let mut relays = Relays::default();
+        relays.found(relay, address());
+        relays.asked(ListenerId::next(), relay, 0);
+        assert!(relays.wanted(&me, PATIENCE - 1).is_empty());
+        assert_eq!(relays.wanted(&me, PATIENCE).len(), 1);
+        relays.asked(ListenerId::next(), relay, PATIENCE);
+        assert_eq!(relays.held.len(), 1);
+        assert!(relays.wanted(&me, 3 * PATIENCE - 1).is_empty());
+        assert_eq!(relays.wanted(&me, 3 * PATIENCE).len(), 1);
+        relays.granted(&relay);
+        assert!(relays.wanted(&me, 1000).is_empty());
+    }
+
+    #[test]
     fn a_relay_that_refuses_is_asked_again_later_and_later() {
         let (me, relay) = (PeerId::random(), PeerId::random());
         let mut relays = Relays::default();
         relays.found(relay, address());
         for count in 1..=3 {
             let listener = ListenerId::next();
-            relays.asked(listener, relay);
+            relays.asked(listener, relay, 100);
             relays.closed(listener, true, 100);
             assert!(relays.wanted(&me, 100 + count * PAUSE - 1).is_empty());
             assert_eq!(relays.wanted(&me, 100 + count * PAUSE).len(), 1);

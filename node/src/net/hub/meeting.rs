@@ -10,22 +10,21 @@ use wattle_protocol::ids::PeerId;
 
 use super::{Hub, our_id};
 use crate::net::behaviour::BehaviourEvent;
+use crate::net::paths::is_relayed;
 use crate::net::{NetEvent, bulk};
 
 /// Unidirectional streams that an admitted peer may have open at once: bundles, probes and receipts.
 const STREAMS: u32 = 256;
 /// Addresses that are kept of a peer.
 const ADDRESSES_MAX: usize = 8;
-/// How often the others hear that this peer relays, a tick apart: identify drops what overtakes its first greeting.
-const PUSHES: u8 = 2;
 /// Peers of other networks that are remembered, so that local discovery does not dial them again and again.
 const STRANGERS_MAX: usize = 1024;
 
 impl Hub {
     pub(super) async fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::NewListenAddr { address, listener_id } => {
-                if self.relays.is_place(listener_id) {
+            SwarmEvent::NewListenAddr { address, .. } => {
+                if is_relayed(&address) {
                     self.on_circuit_address(&address).await;
                 } else {
                     self.on_address(address).await;
@@ -69,7 +68,7 @@ impl Hub {
             BehaviourEvent::Relay(event) => {
                 tracing::debug!(?event, "relaying");
                 if matches!(event, relay::Event::StatusChanged { .. }) {
-                    self.pushes = PUSHES;
+                    self.is_to_tell = true;
                 }
             }
             BehaviourEvent::Punch(event) => {

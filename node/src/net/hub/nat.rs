@@ -54,6 +54,8 @@ impl Hub {
             return;
         };
         let observed = nameless(&info.observed_addr);
+        let relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        tracing::debug!(%peer, %observed, relays, "a peer says who it is, and who we are");
         if is_quic(&observed) == self.quic_port.is_some() {
             self.swarm.behaviour_mut().punch.offer(&observed);
         }
@@ -65,7 +67,7 @@ impl Hub {
             self.publish().await;
         }
         // What several connections say may come in another order; one that relays no more refuses.
-        if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
+        if relays {
             let at = |a: &&Multiaddr| !is_relayed(a) && ip(a).is_some_and(is_public);
             let dialed = dialed.then(|| nameless(&address));
             let public = dialed.clone().filter(|a| at(&a));
@@ -84,8 +86,9 @@ impl Hub {
         let me = *self.swarm.local_peer_id();
         for (relay, address) in self.relays.wanted(&me, self.ticks) {
             let circuit = address.with(Protocol::P2p(relay)).with(Protocol::P2pCircuit);
+            tracing::debug!(%circuit, "a relay is asked for a place");
             match self.swarm.listen_on(circuit) {
-                Ok(listener) => self.relays.asked(listener, relay),
+                Ok(listener) => self.relays.asked(listener, relay, self.ticks),
                 Err(error) => {
                     tracing::debug!(%relay, %error, "a relay cannot be asked");
                     self.relays.refused(relay, self.ticks);
@@ -175,8 +178,7 @@ impl Hub {
         for peer in peers {
             self.show_path(peer).await;
         }
-        if let Some(left) = self.pushes.checked_sub(1) {
-            self.pushes = left;
+        if std::mem::take(&mut self.is_to_tell) {
             let members: Vec<PeerId> = self.members.iter().copied().collect();
             self.swarm.behaviour_mut().identify.push(members);
         }

@@ -52,7 +52,7 @@ impl Hub {
             relays: Relays::default(),
             unasked: BTreeSet::new(),
             ticks: 0,
-            pushes: 0,
+            is_to_tell: false,
             names,
             quic_port: config.quic.then_some(0),
         };
