@@ -62,5 +62,5 @@ pub(super) fn weight(signed: &SignedAdvert) -> Bytes {
     let device = advert.hardware.as_ref().map_or(0, |h| h.device.len() + 3 + 9 * 9);
     // Key, sequence, counts, coordinate, signature; then each link's key, rate and round trip.
     let fixed = 32 + 9 + 8 + 40 + 64;
-    Bytes::of_len(fixed + addresses + device + advert.links.len() * (32 + 9 + 9))
+    Bytes::of_len(fixed + addresses + device + advert.links.len() * (32 + 9 + 9 + 6))
 }
