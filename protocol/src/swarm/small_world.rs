@@ -25,7 +25,6 @@ use crate::ids::{Epoch, PeerId, StageId, Step, TaskId};
 use crate::job::JobSpec;
 use crate::schedule::advert::Advert;
 use crate::schedule::fence::{Memo, Request};
-use crate::schedule::gauge::Packets;
 use crate::schedule::{Plan, PlanError};
 use crate::units::{Bytes, Duration, Instant, Rate};
 use crate::wire::message::{Message, News};
@@ -252,7 +251,7 @@ impl World {
 
     fn probe(&mut self, me: PeerId, peer: PeerId) {
         let (rate, round_trip) = (Rate::from_mbit(1000.0), LATENCY * 2);
-        let link = Input::LinkMeasured { peer, rate, round_trip, packets: Packets::default() };
+        let link = Input::LinkMeasured { peer, rate, round_trip, packets: Default::default() };
         self.later(me, round_trip, Happening::Input(link));
     }
 
