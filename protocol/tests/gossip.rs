@@ -289,7 +289,7 @@ fn gossip_of_a_hundred_peers_stays_within_its_budget() {
     println!("{rounds:?} rounds");
     assert!(rounds.is_some(), "everybody knows everybody in 80 seconds");
     // What was saved up at the start is gone by now, or never was needed.
-    let rate = world.bytes_a_second(240);
+    let rate = world.bytes_a_second(80);
     assert!(rate <= 16 << 10, "{rate} bytes a second");
 }
 
