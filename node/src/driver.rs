@@ -10,7 +10,6 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::advert::Advert;
-use wattle_protocol::schedule::gauge::CHANGE;
 use wattle_protocol::swarm::io::{
     Admission, Command, Effect, Event, Input, Outbox, TaskError, TensorKey, Timer,
 };
@@ -187,10 +186,7 @@ impl Driver {
         match event {
             NetEvent::Listening { addresses } => self.input(Input::Listening(addresses)),
             NetEvent::PathChanged { peer } => {
-                // As many samples as make a gauge forget what was measured on the other path.
-                for _ in 0..CHANGE {
-                    self.net.measure(peer);
-                }
+                self.input(Input::PathChanged(peer));
             }
             NetEvent::Connected { peer, .. } => self.input(Input::PeerFound(peer)),
             NetEvent::Disconnected { peer } => self.input(Input::PeerLost(peer)),

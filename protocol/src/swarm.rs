@@ -214,6 +214,7 @@ impl Peer {
             Input::LinkMeasured { peer, rate, round_trip, packets } => {
                 self.on_link_measured(peer, (rate, round_trip, packets), now);
             }
+            Input::PathChanged(peer) => self.on_path_changed(peer, now, out),
             Input::LinkUsed { peer, size, took } => self.on_link_used(peer, size, took, now),
             Input::Received { from, message } => self.on_message(from, *message, now, out),
             Input::TimerFired(timer) => self.on_timer(timer, now, out),

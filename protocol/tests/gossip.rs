@@ -285,11 +285,9 @@ fn figures_of_fences() {
 fn gossip_of_a_hundred_peers_stays_within_its_budget() {
     let mut world = World::new(7, Planted::new(7, 100, 5), 16);
     let all = |world: &World| world.peers.iter().all(|peer| peer.adverts_known() == 100);
-    let rounds = world.rounds_until(160, all);
-    println!("{rounds:?} rounds");
-    assert!(rounds.is_some(), "everybody knows everybody in 80 seconds");
+    assert!(world.rounds_until(60, all).is_some(), "everybody knows everybody in half a minute");
     // What was saved up at the start is gone by now, or never was needed.
-    let rate = world.bytes_a_second(80);
+    let rate = world.bytes_a_second(240);
     assert!(rate <= 16 << 10, "{rate} bytes a second");
 }
 

@@ -49,7 +49,7 @@ const PEERS_MAX: usize = 2000;
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// The file is no scenario.
-    #[error("the scenario cannot be read: {0}")]
+    #[error("the scenario cannot be read")]
     Toml(#[from] toml::de::Error),
     /// A value is impossible; all of them are listed.
     #[error("the scenario has mistakes:\n  {}", .0.join("\n  "))]

@@ -304,6 +304,7 @@ impl<'a> World<'a> {
             | Input::Measured(_)
             | Input::Listening(_)
             | Input::LinkMeasured { .. }
+            | Input::PathChanged(_)
             | Input::LinkUsed { .. }
             | Input::Command(_) => format!("peer {to}: its surroundings"),
         };

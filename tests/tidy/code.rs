@@ -22,10 +22,9 @@ const ORDER: [(&str, usize); 9] = [
     ("swarm", 7),
 ];
 /// Who may ask for the time: the driver and its clock, and what measures this machine.
-const CLOCKS: [&str; 10] = [
+const CLOCKS: [&str; 9] = [
     "node/src/driver.rs",
     "node/src/clock.rs",
-    "node/src/net/probe.rs",
     "node/src/net/strain.rs",
     "node/src/probe.rs",
     "node/src/probe/networks.rs",

@@ -8,13 +8,14 @@
 use std::sync::PoisonError;
 use std::time::Duration as StdDuration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::gauge::Packets;
 use wattle_protocol::units::{Bytes as Size, Duration, Rate};
 
 use super::congestion::{Progress, Seen};
 use super::{Net, NetEvent, PROBE_MAX, bulk, hub};
+use crate::clock::moment;
 
 /// Bytes of the first timed probe of a link.
 const PROBE_FIRST: u64 = 256 << 10;
@@ -52,15 +53,7 @@ impl Net {
             let Ok(_turn) = net.shared.probing.acquire().await else {
                 return;
             };
-            let mut found = None;
-            for attempt in 0..PROBES {
-                found = net.probe(peer).await;
-                if found.is_some() {
-                    break;
-                }
-                sleep(PROBE_TIME * (attempt + 1)).await;
-            }
-            let Some((rate, round_trip)) = found else {
+            let Some((rate, round_trip)) = net.probe(peer).await else {
                 tracing::warn!(%peer, "the link could not be measured");
                 return;
             };
@@ -72,7 +65,18 @@ impl Net {
         });
     }
 
+    /// Measures rate and round trip towards a peer, again if the connection is replaced meanwhile.
     pub(super) async fn probe(&self, peer: PeerId) -> Option<(Rate, Duration)> {
+        for attempt in 0..PROBES {
+            if let Some(found) = self.probe_once(peer).await {
+                return Some(found);
+            }
+            sleep(PROBE_TIME * (attempt + 1)).await;
+        }
+        None
+    }
+
+    async fn probe_once(&self, peer: PeerId) -> Option<(Rate, Duration)> {
         let mut shortest = StdDuration::MAX;
         for _ in 0..ROUND_TRIPS {
             shortest = shortest.min(self.timed(peer, 0).await?);
@@ -105,6 +109,10 @@ impl Net {
         let path = connection.stats().path;
         let now = Packets { sent: path.sent_packets, lost: path.lost_packets };
         let mut all = self.shared.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever is gone is forgotten, so that this holds no more than there are connections.
+        all.retain(|known, _| {
+            hub::library_id(known).is_some_and(|id| self.connections.best(&id).is_some())
+        });
         let before = all.insert(peer, (connection.stable_id(), now));
         // Ids come again: counts that have shrunk are another connection's.
         let before = before.filter(|(id, p)| {
@@ -139,11 +147,11 @@ impl Net {
 /// traffic and a busy machine make it slower, and acknowledgements that were held up together seem faster once. None if
 /// nothing arrives.
 async fn watched(seen: &Seen, shortest: StdDuration) -> Option<f64> {
-    let end = Instant::now() + PATIENCE;
+    let end = moment() + PATIENCE;
     let began = seen.now();
     let look = async |is_done: &(dyn Fn(Progress) -> bool + Sync)| {
         let mut now = seen.now();
-        while !is_done(now) && Instant::now() < end {
+        while !is_done(now) && moment() < end {
             sleep(LOOK).await;
             now = seen.now();
         }
@@ -156,7 +164,7 @@ async fn watched(seen: &Seen, shortest: StdDuration) -> Option<f64> {
     let mut from = look(&|now| now.delivered > began.delivered).await;
     let time = WATCH_TIME.max(shortest);
     let (mut fastest, mut second, mut settled) = (0.0, 0.0, 0);
-    while settled < WATCHES && !is_spent(from) && Instant::now() < end {
+    while settled < WATCHES && !is_spent(from) && moment() < end {
         let to = look(&|now| {
             let bytes = now.delivered - from.delivered;
             let is_long = now.at.saturating_duration_since(from.at) >= time;
@@ -171,8 +179,11 @@ async fn watched(seen: &Seen, shortest: StdDuration) -> Option<f64> {
         (fastest, second) = (f64::max(fastest, rate), f64::max(second, rate.min(fastest)));
         from = to;
     }
-    // A line so slow that patience ended has been watched once.
-    let found = if second > 0.0 { second } else { fastest };
+    // A line so slow that patience ended has been watched once; one so fast that a busy machine slept through its bytes,
+    // never, and what it carried while it filled is what is known.
+    let filling = from.at.saturating_duration_since(began.at).as_secs_f64();
+    let filled = (from.delivered - began.delivered) as f64 * PAYLOAD / filling;
+    let found = [second, fastest, filled].into_iter().find(|rate| rate.is_normal()).unwrap_or(0.0);
     tracing::debug!(found, fastest, ?shortest, is_full = !from.is_starting, "a line was watched");
     (found > 0.0).then_some(found)
 }

@@ -191,6 +191,10 @@ mod tests {
         gauge.add(130, at(600));
         assert_eq!(gauge.figure(at(600)), Some(129));
         assert_eq!(Gauge::default().figure(at(1)), None);
+        // Of two that differ the younger counts, and a third is wanted.
+        let two = self::gauge(&[5, 100]);
+        assert_eq!(two.figure(at(2)), Some(100));
+        assert!(two.is_doubtful() && !two.is_single() && self::gauge(&[5]).is_single());
     }
 
     #[test]

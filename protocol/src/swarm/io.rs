@@ -135,6 +135,8 @@ pub enum Input {
         /// Packets since the last measurement, of the probe and of whatever else crossed the link.
         packets: Packets,
     },
+    /// What crosses the link to a peer goes another way now, straight or through a relay: it is another link.
+    PathChanged(PeerId),
     /// A bundle has gone to a peer with nothing else under way from here, and its receipt has come back.
     LinkUsed {
         /// The other end.

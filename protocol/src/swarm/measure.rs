@@ -164,6 +164,12 @@ impl Peer {
         self.meter.has_news = true;
     }
 
+    /// Forgets a link that is another one now, and measures it.
+    pub(super) fn on_path_changed(&mut self, peer: PeerId, now: Instant, out: &mut Outbox) {
+        self.meter.gauges.remove(&peer);
+        self.measure_first(peer, now, out);
+    }
+
     pub(super) fn on_link_used(&mut self, peer: PeerId, size: Bytes, took: Duration, now: Instant) {
         self.meter.has_news |= self.meter.used(peer, size, took, now);
     }
@@ -213,5 +219,81 @@ impl Peer {
         if let Some(peer) = self.meter.prober.next(now, line, &candidates) {
             out.push(Effect::Probe(peer));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::super::small_world::tasks::hardware;
+    use super::*;
+    use crate::schedule::advert::{Advert, SignedAdvert};
+    use crate::swarm::Config;
+    use crate::swarm::io::{Input, Timer};
+    use crate::wire::message::Message;
+
+    /// A peer that computes, and another that it is connected to.
+    struct Pair {
+        peer: Peer,
+        key: SigningKey,
+        other: PeerId,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let key = SigningKey::from_bytes(&[2; 32]);
+            let other = PeerId::new(key.verifying_key().to_bytes());
+            let mut pair = Self { peer: Peer::new(&[1; 32], Config::default()), key, other };
+            pair.probes(1, Input::Measured(hardware(1)));
+            pair
+        }
+
+        /// Returns how often the other is probed once this has come, at so many seconds.
+        fn probes(&mut self, second: u64, input: Input) -> usize {
+            let mut out = Outbox::new();
+            self.peer.handle(Instant::from_micros(second * 1_000_000), input, &mut out);
+            out.drain().filter(|e| *e == Effect::Probe(self.other)).count()
+        }
+
+        fn round(&mut self, second: u64) -> usize {
+            self.probes(second, Input::TimerFired(Timer::Gossip))
+        }
+
+        fn says(&mut self, second: u64, computes: bool) -> usize {
+            let hardware = computes.then(|| hardware(1));
+            let advert = Advert { sequence: second, hardware, ..Advert::new(self.other) };
+            let message = Box::new(Message::Adverts(vec![SignedAdvert::sign(advert, &self.key)]));
+            self.probes(second, Input::Received { from: self.other, message })
+        }
+
+        fn measured(&mut self, second: u64) -> usize {
+            let (rate, round_trip) = (Rate::from_mbit(20.0), Duration::from_millis(10));
+            let (peer, packets) = (self.other, Packets::default());
+            self.probes(second, Input::LinkMeasured { peer, rate, round_trip, packets })
+        }
+    }
+
+    #[test]
+    fn who_only_watches_is_not_measured_until_it_computes() {
+        let mut pair = Pair::new();
+        assert_eq!(pair.probes(1, Input::PeerFound(pair.other)), 0);
+        assert_eq!(pair.says(2, false), 0);
+        assert_eq!((3..60).map(|second| pair.round(second)).sum::<usize>(), 0);
+        pair.says(60, true);
+        assert_eq!(pair.round(61), 1);
+    }
+
+    #[test]
+    fn a_first_sample_is_borne_out_by_a_second_and_another_path_begins_anew() {
+        let mut pair = Pair::new();
+        pair.says(1, true);
+        assert_eq!(pair.probes(2, Input::PeerFound(pair.other)), 1);
+        pair.measured(2);
+        assert_eq!((3..10).map(|second| pair.round(second)).sum::<usize>(), 0);
+        assert_eq!(pair.round(10), 1);
+        pair.measured(10);
+        assert_eq!((11..300).map(|second| pair.round(second)).sum::<usize>(), 0);
+        assert_eq!(pair.probes(300, Input::PathChanged(pair.other)), 1);
     }
 }

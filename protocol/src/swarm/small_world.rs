@@ -9,7 +9,7 @@ mod moves;
 mod replicas;
 mod runs;
 mod strangers;
-mod tasks;
+pub(super) mod tasks;
 mod why;
 
 use std::cell::RefCell;

@@ -1,7 +1,7 @@
 //! What this peer says of itself, and when it is time to say it again.
 //!
-//! What others wait for (a device, an address, a first figure of a link) is said at the next round; a figure that has
-//! moved waits a little for the next ones; the same is said again after a while, so that silence means something.
+//! What others wait for (a device, an address, the first links) is said at the next round; further ones and a figure that has
+//! moved wait a little for the next ones; the same is said again after a while, so that silence means something.
 
 use ed25519_dalek::SigningKey;
 
@@ -71,8 +71,8 @@ impl Own {
         links.truncate(LINKS_MAX);
         for link in &links {
             match self.said.binary_search_by_key(&link.peer, |l| l.peer) {
-                // Others wait for the first links; a full list has said most.
-                Err(_) if self.said.len() < LINKS_MAX => self.is_urgent = true,
+                // Others wait for the first links; more come one after another, and wait for each other.
+                Err(_) if self.said.is_empty() => self.is_urgent = true,
                 Err(_) => self.has_moved = true,
                 Ok(place) => {
                     let rates = [self.said[place].rate, link.rate].map(Rate::bytes_per_second);

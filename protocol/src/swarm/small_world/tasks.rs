@@ -39,7 +39,7 @@ pub(super) fn task_stage(task: &Task) -> StageId {
 }
 
 /// A device of so many times the usual speed.
-pub(super) fn hardware(times: u64) -> Hardware {
+pub(in crate::swarm) fn hardware(times: u64) -> Hardware {
     let speed = Speed::from_flops_per_second(times * 1_000_000_000);
     Hardware {
         device: "test".into(),
