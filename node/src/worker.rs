@@ -268,9 +268,14 @@ impl Bench {
             (part + Duration::from_seconds(worked.elapsed().as_secs_f64())).min(took)
         });
         std::thread::sleep(pause(took, worked, self.share));
+        let alone = if self.share < 1.0 {
+            Duration::from_seconds(worked.seconds() / self.share)
+        } else {
+            took
+        };
         let ops = ops.over(self.share * took.seconds().max(1e-6) / worked.seconds().max(1e-6));
         self.ended = self.clock.now();
-        if let Some(hardware) = pass.and_then(|pass| self.refiner.ran(pass, &ops)) {
+        if let Some(hardware) = pass.and_then(|pass| self.refiner.ran(pass, alone, &ops)) {
             tracing::info!("tasks say more of this machine than the probe did");
             self.done.blocking_send(Done::Measured(hardware)).map_err(|_| Unheard)?;
         }

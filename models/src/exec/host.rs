@@ -92,6 +92,13 @@ pub fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
+/// Logistic function, within a few units in the last place; 0 below -88.
+#[inline(always)]
+// Always: it must vectorise within the caller's loop.
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
 /// Lanes of a sum; fixed, so that the order of additions does not depend on the machine.
 const LANES: usize = 16;
 /// Lanes of a long sum: an addition takes longer than the time until the next can begin. So many that the loop over them

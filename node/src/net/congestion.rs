@@ -11,16 +11,13 @@
 //! of one system call, and is not used.
 
 mod seen;
+mod windows;
 
-use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::congestion::{Controller, ControllerFactory};
-use quinn_proto::RttEstimator;
-
 pub(super) use self::seen::{Progress, Seen};
+pub(super) use self::windows::Windows;
 
 /// Packets of the first window: RFC 6928's ten, and more, since tensors come in bursts.
 const FIRST: u64 = 32;
@@ -107,6 +104,8 @@ pub(super) struct Steady {
     push: Push,
     /// What was too much for the line, less a fifth.
     ceiling: Option<u64>,
+    /// When everything was lost for the last time: what was sent before and is missed later says nothing of the new start.
+    restarted: Option<Instant>,
 }
 
 /// Bytes of a rate in a time.
@@ -139,6 +138,7 @@ impl Steady {
             start: Some(Start::default()),
             push: Push::default(),
             ceiling: None,
+            restarted: None,
         }
     }
 
@@ -206,14 +206,19 @@ impl Steady {
         self.seen.set(Progress { delivered: self.delivered, at: now, is_starting });
     }
 
-    /// Packets are lost (or marked by a router, without bytes).
-    pub(super) fn lost(&mut self, bytes: u64, is_all: bool) {
+    /// Packets are lost (or marked by a router, without bytes), the last of them sent then.
+    pub(super) fn lost(&mut self, now: Instant, sent: Instant, bytes: u64, is_all: bool) {
+        if self.restarted.is_some_and(|restarted| sent <= restarted) {
+            return;
+        }
         self.round_lost += bytes;
         self.round_marked |= bytes == 0;
         if is_all {
             self.rates.clear();
+            (self.round_lost, self.round_marked) = (0, false);
             (self.start, self.ceiling) = (Some(Start::default()), None);
             self.window = LEAST * self.packet;
+            self.restarted = Some(now);
         }
     }
 
@@ -342,56 +347,6 @@ impl Steady {
 
     pub(super) fn window(&self) -> u64 {
         self.window
-    }
-}
-
-/// Makes a window for each connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Windows;
-
-impl ControllerFactory for Windows {
-    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Steady::new(now, current_mtu.into()))
-    }
-}
-
-impl Controller for Steady {
-    fn on_sent(&mut self, now: Instant, _: u64, _: u64) {
-        self.sent(now);
-    }
-
-    fn on_ack(&mut self, _: Instant, sent: Instant, bytes: u64, _: bool, _: &RttEstimator) {
-        self.arrived(sent, bytes);
-    }
-
-    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, _: Option<u64>) {
-        // The time that comes along was taken before the packets were read; a thread that was held up in between would
-        // make round trips shorter than they are.
-        self.told(crate::clock::moment().max(now), in_flight, app_limited);
-    }
-
-    fn on_congestion_event(&mut self, _: Instant, _: Instant, is_persistent: bool, lost: u64) {
-        self.lost(lost, is_persistent);
-    }
-
-    fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.packet = new_mtu.into();
-    }
-
-    fn window(&self) -> u64 {
-        self.window()
-    }
-
-    fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(self.clone())
-    }
-
-    fn initial_window(&self) -> u64 {
-        FIRST * self.packet
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
     }
 }
 

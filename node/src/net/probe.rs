@@ -181,6 +181,10 @@ async fn watched(seen: &Seen, shortest: StdDuration) -> Option<f64> {
     }
     // A line so slow that patience ended has been watched once; one so fast that a busy machine slept through its bytes,
     // never, and what it carried while it filled is what is known.
+    // A line that was away for that long is no line that slow; it is asked again.
+    if from.delivered - began.delivered < WATCHED_MIN {
+        return None;
+    }
     let filling = from.at.saturating_duration_since(began.at).as_secs_f64();
     let filled = (from.delivered - began.delivered) as f64 * PAYLOAD / filling;
     let found = [second, fastest, filled].into_iter().find(|rate| rate.is_normal()).unwrap_or(0.0);

@@ -18,8 +18,12 @@ use wattle_protocol::swarm::io::{OpTimes, StageWork, StateSource, Task, TaskErro
 
 /// Runs of each chain; the median counts: what a job will see, not what a lucky run can do.
 const RUNS: u32 = 7;
+/// Runs end after so long: what takes long varies less, and a first start should not take long.
+const ENOUGH: std::time::Duration = std::time::Duration::from_secs(1);
 /// Pause before each pass.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(4);
+/// Bytes that are written before each pass: more than the caches that a core has for itself.
+const OTHERS: usize = 16 << 20;
 /// Operators in a chain, so that what surrounds a run weighs little.
 pub(super) const REPEATS: u64 = 16;
 
@@ -135,10 +139,10 @@ fn run(
     let work = Arc::clone(work);
     executor.run(&Task::LoadStage { job, work, source: StateSource::Initial, step })?;
     executor.run(&Task::ResetStep { job, stage, epoch: Epoch::default() })?;
-    let (mut seconds, mut times) = (Vec::new(), Times::new());
+    let (mut seconds, mut times, mut memory) = (Vec::new(), Times::new(), vec![0; OTHERS]);
+    let mut spent = std::time::Duration::ZERO;
     for run in 0..=runs {
-        // In a pipeline a pass finds caches and threads as others have left them.
-        std::thread::sleep(PAUSE);
+        others(&mut memory);
         let micro_batch = MicroBatch::new(run);
         let began = tokio::time::Instant::now();
         let mut sums: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -150,22 +154,35 @@ fn run(
         note(timed(executor, &Task::Forward { job, stage, step, micro_batch })?);
         let mut took = began.elapsed();
         if back {
-            std::thread::sleep(PAUSE);
+            others(&mut memory);
             let began = tokio::time::Instant::now();
             note(timed(executor, &Task::Backward { job, stage, step, micro_batch })?);
             took += began.elapsed();
         }
         // The first run warms caches and compiles kernels.
         if run > 0 {
+            spent += took;
             seconds.push(took.as_secs_f64());
             for (name, nanos) in sums {
                 times.entry(name).or_default().push(nanos);
+            }
+            if spent > ENOUGH {
+                break;
             }
         }
     }
     executor.run(&Task::Unload { job, stage })?;
     seconds.sort_by(f64::total_cmp);
     Ok((seconds[seconds.len() / 2], times))
+}
+
+/// In a pipeline a pass finds caches and threads as others have left them.
+fn others(memory: &mut [u8]) {
+    for byte in memory.iter_mut() {
+        *byte = byte.wrapping_add(1);
+    }
+    std::hint::black_box(memory);
+    std::thread::sleep(PAUSE);
 }
 
 fn timed(executor: &mut Executor, task: &Task) -> Result<OpTimes, TaskError> {

@@ -1,7 +1,8 @@
 //! What real tasks say of this machine: the probe's coefficients set right by the operators of jobs.
 //!
-//! Sums of a few seconds count, so that a stall does not; no kind of operator becomes faster or slower than the probe's
-//! figure by more than [`BOUND`], and only a difference that a placement would feel is told.
+//! Sums of a few seconds count, so that a stall does not. What a pass does between operators and around them makes all of
+//! them slower alike, as it does in the probe. No kind of operator becomes faster or slower than the probe's figure by more
+//! than [`BOUND`], and only a difference that a prediction would feel is told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,33 +14,63 @@ use wattle_protocol::schedule::fitted::{Sample, fitted};
 use wattle_protocol::schedule::kinds::{FACTOR_MAX, Kinds};
 use wattle_protocol::schedule::load::Load;
 use wattle_protocol::swarm::io::{OpTimes, StageWork, Task};
-use wattle_protocol::units::{Rate, Speed};
+use wattle_protocol::units::{Duration, Rate, Speed};
 
 use super::networks::loads;
 use super::whole;
 
-/// Seconds of operators that are summed up before they count.
+/// Nanoseconds of operators that are summed up before they count.
 const WINDOW: u64 = 3_000_000_000;
+/// A window in which stages ran one way only for so long, in nanoseconds, ends without them.
+const LONGEST: u64 = 4 * WINDOW;
+/// First passes of a stage, each way, that do not count.
+const COLD: u64 = 2;
 /// How far a kind of operator may move from the probe's figure, as a factor.
 const BOUND: f64 = 4.0;
 /// A predicted time that changes by less is not told.
-const NEWS: f64 = 0.15;
+const NEWS: f64 = 0.05;
+/// A whole pass is no longer than its operators by more than this factor, or something else was measured.
+const AROUND_MAX: f64 = 2.0;
 
 type Loads = BTreeMap<&'static str, (Unit, Load)>;
+
+/// Passes of one direction, and what their operators took, all together.
+#[derive(Debug, Default)]
+struct Seen {
+    passes: u64,
+    nanos: BTreeMap<&'static str, u64>,
+}
+
+/// One direction of a stage: what a pass does, and what passes took since the last window.
+#[derive(Debug)]
+struct Way {
+    loads: Loads,
+    seen: Seen,
+    /// Passes that are still to be left out: the first find no memory of their own, and code that has not run.
+    cold: u64,
+}
+
+impl Way {
+    fn new(loads: Loads) -> Self {
+        Self { loads, seen: Seen::default(), cold: COLD }
+    }
+}
+
+/// A stage, forward and back.
+type Ways = [Way; 2];
 
 /// Learns from tasks.
 #[derive(Debug)]
 pub(crate) struct Refiner {
     probed: Hardware,
     told: Hardware,
-    stages: BTreeMap<(JobId, StageId), (Loads, Loads)>,
-    samples: BTreeMap<&'static str, (Unit, Sample)>,
+    stages: BTreeMap<(JobId, StageId), Ways>,
 }
 
 impl Refiner {
     /// Begins with what the probe has found, of the share of the machine that is given.
     pub(crate) fn new(probed: Hardware) -> Self {
-        Self { told: probed.clone(), probed, stages: BTreeMap::new(), samples: BTreeMap::new() }
+        Self { told: probed.clone(), probed, stages: BTreeMap::new() }
     }
 
     /// Notes which stages there are.
@@ -62,25 +93,25 @@ impl Refiner {
 
     fn loaded(&mut self, job: JobId, work: &Arc<StageWork>) {
         let graph = &work.graph;
-        let both = (loads(graph, &graph.forward), loads(graph, &graph.backward));
-        self.stages.insert((job, graph.stage), both);
+        let ways = [&graph.forward, &graph.backward].map(|program| Way::new(loads(graph, program)));
+        self.stages.insert((job, graph.stage), ways);
     }
 
-    /// Takes what a pass's operators took. Returns hardware where that is news.
-    pub(crate) fn ran(&mut self, pass: Pass, ops: &OpTimes) -> Option<Hardware> {
-        let both = self.stages.get(&(pass.job, pass.stage))?;
-        let loads = if pass.is_back { &both.1 } else { &both.0 };
-        for (name, nanos) in ops.iter() {
-            if let Some((unit, load)) = loads.get(name) {
-                let sample = Sample { load: *load, nanos };
-                self.samples.entry(name).or_insert((*unit, Sample::default())).1.add(sample);
-            }
-        }
-        let seen: u64 = self.samples.values().map(|(_, s)| s.nanos).sum();
-        if seen < WINDOW {
+    /// Takes what a pass took, and its operators. Returns hardware where that is news.
+    pub(crate) fn ran(&mut self, pass: Pass, took: Duration, ops: &OpTimes) -> Option<Hardware> {
+        let ways = self.stages.get_mut(&(pass.job, pass.stage))?;
+        let way = &mut ways[usize::from(pass.is_back)];
+        if way.cold > 0 {
+            way.cold -= 1;
             return None;
         }
-        let samples = std::mem::take(&mut self.samples);
+        let computed = took.seconds() - self.told.kinds.pass.seconds();
+        let around = (computed * 1e9 / (ops.sum() as f64).max(1.0)).clamp(1.0, AROUND_MAX);
+        way.seen.passes += 1;
+        for (name, nanos) in ops.iter().filter(|(name, _)| way.loads.contains_key(name)) {
+            *way.seen.nanos.entry(name).or_default() += whole(nanos as f64 * around);
+        }
+        let samples = self.window()?;
         let work: Load = samples.values().map(|(_, s)| s.load).sum();
         let found = bounded(fitted(&self.told, &samples), &self.probed);
         let change = found.time(work).seconds() / self.told.time(work).seconds().max(1e-9);
@@ -89,6 +120,35 @@ impl Refiner {
         }
         self.told = found.clone();
         Some(found)
+    }
+
+    /// Returns what operators took since the last window, once that is enough: of each stage as many passes forward as back,
+    /// since one coefficient stands for operators of both, which are not equally fast.
+    fn window(&mut self) -> Option<BTreeMap<&'static str, (Unit, Sample)>> {
+        let ways = || self.stages.values().flatten();
+        let seen: u64 = ways().flat_map(|way| way.seen.nanos.values()).sum();
+        let is_whole = |ways: &Ways| {
+            let runs = ways.iter().any(|way| way.seen.passes > 0);
+            !runs || ways.iter().all(|way| way.seen.passes > 0 || way.loads.is_empty())
+        };
+        if seen < WINDOW || !(self.stages.values().all(is_whole) || seen > LONGEST) {
+            return None;
+        }
+        let mut samples: BTreeMap<&'static str, (Unit, Sample)> = BTreeMap::new();
+        for ways in self.stages.values_mut() {
+            let counts = ways.iter().filter(|way| !way.loads.is_empty()).map(|way| way.seen.passes);
+            let passes = counts.min().unwrap_or_default();
+            for way in ways {
+                let seen = std::mem::take(&mut way.seen);
+                for (name, nanos) in seen.nanos {
+                    let (unit, load) = way.loads[name];
+                    let nanos = whole(nanos as f64 * passes as f64 / seen.passes as f64);
+                    let sample = Sample { load: load.times(passes), nanos };
+                    samples.entry(name).or_insert((unit, Sample::default())).1.add(sample);
+                }
+            }
+        }
+        Some(samples)
     }
 }
 
@@ -120,6 +180,12 @@ fn bounded(found: Hardware, probed: &Hardware) -> Hardware {
     let (touch, old_touch) = (each(bounded.touch_rate), each(probed.touch_rate));
     let kinds = Kinds {
         attention: factor(kinds.attention, known.attention, products, old_products),
+        attention_grads: factor(
+            kinds.attention_grads,
+            known.attention_grads,
+            products,
+            old_products,
+        ),
         recurrences: factor(kinds.recurrences, known.recurrences, products, old_products),
         convolution_grads: factor(
             kinds.convolution_grads,
@@ -128,6 +194,7 @@ fn bounded(found: Hardware, probed: &Hardware) -> Hardware {
             old_convolutions,
         ),
         norms: factor(kinds.norms, known.norms, touch, old_touch),
+        channel_norms: factor(kinds.channel_norms, known.channel_norms, touch, old_touch),
         moves: factor(kinds.moves, known.moves, touch, old_touch),
         pass: kinds.pass,
         starts: known.starts,
@@ -167,7 +234,7 @@ impl Pass {
 
 #[cfg(test)]
 mod tests {
-    use wattle_protocol::units::{Bytes, Duration, Flops};
+    use wattle_protocol::units::{Bytes, Flops};
 
     use super::*;
 
@@ -195,13 +262,19 @@ mod tests {
         let norms = Load { norms: Bytes::new(1_000_000_000), ..Load::default() };
         let loads: Loads =
             [("linear", (Unit::Products, products)), ("norm", (Unit::Norms, norms))].into();
-        refiner.stages.insert((job, stage), (loads.clone(), loads));
+        let way = |loads: Loads| Way { cold: 0, ..Way::new(loads) };
+        refiner.stages.insert((job, stage), [way(loads), way(Loads::new())]);
         (refiner, Pass { job, stage, is_back: false })
     }
 
     fn ops(linear: f64, norm: f64) -> OpTimes {
         let nanos = |seconds: f64| whole(seconds * 1e9);
         [("linear", nanos(linear)), ("norm", nanos(norm))].into_iter().collect()
+    }
+
+    /// A pass with nothing around its operators.
+    fn ran(refiner: &mut Refiner, pass: Pass, ops: &OpTimes) -> Option<Hardware> {
+        refiner.ran(pass, Duration::from_seconds(ops.sum() as f64 / 1e9), ops)
     }
 
     /// Goal: no kind gets further from the probe than the bound, whatever tasks seem to say. Method: a window in which
@@ -212,10 +285,10 @@ mod tests {
             let (mut refiner, pass) = refiner();
             let mut found = None;
             for _ in 0..400 {
-                found = refiner.ran(pass, &ops(1.0 * times, 0.6 * times)).or(found);
+                found = ran(&mut refiner, pass, &ops(1.0 * times, 0.6 * times)).or(found);
             }
             let (found, probed) = (found.unwrap(), probed());
-            let works = refiner.stages.values().next().unwrap().0.values();
+            let works = refiner.stages.values().next().unwrap()[0].loads.values();
             for (_, load) in works {
                 let factor = found.time(*load).seconds() / probed.time(*load).seconds();
                 let want = if times > 1.0 { BOUND } else { 1.0 / BOUND };
@@ -228,15 +301,50 @@ mod tests {
     #[test]
     fn figures_come_back_after_a_bad_window() {
         let (mut refiner, pass) = refiner();
-        assert!(refiner.ran(pass, &ops(3.0, 1.8)).is_some());
+        assert!(ran(&mut refiner, pass, &ops(3.0, 1.8)).is_some());
         let mut found = None;
         for _ in 0..4 {
-            found = refiner.ran(pass, &ops(1.0, 0.6)).or(found);
+            found = ran(&mut refiner, pass, &ops(1.0, 0.6)).or(found);
         }
         let (found, (_, load)) =
-            (found.unwrap(), refiner.stages.values().next().unwrap().0["linear"]);
+            (found.unwrap(), refiner.stages.values().next().unwrap()[0].loads["linear"]);
         let factor = found.time(load).seconds() / probed().time(load).seconds();
         assert!((factor - 1.0).abs() < 0.01, "{factor}");
-        assert!(refiner.ran(pass, &ops(3.2, 1.9)).is_some());
+        assert!(ran(&mut refiner, pass, &ops(3.2, 1.9)).is_some());
+    }
+
+    /// Goal: what is around operators counts as theirs, so that passes are predicted as long as they are. Method: passes that
+    /// take a tenth longer than their operators, which is news.
+    #[test]
+    fn what_is_around_operators_is_predicted_too() {
+        let (mut refiner, pass) = refiner();
+        let works = refiner.stages.values().next().unwrap()[0].loads.clone();
+        let probed: f64 = works.values().map(|(_, load)| probed().time(*load).seconds()).sum();
+        let mut found = None;
+        for _ in 0..4 {
+            let took = Duration::from_seconds(1.6 * 1.1);
+            found = refiner.ran(pass, took, &ops(1.0, 0.6)).or(found);
+        }
+        let found = found.unwrap();
+        let predicted: f64 = works.values().map(|(_, load)| found.time(*load).seconds()).sum();
+        assert!((predicted / probed - 1.1).abs() < 0.01, "{predicted} of {probed}");
+    }
+
+    /// Goal: operators that are slower on the way back than forward are predicted as what a step does of both, wherever a
+    /// window ends. Method: passes of which several go forward before as many come back, as in a pipeline.
+    #[test]
+    fn windows_hold_as_many_passes_back_as_forward() {
+        let (mut refiner, pass) = refiner();
+        let ways = refiner.stages.values_mut().next().unwrap();
+        ways[1].loads = ways[0].loads.clone();
+        let back = Pass { is_back: true, ..pass };
+        for step in 0..20 {
+            for (pass, seconds) in [(pass, 0.8), (back, 1.2)] {
+                for _ in 0..2 + step % 3 {
+                    let found = ran(&mut refiner, pass, &ops(seconds, 0.6 * seconds));
+                    assert_eq!(found, None, "step {step}");
+                }
+            }
+        }
     }
 }

@@ -146,14 +146,18 @@ pub enum Unit {
     Products,
     /// Fused attention.
     Attention,
+    /// Gradients of fused attention.
+    AttentionGrads,
     /// Recurrences over a sequence.
     Recurrence,
     /// Convolutions.
     Convolutions,
     /// Gradients of convolutions.
     ConvolutionGrads,
-    /// Norms, softmax, losses and pools: several sweeps over the data.
+    /// Norms along rows, softmax and losses: several sweeps over the data.
     Norms,
+    /// Norms of channels, and pools: sweeps over images.
+    ChannelNorms,
     /// Element by element, and sums over axes.
     Elements,
     /// Data that moves: copies, gathers.
@@ -166,7 +170,8 @@ pub enum Unit {
 pub fn unit(op: &Op) -> Unit {
     match op {
         Op::MatMul { .. } | Op::Linear | Op::LinearWeightGrad => Unit::Products,
-        Op::Attention { .. } | Op::AttentionGrad { .. } => Unit::Attention,
+        Op::Attention { .. } => Unit::Attention,
+        Op::AttentionGrad { .. } => Unit::AttentionGrads,
         Op::Lstm | Op::LstmGrad | Op::Gru | Op::GruGrad => Unit::Recurrence,
         Op::Conv2d(_) => Unit::Convolutions,
         Op::Conv2dInputGrad { .. } | Op::Conv2dWeightGrad { .. } => Unit::ConvolutionGrads,
@@ -177,15 +182,15 @@ pub fn unit(op: &Op) -> Unit {
         | Op::CrossEntropyGrad(_)
         | Op::LayerNorm { .. }
         | Op::LayerNormGrad
-        | Op::BatchNorm { .. }
-        | Op::BatchNormGrad { .. }
         | Op::RmsNorm { .. }
         | Op::RmsNormGrad
+        | Op::TopK { .. } => Unit::Norms,
+        Op::BatchNorm { .. }
+        | Op::BatchNormGrad { .. }
         | Op::MaxPool2d(_)
         | Op::MaxPool2dGrad(_)
         | Op::AvgPool2d(_)
-        | Op::AvgPool2dGrad { .. }
-        | Op::TopK { .. } => Unit::Norms,
+        | Op::AvgPool2dGrad { .. } => Unit::ChannelNorms,
         Op::BatchNormInference { .. }
         | Op::Gelu(_)
         | Op::GeluGrad(_)

@@ -19,7 +19,7 @@ pub const ADDRESSES_MAX: usize = 8;
 pub const TEXT_MAX: usize = 128;
 
 /// Prefix of what is signed, so that a signature means nothing elsewhere.
-const DOMAIN: &[u8] = b"wattle-advert-v4\0";
+const DOMAIN: &[u8] = b"wattle-advert-v5\0";
 
 /// A machine's measured speed and memory, at the share that its owner gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,12 +57,14 @@ impl Hardware {
         let kinds = &self.kinds;
         load.products / self.speed
             + stretched(load.attention / self.speed, kinds.attention)
+            + stretched(load.attention_grads / self.speed, kinds.attention_grads)
             + stretched(load.recurrences / self.speed, kinds.recurrences)
             + load.convolutions / self.conv_speed
             + stretched(load.convolution_grads / self.conv_speed, kinds.convolution_grads)
             + load.elements / self.vector_speed
             + load.bytes / self.touch_rate
             + stretched(load.norms / self.touch_rate, kinds.norms)
+            + stretched(load.channel_norms / self.touch_rate, kinds.channel_norms)
             + stretched(load.moves / self.touch_rate, kinds.moves)
             + stretched_by(self.overhead, load.launches.weighed(&kinds.starts))
             + kinds.pass * load.passes

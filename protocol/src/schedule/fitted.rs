@@ -109,6 +109,9 @@ fn with_kinds(mut found: Hardware, parts: &[Part]) -> Hardware {
     if let Some(line) = line(Unit::Attention, |s| s.load.attention.count()) {
         (kinds.attention, kinds.starts.attention) = (over(line, products), start(line));
     }
+    if let Some(line) = line(Unit::AttentionGrads, |s| s.load.attention_grads.count()) {
+        (kinds.attention_grads, kinds.starts.attention_grads) = (over(line, products), start(line));
+    }
     if let Some(line) = line(Unit::Recurrence, |s| s.load.recurrences.count()) {
         (kinds.recurrences, kinds.starts.recurrences) = (over(line, products), start(line));
     }
@@ -119,6 +122,9 @@ fn with_kinds(mut found: Hardware, parts: &[Part]) -> Hardware {
     }
     if let Some(line) = line(Unit::Norms, |s| s.load.norms.count()) {
         (kinds.norms, kinds.starts.norms) = (over(line, touch), start(line));
+    }
+    if let Some(line) = line(Unit::ChannelNorms, |s| s.load.channel_norms.count()) {
+        (kinds.channel_norms, kinds.starts.channel_norms) = (over(line, touch), start(line));
     }
     Hardware { kinds, ..found }
 }
@@ -183,6 +189,10 @@ pub fn fitted(hardware: &Hardware, samples: &BTreeMap<&'static str, (Unit, Sampl
     if let Some((load, time)) = all(Unit::Attention) {
         kinds.attention = factor(time, load.attention / found.speed, kinds.attention);
     }
+    if let Some((load, time)) = all(Unit::AttentionGrads) {
+        let headline = load.attention_grads / found.speed;
+        kinds.attention_grads = factor(time, headline, kinds.attention_grads);
+    }
     if let Some((load, time)) = all(Unit::Recurrence) {
         kinds.recurrences = factor(time, load.recurrences / found.speed, kinds.recurrences);
     }
@@ -192,6 +202,10 @@ pub fn fitted(hardware: &Hardware, samples: &BTreeMap<&'static str, (Unit, Sampl
     }
     if let Some((load, time)) = all(Unit::Norms) {
         kinds.norms = factor(time, load.norms / found.touch_rate, kinds.norms);
+    }
+    if let Some((load, time)) = all(Unit::ChannelNorms) {
+        let headline = load.channel_norms / found.touch_rate;
+        kinds.channel_norms = factor(time, headline, kinds.channel_norms);
     }
     // What only renames may have to copy what a transpose before it left where it was.
     if let Some((load, time)) = sum(&[Unit::Moves, Unit::Names], &|_| true) {
@@ -232,18 +246,22 @@ mod tests {
             overhead: Duration::from_micros(3),
             kinds: Kinds {
                 attention: 2500,
+                attention_grads: 3500,
                 recurrences: 4000,
                 convolution_grads: 1800,
                 norms: 3000,
+                channel_norms: 5000,
                 moves: 700,
                 pass: Duration::from_micros(90),
                 starts: Starts {
                     products: 4000,
                     attention: 50_000,
+                    attention_grads: 60_000,
                     recurrences: 20_000,
                     convolutions: 30_000,
                     convolution_grads: 40_000,
                     norms: 9000,
+                    channel_norms: 12_000,
                 },
             },
             memory: Bytes::new(1 << 30),
@@ -260,12 +278,14 @@ mod tests {
         let all = [
             ("linear", Unit::Products, Load { products: work, ..none }),
             ("attention", Unit::Attention, Load { attention: work, ..none }),
+            ("attention_grad", Unit::AttentionGrads, Load { attention_grads: work, ..none }),
             ("lstm", Unit::Recurrence, Load { recurrences: work, ..none }),
             ("conv", Unit::Convolutions, Load { convolutions: work, ..none }),
             ("conv_grad", Unit::ConvolutionGrads, Load { convolution_grads: work, ..none }),
             ("add", Unit::Elements, Load { bytes, ..none }),
             ("gelu", Unit::Elements, Load { bytes, elements: work, ..none }),
             ("norm", Unit::Norms, Load { norms: bytes, ..none }),
+            ("batch_norm", Unit::ChannelNorms, Load { channel_norms: bytes, ..none }),
             ("slice", Unit::Moves, Load { moves: bytes, ..none }),
         ];
         let launched = |unit, load| Load { launches: Launches::one(unit).times(20), ..load };
@@ -330,7 +350,7 @@ mod tests {
         }
         assert_eq!(probed(&begun(), &[]), begun());
         // One size alone leaves starts as they were thought to be.
-        let alone = probed(&begun(), &parts[..9]);
+        let alone = probed(&begun(), &parts[..11]);
         assert_eq!(alone.kinds.starts.attention, 1000);
     }
 

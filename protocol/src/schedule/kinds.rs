@@ -17,12 +17,16 @@ pub const FACTOR_MAX: u32 = ONE * ONE;
 pub struct Kinds {
     /// Fused attention, over matrix products.
     pub attention: u32,
+    /// Gradients of fused attention, over matrix products.
+    pub attention_grads: u32,
     /// Recurrences, over matrix products.
     pub recurrences: u32,
     /// Gradients of convolutions, over convolutions.
     pub convolution_grads: u32,
-    /// A byte of norms, softmax, losses and pools, over one of element-wise operators.
+    /// A byte of norms along rows, softmax and losses, over one of element-wise operators.
     pub norms: u32,
+    /// A byte of norms of channels and of pools, over one of element-wise operators.
+    pub channel_norms: u32,
     /// A byte that only moves, over one of element-wise operators.
     pub moves: u32,
     /// What a pass takes in which nothing is computed: tensors in and out.
@@ -38,14 +42,18 @@ pub struct Starts {
     pub products: u32,
     /// Fused attention.
     pub attention: u32,
+    /// Gradients of fused attention.
+    pub attention_grads: u32,
     /// Recurrences.
     pub recurrences: u32,
     /// Convolutions.
     pub convolutions: u32,
     /// Gradients of convolutions.
     pub convolution_grads: u32,
-    /// Norms, softmax, losses and pools.
+    /// Norms along rows, softmax and losses.
     pub norms: u32,
+    /// Norms of channels, and pools.
+    pub channel_norms: u32,
 }
 
 impl Starts {
@@ -59,10 +67,12 @@ impl Starts {
         Self {
             products: each(self.products),
             attention: each(self.attention),
+            attention_grads: each(self.attention_grads),
             recurrences: each(self.recurrences),
             convolutions: each(self.convolutions),
             convolution_grads: each(self.convolution_grads),
             norms: each(self.norms),
+            channel_norms: each(self.channel_norms),
         }
     }
 }
@@ -73,10 +83,12 @@ impl Default for Starts {
         Self {
             products: ONE,
             attention: ONE,
+            attention_grads: ONE,
             recurrences: ONE,
             convolutions: ONE,
             convolution_grads: ONE,
             norms: ONE,
+            channel_norms: ONE,
         }
     }
 }
@@ -84,29 +96,41 @@ impl Default for Starts {
 impl Default for Kinds {
     /// All alike, and passes for nothing.
     fn default() -> Self {
-        let (attention, recurrences, convolution_grads, norms, moves) = (ONE, ONE, ONE, ONE, ONE);
-        let (pass, starts) = (Duration::ZERO, Starts::default());
-        Self { attention, recurrences, convolution_grads, norms, moves, pass, starts }
+        Self {
+            attention: ONE,
+            attention_grads: ONE,
+            recurrences: ONE,
+            convolution_grads: ONE,
+            norms: ONE,
+            channel_norms: ONE,
+            moves: ONE,
+            pass: Duration::ZERO,
+            starts: Starts::default(),
+        }
     }
 }
 
 impl Kinds {
     /// Returns the fields in order, for signatures.
-    pub(super) fn numbers(&self) -> [u64; 12] {
+    pub(super) fn numbers(&self) -> [u64; 16] {
         let starts = self.starts;
         [
             self.attention.into(),
+            self.attention_grads.into(),
             self.recurrences.into(),
             self.convolution_grads.into(),
             self.norms.into(),
+            self.channel_norms.into(),
             self.moves.into(),
             self.pass.micros(),
             starts.products.into(),
             starts.attention.into(),
+            starts.attention_grads.into(),
             starts.recurrences.into(),
             starts.convolutions.into(),
             starts.convolution_grads.into(),
             starts.norms.into(),
+            starts.channel_norms.into(),
         ]
     }
 }

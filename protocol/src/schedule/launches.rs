@@ -15,14 +15,18 @@ pub struct Launches {
     pub products: u64,
     /// Fused attention.
     pub attention: u64,
+    /// Gradients of fused attention.
+    pub attention_grads: u64,
     /// Recurrences.
     pub recurrences: u64,
     /// Convolutions.
     pub convolutions: u64,
     /// Gradients of convolutions.
     pub convolution_grads: u64,
-    /// Norms, softmax, losses and pools.
+    /// Norms along rows, softmax and losses.
     pub norms: u64,
+    /// Norms of channels, and pools.
+    pub channel_norms: u64,
 }
 
 impl Launches {
@@ -42,10 +46,12 @@ impl Launches {
         match unit {
             Unit::Products => &mut self.products,
             Unit::Attention => &mut self.attention,
+            Unit::AttentionGrads => &mut self.attention_grads,
             Unit::Recurrence => &mut self.recurrences,
             Unit::Convolutions => &mut self.convolutions,
             Unit::ConvolutionGrads => &mut self.convolution_grads,
             Unit::Norms => &mut self.norms,
+            Unit::ChannelNorms => &mut self.channel_norms,
             Unit::Elements | Unit::Moves | Unit::Names => &mut self.light,
         }
     }
@@ -55,17 +61,29 @@ impl Launches {
         self.numbers().into_iter().fold(0, u64::saturating_add)
     }
 
-    fn numbers(self) -> [u64; 7] {
+    fn numbers(self) -> [u64; 9] {
         let Self {
             light,
             products,
             attention,
+            attention_grads,
             recurrences,
             convolutions,
             convolution_grads,
             norms,
+            channel_norms,
         } = self;
-        [light, products, attention, recurrences, convolutions, convolution_grads, norms]
+        [
+            light,
+            products,
+            attention,
+            attention_grads,
+            recurrences,
+            convolutions,
+            convolution_grads,
+            norms,
+            channel_norms,
+        ]
     }
 
     fn each(self, other: Self, f: impl Fn(u64, u64) -> u64) -> Self {
@@ -73,10 +91,12 @@ impl Launches {
             light: f(self.light, other.light),
             products: f(self.products, other.products),
             attention: f(self.attention, other.attention),
+            attention_grads: f(self.attention_grads, other.attention_grads),
             recurrences: f(self.recurrences, other.recurrences),
             convolutions: f(self.convolutions, other.convolutions),
             convolution_grads: f(self.convolution_grads, other.convolution_grads),
             norms: f(self.norms, other.norms),
+            channel_norms: f(self.channel_norms, other.channel_norms),
         }
     }
 
@@ -92,10 +112,12 @@ impl Launches {
             ONE,
             starts.products,
             starts.attention,
+            starts.attention_grads,
             starts.recurrences,
             starts.convolutions,
             starts.convolution_grads,
             starts.norms,
+            starts.channel_norms,
         ];
         let each = self.numbers().into_iter().zip(factors);
         each.fold(0, |sum, (n, factor)| sum.saturating_add(n.saturating_mul(u64::from(factor))))

@@ -17,6 +17,8 @@ pub struct Load {
     pub products: Flops,
     /// Arithmetic of fused attention.
     pub attention: Flops,
+    /// Arithmetic of gradients of fused attention.
+    pub attention_grads: Flops,
     /// Arithmetic of recurrences.
     pub recurrences: Flops,
     /// Arithmetic of convolutions.
@@ -27,8 +29,10 @@ pub struct Load {
     pub elements: Flops,
     /// Bytes read and written element by element, and by sums.
     pub bytes: Bytes,
-    /// Bytes read and written by norms, softmax, losses and pools.
+    /// Bytes read and written by norms along rows, softmax and losses.
     pub norms: Bytes,
+    /// Bytes read and written by norms of channels and by pools.
+    pub channel_norms: Bytes,
     /// Bytes read and written by what only moves data.
     pub moves: Bytes,
     /// Operators started.
@@ -41,10 +45,12 @@ const NONE: Launches = Launches {
     light: 0,
     products: 0,
     attention: 0,
+    attention_grads: 0,
     recurrences: 0,
     convolutions: 0,
     convolution_grads: 0,
     norms: 0,
+    channel_norms: 0,
 };
 
 impl Load {
@@ -52,12 +58,14 @@ impl Load {
     pub const PASS: Self = Self {
         products: Flops::ZERO,
         attention: Flops::ZERO,
+        attention_grads: Flops::ZERO,
         recurrences: Flops::ZERO,
         convolutions: Flops::ZERO,
         convolution_grads: Flops::ZERO,
         elements: Flops::ZERO,
         bytes: Bytes::ZERO,
         norms: Bytes::ZERO,
+        channel_norms: Bytes::ZERO,
         moves: Bytes::ZERO,
         launches: NONE,
         passes: 1,
@@ -72,11 +80,13 @@ impl Load {
         match unit {
             Unit::Products => Self { products: arithmetic, ..load },
             Unit::Attention => Self { attention: arithmetic, ..load },
+            Unit::AttentionGrads => Self { attention_grads: arithmetic, ..load },
             Unit::Recurrence => Self { recurrences: arithmetic, ..load },
             Unit::Convolutions => Self { convolutions: arithmetic, ..load },
             Unit::ConvolutionGrads => Self { convolution_grads: arithmetic, ..load },
             Unit::Elements => Self { elements: arithmetic, bytes: bytes(), ..load },
             Unit::Norms => Self { norms: bytes(), ..load },
+            Unit::ChannelNorms => Self { channel_norms: bytes(), ..load },
             Unit::Moves => Self { moves: bytes(), ..load },
             Unit::Names => load,
         }
@@ -95,19 +105,22 @@ impl Load {
         let Self {
             products,
             attention,
+            attention_grads,
             recurrences,
             convolutions,
             convolution_grads,
             elements,
             norms,
+            channel_norms,
             // Traffic and starts are no arithmetic.
             bytes: _,
             moves: _,
             launches: _,
             passes: _,
         } = self;
-        let counted = products + attention + recurrences + convolutions + convolution_grads;
-        counted + elements + Flops::new(norms.count() / 4)
+        let dense = products + attention + attention_grads + recurrences;
+        let swept = norms + channel_norms;
+        dense + convolutions + convolution_grads + elements + Flops::new(swept.count() / 4)
     }
 
     /// Returns the same work so many times.
@@ -116,12 +129,14 @@ impl Load {
         Self {
             products: self.products * count,
             attention: self.attention * count,
+            attention_grads: self.attention_grads * count,
             recurrences: self.recurrences * count,
             convolutions: self.convolutions * count,
             convolution_grads: self.convolution_grads * count,
             elements: self.elements * count,
             bytes: self.bytes * count,
             norms: self.norms * count,
+            channel_norms: self.channel_norms * count,
             moves: self.moves * count,
             launches: self.launches.times(count),
             passes: self.passes.saturating_mul(count),
@@ -136,12 +151,14 @@ impl Add for Load {
         Self {
             products: self.products + rhs.products,
             attention: self.attention + rhs.attention,
+            attention_grads: self.attention_grads + rhs.attention_grads,
             recurrences: self.recurrences + rhs.recurrences,
             convolutions: self.convolutions + rhs.convolutions,
             convolution_grads: self.convolution_grads + rhs.convolution_grads,
             elements: self.elements + rhs.elements,
             bytes: self.bytes + rhs.bytes,
             norms: self.norms + rhs.norms,
+            channel_norms: self.channel_norms + rhs.channel_norms,
             moves: self.moves + rhs.moves,
             launches: self.launches + rhs.launches,
             passes: self.passes.saturating_add(rhs.passes),
@@ -159,12 +176,14 @@ impl Sub for Load {
         Self {
             products: less(self.products, rhs.products),
             attention: less(self.attention, rhs.attention),
+            attention_grads: less(self.attention_grads, rhs.attention_grads),
             recurrences: less(self.recurrences, rhs.recurrences),
             convolutions: less(self.convolutions, rhs.convolutions),
             convolution_grads: less(self.convolution_grads, rhs.convolution_grads),
             elements: less(self.elements, rhs.elements),
             bytes: fewer(self.bytes, rhs.bytes),
             norms: fewer(self.norms, rhs.norms),
+            channel_norms: fewer(self.channel_norms, rhs.channel_norms),
             moves: fewer(self.moves, rhs.moves),
             launches: self.launches - rhs.launches,
             passes: self.passes.saturating_sub(rhs.passes),

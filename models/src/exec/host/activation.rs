@@ -1,4 +1,4 @@
-//! Element-wise loops: GELU in its tanh form with its derivative, gradient of ReLU, dropout.
+//! Element-wise loops: GELU in its tanh form with its derivative, the logistic function, gradient of ReLU, dropout.
 
 use super::elements::{map, zip};
 use super::tanh;
@@ -37,6 +37,16 @@ pub fn gelu_tanh_grad(x: HostFloats, g: HostFloats) -> Vec<f32> {
             let slope = ROOT * (1.0 + 3.0 * CUBIC * x * x);
             g * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
         },
+    )
+}
+
+/// `1 / (1 + e^-x)`.
+pub fn sigmoid(x: HostFloats) -> Vec<f32> {
+    map(
+        x,
+        CURVE,
+        #[inline(always)]
+        |x| super::sigmoid(x),
     )
 }
 

@@ -2,13 +2,7 @@
 //!
 //! Rows of gates hold the gates one after another, `width` numbers each, in the order that the operators document.
 
-use super::{exp, tanh, vectorised};
-
-#[inline(always)]
-// Always: it must vectorise within the caller's loop.
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
+use super::{sigmoid, tanh, vectorised};
 
 /// Splits a row of gates.
 #[inline(always)]

@@ -82,7 +82,12 @@ pub fn gelu_erf_grad<B: HostBackend>(x: Float<B>, g: Float<B>) -> Float<B> {
 }
 
 /// `1 / (1 + e^-x)`.
-pub fn sigmoid<B: HostBackend>(x: Float<B>) -> Float<B> {
+pub fn sigmoid<B: HostBackend>(x: Float<B>, device: &Device<B>) -> Float<B> {
+    let shape = x.shape();
+    let x = match x.take() {
+        Ok(x) => return Float::new(host::sigmoid(x), &shape, device),
+        Err(x) => x,
+    };
     Float(B::sigmoid(x.0))
 }
 

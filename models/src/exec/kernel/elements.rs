@@ -17,7 +17,7 @@ pub fn unary<B: HostBackend>(x: Float<B>, function: Unary, device: &Device<B>) -
         Unary::Log => x.log(),
         Unary::Sqrt => x.sqrt(),
         Unary::Tanh => x.tanh(),
-        Unary::Sigmoid => activation::sigmoid(x),
+        Unary::Sigmoid => activation::sigmoid(x, device),
         Unary::Sin => Float(B::float_sin(x.0)),
         Unary::Cos => Float(B::float_cos(x.0)),
         Unary::Asin | Unary::Acos => arc(x, function, device),

@@ -157,10 +157,12 @@ impl World {
     fn acknowledged(&mut self, place: usize, number: u64) {
         let flow = &mut self.flows[place];
         // The line keeps the order: three later ones tell that a packet is lost.
-        while let Some((_, _)) = flow.out.front().filter(|(first, _)| first + 3 <= number) {
+        while let Some((_, sent)) =
+            flow.out.front().filter(|(first, _)| first + 3 <= number).copied()
+        {
             flow.out.pop_front();
             flow.lost += PACKET;
-            flow.window.lost(PACKET, false);
+            flow.window.lost(self.now, sent, PACKET, false);
         }
         let Some(at) = flow.out.iter().position(|(one, _)| *one == number) else { return };
         let (_, sent) = flow.out.remove(at).unwrap();
@@ -297,4 +299,26 @@ fn bursts_find_the_window_that_earlier_ones_made() {
     let slowest = last[40..80].iter().max().unwrap();
     println!("{slowest:?}");
     assert!(*slowest < Duration::from_millis(150), "{slowest:?}");
+}
+
+/// Goal: a line that went away for a while is filled soon after. Method: everything under way is lost at once, as quinn tells
+/// it: that all is lost, then packets of before that are missed round after round.
+#[test]
+fn what_was_lost_before_a_new_start_does_not_hold_it_back() {
+    let mut world = World::new(line(40.0, 28, 100, 0), &[0]);
+    world.run(2);
+    let (before, now) = (world.now, world.now + Duration::from_millis(1));
+    let window = &mut world.flows[0].window;
+    window.lost(now, before, 40 * PACKET, true);
+    let after = window.window();
+    assert_eq!(after, LEAST * PACKET);
+    for round in 1..8 {
+        let window = &mut world.flows[0].window;
+        window.lost(now + Duration::from_millis(30 * round), before, 10 * PACKET, false);
+        window.end_round(false);
+    }
+    assert!(world.flows[0].window.ceiling.is_none());
+    world.run(4);
+    let share = world.share(0, 3, 4);
+    assert!(share > 0.9, "{share}");
 }

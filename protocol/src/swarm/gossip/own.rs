@@ -48,8 +48,11 @@ impl Own {
 
     /// Sets or takes back what this machine can do.
     pub(super) fn set_hardware(&mut self, hardware: Option<Hardware>) {
+        // Others wait for a device; how much faster or slower it has turned out to be can wait for other figures.
+        let is_first = hardware.is_some() != self.advert.hardware.is_some();
+        self.is_urgent |= is_first;
+        self.has_moved |= self.advert.hardware != hardware;
         self.advert.hardware = hardware;
-        self.is_urgent = true;
     }
 
     pub(super) fn has_device(&self) -> bool {

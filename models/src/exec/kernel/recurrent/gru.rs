@@ -28,7 +28,7 @@ pub fn forward<B: HostBackend>(
         let fed = step(&fed, at);
         let back = matmul(h.clone(), recurrent.clone(), false, true);
         let both = |index: usize| part(&fed, index, width).add(part(&back, index, width));
-        let (reset, update) = (sigmoid(both(0)), sigmoid(both(1)));
+        let (reset, update) = (sigmoid(both(0), device), sigmoid(both(1), device));
         let own = part(&back, 2, width).add(bias.clone());
         let candidate = part(&fed, 2, width).add(reset.clone().mul(own.clone())).tanh();
         h = candidate.clone().add(update.clone().mul(h.sub(candidate.clone())));

@@ -26,8 +26,8 @@ pub fn forward<B: HostBackend>(
     for at in 0..lengths.steps {
         let sums = step(&fed, at).add(matmul(h, recurrent.clone(), false, true));
         let of = |index: usize| part(&sums, index, lengths.width);
-        let (input, forget) = (sigmoid(of(0)), sigmoid(of(1)));
-        let (candidate, output) = (of(2).tanh(), sigmoid(of(3)));
+        let (input, forget) = (sigmoid(of(0), device), sigmoid(of(1), device));
+        let (candidate, output) = (of(2).tanh(), sigmoid(of(3), device));
         c = forget.clone().mul(c).add(input.clone().mul(candidate.clone()));
         h = output.clone().mul(c.clone().tanh());
         gates.push(Float::concat(vec![input, forget, candidate, output], 1));
