@@ -78,7 +78,7 @@ pub fn news(job: JobId, news: &News) -> Value {
             "stages": stages.iter().map(|s| s.index()).collect::<Vec<_>>(),
             "step": step.number(),
         }),
-        News::Finished { steps } => {
+        News::Finished { steps, .. } => {
             json!({ "schema": "wattle.finished.v1", "job": id, "steps": steps.number() })
         }
         News::Failed { reason } => {
@@ -100,7 +100,7 @@ pub fn text(news: &News) -> String {
         News::Lost { peer, stages, step } => {
             format!("peer {peer} is lost ({}) in step {step}", stage_list(stages))
         }
-        News::Finished { steps } => format!("finished after {steps} steps"),
+        News::Finished { steps, .. } => format!("finished after {steps} steps"),
         News::Failed { reason } => format!("failed: {reason}"),
     }
 }

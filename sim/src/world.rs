@@ -37,8 +37,8 @@ use crate::outcome::Outcome;
 use crate::scenario::{Arithmetic, Scenario};
 use crate::trace::Trace;
 
-/// When the job is submitted: adverts need a few rounds of gossip first.
-const SUBMIT: Duration = Duration::from_millis(3_000);
+/// When the job is submitted: links are measured and their figures are told before, as in a swarm that has been there.
+const SUBMIT: Duration = Duration::from_millis(15_000);
 /// How long a shipment to a dead peer takes to fail.
 const SILENCE: Duration = Duration::from_millis(3_000);
 

@@ -140,7 +140,7 @@ pub fn news(news: &News, follower: &Follower, output: &Output) {
             let held = stage_list(stages);
             output.progress(&format!("  peer {peer} is lost ({held}) in step {step}{then}"));
         }
-        News::Finished { steps } => output.progress(&format!("Finished: {steps} steps.")),
+        News::Finished { steps, .. } => output.progress(&format!("Finished: {steps} steps.")),
         News::Failed { reason } => output.progress(&format!("Failed: {reason}")),
     }
 }

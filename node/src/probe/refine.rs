@@ -29,7 +29,7 @@ const COLD: u64 = 2;
 const BOUND: f64 = 4.0;
 /// A predicted time that changes by less is not told.
 const NEWS: f64 = 0.05;
-/// A whole pass is no longer than its operators by more than this factor, or something else was measured.
+/// A whole pass takes at most this factor of what its operators take, or something else was measured.
 const AROUND_MAX: f64 = 2.0;
 
 type Loads = BTreeMap<&'static str, (Unit, Load)>;

@@ -378,15 +378,15 @@ impl Job {
             ctx.send(peer, self.id, JobMessage::StepCommit { epoch, commit });
         }
         if step.next() >= self.steps() {
-            return self.finish(ctx);
+            return self.finish(Some(commit), ctx);
         }
         self.go_on_moving(ctx);
     }
 
-    fn finish(&mut self, ctx: &mut Ctx<'_>) {
+    fn finish(&mut self, last: Option<Commit>, ctx: &mut Ctx<'_>) {
         if let Some(lead) = &mut self.lead {
             lead.phase = Phase::Done;
         }
-        self.tell(News::Finished { steps: self.steps() }, ctx);
+        self.tell(News::Finished { steps: self.steps(), last }, ctx);
     }
 }

@@ -120,14 +120,18 @@ impl Job {
                     self.teller.restart(epoch);
                 }
                 if self.teller.epoch == Epoch::default() {
-                    // A submitter that takes a running job over hears of it from here on.
-                    self.teller.steps = self.teller.steps.max(*base);
+                    // A submitter that takes a running job over hears of it from here on; of one that is done, its last step.
+                    let last = Step::new(self.steps().number().saturating_sub(1));
+                    self.teller.steps = self.teller.steps.max((*base).min(last));
                 }
                 self.teller.epoch = epoch;
                 self.say(news, ctx);
             }
-            News::Finished { .. } => {
+            News::Finished { last, .. } => {
                 if !self.over {
+                    if let Some(commit) = last {
+                        self.teller.decided(*commit, ctx.now);
+                    }
                     self.over = true;
                     self.teller.end = Some(news);
                     self.teller.since = self.teller.since.or(Some(ctx.now));
@@ -160,7 +164,7 @@ impl Job {
         {
             // Whether or not its leader's word of it comes.
             self.over = true;
-            self.say(News::Finished { steps }, ctx);
+            self.say(News::Finished { steps, last: self.last }, ctx);
         }
         if told {
             // What still waits has a pause of its own.

@@ -279,8 +279,7 @@ pub enum JobMessage {
     Release,
     /// News for the submitter.
     News(Box<News>),
-    /// I could do my part, but the plan takes me for much slower or faster than my own clock says: propose without your word
-    /// of my deeds.
+    /// I could do my part, but the plan takes me for much slower or faster than I am: propose without your word of my deeds.
     Dispute {
         /// The reign.
         term: Term,
@@ -390,6 +389,8 @@ pub enum News {
     Finished {
         /// How many.
         steps: Step,
+        /// The last, for a submitter that has not heard of it: its news may be lost, or told before there was a submitter.
+        last: Option<Commit>,
     },
     /// The job cannot go on.
     Failed {

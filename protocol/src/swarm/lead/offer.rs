@@ -191,7 +191,7 @@ impl Job {
         };
         self.tell(news, ctx);
         if offer.base >= self.steps() {
-            self.finish(ctx);
+            self.finish(self.last, ctx);
         }
     }
 }

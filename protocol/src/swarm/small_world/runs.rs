@@ -61,7 +61,7 @@ fn messages_that_are_lost_change_nothing() {
 }
 
 /// Goal: a job outlives its submitter, and whoever hands it in again gets what it learnt. Method: kill the submitter at
-/// many moments, hand the same job in at another peer, pull.
+/// many moments, hand the same job in at another peer, which is told of the last step at least; pull.
 #[test]
 fn a_job_without_a_submitter_goes_on_and_can_be_claimed() {
     let expected = undisturbed(12);
@@ -80,8 +80,10 @@ fn a_job_without_a_submitter_goes_on_and_can_be_claimed() {
         }
         world.submitter = claimer;
         world.finished = false;
+        world.losses.clear();
         world.submit(spec(3, 12));
         assert!(world.run_until(LIMIT, |w| w.finished), "moment {moment}: {:?}", world.trace);
+        assert!(world.losses.contains_key(&Step::new(11)), "moment {moment}: {:?}", world.losses);
         let pull = Input::Command(Command::Pull(plan.job));
         world.later(claimer, Duration::ZERO, Happening::Input(pull));
         assert!(world.run_until(LIMIT, |w| w.pulled == 3), "moment {moment}: {:?}", world.trace);
