@@ -148,7 +148,9 @@ impl Refiner {
                 }
             }
         }
-        Some(samples)
+        // A stage that ran one way only says nothing.
+        samples.retain(|_, (_, sample)| sample.nanos > 0);
+        (!samples.is_empty()).then_some(samples)
     }
 }
 
