@@ -179,15 +179,33 @@ async fn watched(seen: &Seen, shortest: StdDuration) -> Option<f64> {
         (fastest, second) = (f64::max(fastest, rate), f64::max(second, rate.min(fastest)));
         from = to;
     }
-    // A line so slow that patience ended has been watched once; one so fast that a busy machine slept through its bytes,
-    // never, and what it carried while it filled is what is known.
+    let filling = from.at.saturating_duration_since(began.at).as_secs_f64();
+    let found = concluded([second, fastest], from.delivered - began.delivered, filling);
+    tracing::debug!(?found, fastest, ?shortest, is_full = !from.is_starting, "a line was watched");
+    found
+}
+
+/// Returns the bytes a second of a line from what watches saw and what arrived since the first byte, in so many seconds.
+fn concluded(watches: [f64; 2], delivered: u64, seconds: f64) -> Option<f64> {
     // A line that was away for that long is no line that slow; it is asked again.
-    if from.delivered - began.delivered < WATCHED_MIN {
+    if delivered < WATCHED_MIN {
         return None;
     }
-    let filling = from.at.saturating_duration_since(began.at).as_secs_f64();
-    let filled = (from.delivered - began.delivered) as f64 * PAYLOAD / filling;
-    let found = [second, fastest, filled].into_iter().find(|rate| rate.is_normal()).unwrap_or(0.0);
-    tracing::debug!(found, fastest, ?shortest, is_full = !from.is_starting, "a line was watched");
-    (found > 0.0).then_some(found)
+    // A line so slow that patience ended has been watched once; one so fast that a busy machine slept through its bytes,
+    // never, and what it carried while it filled is what is known.
+    let filled = delivered as f64 * PAYLOAD / seconds;
+    watches.into_iter().chain([filled]).find(|rate| rate.is_normal())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_away_is_no_slow_line() {
+        assert_eq!(concluded([0.0, 0.0], 20_000, 4.0), None);
+        assert_eq!(concluded([0.0, 20_000.0], 80_000, 4.0), Some(20_000.0));
+        assert_eq!(concluded([0.0, 0.0], 1 << 20, 0.5), Some(PAYLOAD * f64::from(2 << 20)));
+        assert_eq!(concluded([3e6, 4e6], 1 << 20, 0.5), Some(3e6));
+    }
 }

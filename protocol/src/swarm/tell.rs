@@ -129,8 +129,9 @@ impl Job {
             }
             News::Finished { last, .. } => {
                 if !self.over {
-                    if let Some(commit) = last {
-                        self.teller.decided(*commit, ctx.now);
+                    let steps = self.steps();
+                    if let Some(commit) = last.filter(|last| last.step.next() == steps) {
+                        self.teller.decided(commit, ctx.now);
                     }
                     self.over = true;
                     self.teller.end = Some(news);

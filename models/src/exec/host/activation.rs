@@ -1,7 +1,7 @@
 //! Element-wise loops: GELU in its tanh form with its derivative, the logistic function, gradient of ReLU, dropout.
 
 use super::elements::{map, zip};
-use super::{exp, tanh};
+use super::tanh;
 use crate::exec::tensor::memory::HostFloats;
 
 /// `sqrt(2 / pi)`.
@@ -41,13 +41,13 @@ pub fn gelu_tanh_grad(x: HostFloats, g: HostFloats) -> Vec<f32> {
 }
 
 /// `1 / (1 + e^-x)`.
+#[expect(clippy::redundant_closure, reason = "what is passed by name is called for each element")]
 pub fn sigmoid(x: HostFloats) -> Vec<f32> {
     map(
         x,
         CURVE,
         #[inline(always)]
-        // Not the function by its name, which would be called for each element.
-        |x| 1.0 / (1.0 + exp(-x)),
+        |x| super::sigmoid(x),
     )
 }
 
