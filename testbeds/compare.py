@@ -46,8 +46,8 @@ def plan(wattle, path, testbed, codec, replicas):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wattle")
-    parser.add_argument("--replicas", type=int, default=16)
-    parser.add_argument("--stages-per-peer", type=int, default=1)
+    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--stages-per-peer", type=int, default=2)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--testbeds", default=",".join(TESTBEDS))
     parser.add_argument("--codecs", default="dense,adatopk:100")

@@ -14,11 +14,12 @@ use wattle_protocol::job::JobSpec;
 use wattle_protocol::swarm::Life;
 use wattle_protocol::swarm::io::{Command, Event, StageWork, TensorKey, TensorName};
 use wattle_protocol::wire::frame::job_id;
-use wattle_protocol::wire::message::News;
+use wattle_protocol::wire::message::{JobBrief, News};
 
 use crate::clock::Clock;
 use crate::driver::{Node, PeerView};
 use crate::runlog::RunLog;
+use crate::survey::{runs, settle};
 use crate::swarm_options::JoinOptions;
 
 /// How often the peers are looked at while waiting for them.
@@ -98,6 +99,16 @@ impl Follower {
                 bail!("the swarm is not ready after {} s: {missing}", limit.as_secs());
             }
         }
+    }
+
+    /// Returns what peers say of themselves once that has settled, and what they run.
+    pub(crate) async fn survey(
+        &mut self,
+        limit: StdDuration,
+    ) -> (Vec<PeerView>, BTreeMap<JobId, JobBrief>) {
+        let views = settle(&self.node, limit).await;
+        let (jobs, _) = runs(&self.node, &mut self.events, views.len()).await;
+        (views, jobs)
     }
 
     /// Hands in a job, with what it starts from where that is not drawn from its seed.

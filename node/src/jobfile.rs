@@ -1,11 +1,12 @@
 //! Job files: TOML to a `JobSpec`, with every mistake reported at once.
 //!
 //! Nothing starts from a file with a mistake. [`table`] walks the file and notes what it does not understand; this
-//! file and [`model`] say which keys there are, what they may hold, and what fits together; [`import`] brings networks
-//! of files in. See `docs/reference/job-file.md`.
+//! file and [`model`] say which keys there are, what they may hold, and what fits together; [`sizes`] divides steps, [`import`] brings
+//! networks of files in. See `docs/reference/job-file.md`.
 
 mod import;
 mod model;
+mod sizes;
 mod table;
 
 use std::fmt;
@@ -17,10 +18,11 @@ use wattle_models::weights::given::Given;
 use wattle_protocol::codec::Codec;
 use wattle_protocol::dag::{Dag, Fact};
 use wattle_protocol::job::{
-    DataSpec, JobSpec, LearningRate, MICRO_BATCHES_MAX, Optimizer, PipelineOrder, REPLICAS_MAX,
-    STAGES_MAX, STAGES_PER_PEER_MAX, Start, SwarmSpec, TrainSpec,
+    DataSpec, JobSpec, LearningRate, Optimizer, PipelineOrder, REPLICAS_MAX, STAGES_MAX,
+    STAGES_PER_PEER_MAX, Start, SwarmSpec, TrainSpec,
 };
 
+use sizes::Division;
 use table::Keys;
 
 /// Most bytes of a job file.
@@ -29,6 +31,8 @@ pub const LENGTH_MAX: usize = 1 << 20;
 const STEPS_MAX: u64 = 100_000_000;
 /// Most copies of a stage's state.
 const BACKUPS_MAX: u64 = 8;
+/// Most stages of one peer where a file says nothing: enough for both ends of a network that share a parameter.
+const STAGES_PER_PEER: u64 = 2;
 
 /// A mistake in a job file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,12 +81,33 @@ impl std::error::Error for Problems {}
 pub struct Job {
     /// What is handed in.
     pub spec: JobSpec,
+    /// The same job with its steps divided otherwise, where the file leaves that to the planner.
+    pub divided: Vec<JobSpec>,
     /// What it starts from, where that is not drawn from its seed.
     pub given: Option<Given>,
     /// How its network is kept in a folder that other tools read, where they have such a network.
     pub layout: Option<Layout>,
     /// The folder that its weights come from: a tokenizer may lie there.
     pub folder: Option<PathBuf>,
+}
+
+impl Job {
+    /// Takes the division of steps whose micro-batches have so many samples, if there is one.
+    pub(crate) fn take(&mut self, size: usize) {
+        if let Some(other) = self.divided.iter_mut().find(|spec| samples(&spec.dag) == size) {
+            std::mem::swap(other, &mut self.spec);
+        }
+    }
+
+    /// Returns all divisions of the job's steps that may be taken, to be changed alike.
+    pub(crate) fn divisions_mut(&mut self) -> impl Iterator<Item = &mut JobSpec> {
+        [&mut self.spec].into_iter().chain(&mut self.divided)
+    }
+
+    /// Returns all divisions of the job's steps that may be taken.
+    pub(crate) fn divisions(&self) -> impl Iterator<Item = &JobSpec> {
+        [&self.spec].into_iter().chain(&self.divided)
+    }
 }
 
 /// Reads a job file that names no other files, or names them from here.
@@ -97,7 +122,8 @@ pub fn parse(text: &str) -> Result<JobSpec, Problems> {
 /// *Errors*: every mistake that it has.
 pub fn parse_in(text: &str, folder: &Path) -> Result<Job, Problems> {
     let mut keys = Keys::of(text)?;
-    let asked = model::asked(&mut keys, folder);
+    let mut asked = model::asked(&mut keys, folder);
+    let division = sizes::divided(&mut keys, &mut asked);
     let named = asked.named(&mut keys);
     let usual = named.as_ref().map(|model| model.source).or(asked.is_unnamed().then_some(""));
 
@@ -107,7 +133,8 @@ pub fn parse_in(text: &str, folder: &Path) -> Result<Job, Problems> {
     let model = named.or_else(|| asked.imported(&mut keys, source.as_deref()));
     check_source(&mut keys, source.as_deref(), model.as_ref().map(|m| &m.dag));
 
-    let train = train(&mut keys);
+    let micro_batches = division.as_ref().and_then(|d| count(&mut keys, d, &model.as_ref()?.dag));
+    let train = train(&mut keys, micro_batches);
     let swarm = swarm(&mut keys, model.as_ref().map(|m| &m.dag));
     let usual = asked.title();
     let title = keys.text("", "name", Some(&usual));
@@ -132,8 +159,14 @@ pub fn parse_in(text: &str, folder: &Path) -> Result<Job, Problems> {
         train: train.ok_or_else(missing)?,
         swarm: swarm.ok_or_else(missing)?,
     };
+    let divided = model.resized.into_iter().filter_map(|dag| {
+        let micro_batches = division.as_ref()?.count(samples(&dag))?;
+        let train = TrainSpec { micro_batches, ..spec.train };
+        Some(JobSpec { dag, train, ..spec.clone() })
+    });
+    let divided = divided.collect();
     let given = model.given.map(|(given, _)| given);
-    Ok(Job { spec, given, layout: model.layout, folder: asked.folder() })
+    Ok(Job { spec, divided, given, layout: model.layout, folder: asked.folder() })
 }
 
 /// Notes a source that does not exist, or that cannot fill the network's inputs.
@@ -177,11 +210,25 @@ fn one_sample(fact: &Fact) -> Fact {
     one
 }
 
-fn train(keys: &mut Keys) -> Option<TrainSpec> {
+/// Returns the samples of a micro-batch.
+pub(crate) fn samples(dag: &Dag) -> usize {
+    dag.inputs().find_map(|id| dag.fact(id).shape.first().copied()).unwrap_or(1)
+}
+
+/// Returns how many micro-batches a step has; none where the network's do not fill the batch.
+fn count(keys: &mut Keys, division: &Division, dag: &Dag) -> Option<u32> {
+    let count = division.count(samples(dag));
+    if let (None, Division::Open(batch)) = (count, division) {
+        let remedy =
+            format!("the model is made for {} samples at once; take a multiple", samples(dag));
+        keys.wrong("train.batch", &batch.to_string(), &remedy);
+    }
+    count
+}
+
+fn train(keys: &mut Keys, micro_batches: Option<u32>) -> Option<TrainSpec> {
     let at = keys.section("train");
     let steps = keys.whole(&at, "steps", (1, STEPS_MAX), Some(100));
-    let micro_batches =
-        keys.whole(&at, "micro_batches", (1, u64::from(MICRO_BATCHES_MAX)), Some(8));
     let seed = keys.whole(&at, "seed", (0, i64::MAX.unsigned_abs()), Some(1));
     let clip_norm = keys.optional_number(&at, "clip_norm", (f64::MIN_POSITIVE, 1e9));
     let optimizer = optimizer(keys);
@@ -203,7 +250,7 @@ fn train(keys: &mut Keys) -> Option<TrainSpec> {
     }
     Some(TrainSpec {
         steps: steps?,
-        micro_batches: u32::try_from(micro_batches?).ok()?,
+        micro_batches: micro_batches?,
         optimizer: optimizer?,
         learning_rate: LearningRate { peak: single(peak?), floor: single(floor?), warmup: warmup? },
         clip_norm: clip_norm.map(single),
@@ -247,7 +294,7 @@ fn swarm(keys: &mut Keys, dag: Option<&Dag>) -> Option<SwarmSpec> {
     let backups = keys.whole(&at, "backups", (0, BACKUPS_MAX), Some(1));
     let replicas = keys.whole(&at, "replicas", (1, u64::from(REPLICAS_MAX)), Some(1));
     let most = u64::from(STAGES_PER_PEER_MAX);
-    let stages_per_peer = keys.whole(&at, "stages_per_peer", (1, most), Some(1));
+    let stages_per_peer = keys.whole(&at, "stages_per_peer", (1, most), Some(STAGES_PER_PEER));
     let codec = codec(keys, &at);
     Some(SwarmSpec {
         stages: match stages? {

@@ -16,6 +16,8 @@ pub mod output;
 pub mod probe;
 pub mod report;
 pub mod runlog;
+mod sizes;
+mod survey;
 pub mod swarm_options;
 pub mod testbed;
 pub mod train;

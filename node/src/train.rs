@@ -9,17 +9,22 @@ use serde_json::json;
 use wattle_models::huggingface::copy_tokenizer;
 use wattle_models::weights::given::Given;
 use wattle_models::weights::{self, Named, WeightsError};
+use wattle_protocol::job::JobSpec;
+use wattle_protocol::schedule::advert::Advert;
 use wattle_protocol::wire::frame::job_id;
 
 use crate::follow::{Follower, missing_peers};
-use crate::jobfile::Job;
+use crate::jobfile::{Job, samples};
 use crate::output::Output;
 use crate::runlog::End;
+use crate::sizes::{Tried, fastest};
 use crate::swarm_options::JoinOptions;
 use crate::up::hex;
 
 /// How long a swarm may take to be found.
 const GATHER: StdDuration = StdDuration::from_secs(60);
+/// How long what peers say of themselves may take to settle.
+const SURVEY: StdDuration = StdDuration::from_secs(10);
 /// How long the final state may take to arrive.
 const PULL: StdDuration = StdDuration::from_secs(600);
 
@@ -47,7 +52,7 @@ pub async fn train(mut options: TrainOptions, output: Arc<Output>) -> anyhow::Re
     let given = options.job.given.take().map(Arc::new);
     let mut follower = Follower::join(&options.join).await?;
     let ran = tokio::select! {
-        ran = run(&options, given, &mut follower, &output) => ran,
+        ran = run(&mut options, given, &mut follower, &output) => ran,
         () = end => {
             output.progress("Interrupted: the job goes on in the swarm without this terminal.");
             follower.node().stop().await;
@@ -59,17 +64,22 @@ pub async fn train(mut options: TrainOptions, output: Arc<Output>) -> anyhow::Re
 }
 
 async fn run(
-    options: &TrainOptions,
+    options: &mut TrainOptions,
     given: Option<Arc<Given>>,
     follower: &mut Follower,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let spec = &options.job.spec;
     // Somebody may be at work on the same job already, beyond the peers that the tickets name.
-    follower.node().seek(job_id(spec).context("while naming the job")?).await;
-    let wanted = usize::from(spec.swarm.stages.unwrap_or(1));
+    for spec in options.job.divisions() {
+        follower.node().seek(job_id(spec).context("while naming the job")?).await;
+    }
+    let wanted = usize::from(options.job.spec.swarm.stages.unwrap_or(1));
     let peers = follower.wait_for_peers(GATHER, |peers| missing_peers(peers, wanted)).await?;
     output.progress(&format!("Found {} measured peers.", peers.len()));
+    if !options.job.divided.is_empty() {
+        divide(&mut options.job, follower, output).await?;
+    }
+    let spec = &options.job.spec;
     let job = follower.submit(spec, given).await?;
     loop {
         let news = follower.next().await?;
@@ -100,6 +110,8 @@ async fn run(
         "schema": "wattle.train.v1",
         "job": hex(job.bytes()),
         "steps": steps,
+        "micro_batch": samples(&spec.dag),
+        "micro_batches": spec.train.micro_batches,
         "steps_followed": curve.len(),
         "first_loss": curve.first(),
         "last_loss": curve.last(),
@@ -108,6 +120,53 @@ async fn run(
     });
     output.data(&line, &text);
     Ok(())
+}
+
+/// Divides the steps of a job whose file leaves that open: as they are where the swarm works on it already, else such that
+/// a step is predicted to be the fastest.
+async fn divide(job: &mut Job, follower: &mut Follower, output: &Output) -> anyhow::Result<()> {
+    let (views, runs) = follower.survey(SURVEY).await;
+    let runs = |spec: &&JobSpec| job_id(spec).is_ok_and(|id| runs.contains_key(&id));
+    let known = job.divisions().find(runs).map(|spec| samples(&spec.dag));
+    let (size, tried) = match known {
+        Some(size) => (size, Vec::new()),
+        None => {
+            let divisions: Vec<JobSpec> = job.divisions().cloned().collect();
+            // A placement takes a while; what the swarm says in it is to be heard.
+            let placing = tokio::task::spawn_blocking(move || {
+                let adverts: Vec<&Advert> =
+                    views.iter().filter_map(|v| v.advert.as_ref()).collect();
+                fastest(divisions.iter(), &adverts)
+            });
+            placing.await.context("while placing the job")??
+        }
+    };
+    job.take(size);
+    let count = job.spec.train.micro_batches;
+    let text = match known {
+        Some(_) => "the swarm is at work on this job already".to_owned(),
+        None => format!("predicted to be the fastest of: {}", told(&tried)),
+    };
+    let text = format!("A step is {count} micro-batches of {size} samples, {text}.");
+    output.progress(&text);
+    let line = json!({
+        "schema": "wattle.divided.v1",
+        "micro_batch": size,
+        "micro_batches": count,
+        "tried": tried.iter().map(Tried::line).collect::<Vec<_>>(),
+    });
+    if output.is_json() {
+        output.data(&line, "");
+    }
+    Ok(())
+}
+
+fn told(tried: &[Tried]) -> String {
+    let one = |Tried { samples, micro_batches, step }: &Tried| match step {
+        Ok(step) => format!("{micro_batches} of {samples} in {step}"),
+        Err(why) => format!("{micro_batches} of {samples} not at all ({why})"),
+    };
+    tried.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Says whether a path names a safetensors file; others name folders.

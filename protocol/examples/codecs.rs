@@ -57,7 +57,7 @@ fn show(name: &str, form: Form, tensor: &[f32], has_residual: bool) {
         black_box(&back);
     });
     let kept = match form {
-        Form::Dense(_) | Form::Int8 | Form::Int4 => tensor.len(),
+        Form::Dense(_) | Form::Int8 | Form::Int5 | Form::Int4 => tensor.len(),
         Form::TopK { keep, .. } => keep,
     };
     let square = |value: f64| value * value;
@@ -126,6 +126,7 @@ fn main() {
         ("f16", Form::Dense(Floats::F16)),
         ("bf16", Form::Dense(Floats::Bf16)),
         ("int8", Form::Int8),
+        ("int5", Form::Int5),
         ("int4", Form::Int4),
     ];
     for (name, form) in plain {

@@ -1,4 +1,4 @@
-//! What a tensor of floats looks like on a link: dense in three widths, blockwise int8 or int4, or its largest elements.
+//! What a tensor of floats looks like on a link: dense in three widths, blockwise int8, int5 or int4, or its largest elements.
 //!
 //! Pure: slices in, bytes out, and back. The bytes are those of `docs/decisions/0011-codecs.md`; sizes and speeds are
 //! measured in `docs/concepts/codecs.md`. *Invariants*: an [`Encoder`] that was made cannot fail; what was sent and
@@ -6,7 +6,7 @@
 //! and leaves its output alone, or succeeds. Whoever sends tensors calls it; placement asks for sizes and [`adatopk`].
 //!
 //! Reading order: [`form`] (what there is, and how long it gets), [`encode`], [`decode`]; inside, `floats`,
-//! `int8` and `int4` (every element), `select` (which are largest), `topk` and `places` (those alone).
+//! `int8`, `int5` and `int4` (every element), `select` (which are largest), `topk` and `places` (those alone).
 //! [`adaptive`], [`adatopk`] and [`lags`] say how a tensor is sent, how much of it a link, a layer may send; [`subspace`] is an experiment.
 
 pub mod adaptive;
@@ -22,6 +22,7 @@ pub mod subspace;
 mod bits;
 mod floats;
 mod int4;
+mod int5;
 mod int8;
 mod places;
 mod select;

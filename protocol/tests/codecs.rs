@@ -51,7 +51,7 @@ fn no_repair_takes_forms_that_the_codec_does_not_give() {
     for seed in 0..12 {
         let problem = problem(700 + seed, 5, 10);
         for codec in
-            [Codec::Dense, Codec::Int4, Codec::Adaptive, Codec::TopK(10), Codec::AdaTopK(10)]
+            [Codec::Dense, Codec::Int5, Codec::Adaptive, Codec::TopK(10), Codec::AdaTopK(10)]
         {
             let Some((plan, edges)) = placed(&problem, codec) else { continue };
             if edges.is_empty() {

@@ -38,6 +38,7 @@ fn codecs_save_bytes_and_learn_the_same_through_a_kill() {
         ("f16", 1e-3, 0.8),
         ("bf16", 1e-2, 0.8),
         ("int8", 1e-2, 0.7),
+        ("int5", 3e-2, 0.67),
         ("int4", 5e-2, 0.65),
         ("adaptive", 5e-2, 0.8),
         ("topk:4", 0.2, 0.8),

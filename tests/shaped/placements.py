@@ -204,7 +204,7 @@ class Swarm:
                              f"latency_ms = {link['round_trip_seconds'] * 500}\n")
         text += (f"[job]\nmodel = \"{job['model']}\"\nsteps = {job['steps']}\n"
                  f"micro_batches = {job['micro_batches']}\nstages = {job['stages']}\n"
-                 f"backups = {job['backups']}\norder = \"{'gpipe' if job['gpipe'] else '1f1b'}\"\n")
+                 f"backups = {job['backups']}\norder = \"{'gpipe' if job['gpipe'] else '1f1b'}\"\nstages_per_peer = 2\n")
         path = self.folder / "scenario.toml"
         path.write_text(text)
         said = subprocess.run([self.wattle, "sim", "run", path, "--json"], capture_output=True, text=True)

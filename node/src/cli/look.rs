@@ -1,17 +1,15 @@
 //! `wattle peers`, `wattle status`: looking at a swarm from outside, as a peer that only watches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration as StdDuration;
 
 use clap::Args;
 use serde_json::json;
-use tokio::time::Instant as TokioInstant;
 use wattle_protocol::ids::{JobId, PeerId};
 use wattle_protocol::schedule::advert::Advert;
 use wattle_protocol::schedule::cluster::fences;
 use wattle_protocol::schedule::links::Links;
 use wattle_protocol::swarm::Life;
-use wattle_protocol::swarm::io::{Command, Event};
 use wattle_protocol::units::Rate;
 use wattle_protocol::wire::message::JobBrief;
 
@@ -20,13 +18,8 @@ use super::table::Table;
 use crate::driver::{Node, PeerView};
 use crate::net::Path;
 use crate::output::Output;
+use crate::survey::{runs, settle};
 use crate::up::hex;
-
-/// How long answers are waited for once everybody known has been asked.
-const ANSWERS: StdDuration = StdDuration::from_millis(1500);
-/// Adverts have settled when nothing new was heard for so long.
-const SETTLED: StdDuration = StdDuration::from_millis(1500);
-const LOOK: StdDuration = StdDuration::from_millis(100);
 
 /// Arguments of `wattle peers` and `wattle status`.
 #[derive(Debug, Args)]
@@ -96,31 +89,6 @@ pub(super) async fn peers(args: LookArgs, output: &Output) -> anyhow::Result<()>
     }
     output.text(&table.to_string());
     Ok(())
-}
-
-/// Waits until the adverts of the peers do not change any more.
-pub(super) async fn settle(node: &Node, limit: StdDuration) -> Vec<PeerView> {
-    let end = TokioInstant::now() + limit;
-    let mut changed = TokioInstant::now();
-    let mut known = BTreeMap::new();
-    let mut look = tokio::time::interval(LOOK);
-    loop {
-        look.tick().await;
-        let views: Vec<PeerView> =
-            node.peers().await.into_iter().filter(|v| v.peer != node.id()).collect();
-        let versions: BTreeMap<PeerId, Option<u64>> =
-            views.iter().map(|v| (v.peer, v.advert.as_ref().map(|a| a.sequence))).collect();
-        if versions != known {
-            known = versions;
-            changed = TokioInstant::now();
-        }
-        let measured =
-            views.iter().any(|v| v.advert.as_ref().is_some_and(|a| a.hardware.is_some()));
-        let now = TokioInstant::now();
-        if now >= end || (measured && now.duration_since(changed) >= SETTLED) {
-            return views;
-        }
-    }
 }
 
 /// What the peers' adverts say together: who is near whom, and what each one's line has shown.
@@ -222,27 +190,10 @@ pub(super) async fn status(args: StatusArgs, output: &Output) -> anyhow::Result<
         node.seek(job).await;
     }
     let found = settle(&node, limit).await;
-    node.command(Command::AskRuns).await;
-    let end = TokioInstant::now() + ANSWERS;
-    let mut jobs: BTreeMap<JobId, JobBrief> = BTreeMap::new();
-    let mut heard = BTreeSet::new();
-    while heard.len() < found.len()
-        && let Ok(Some(event)) = tokio::time::timeout_at(end, events.recv()).await
-    {
-        if let Event::Runs { from, briefs } = event {
-            heard.insert(from);
-            for brief in briefs {
-                // Whoever knows the most of a job tells of it.
-                let known = jobs.entry(brief.job).or_insert_with(|| brief.clone());
-                if (brief.epoch, brief.done) > (known.epoch, known.done) {
-                    *known = brief;
-                }
-            }
-        }
-    }
+    let (jobs, heard) = runs(&node, &mut events, found.len()).await;
     node.stop().await;
     anyhow::ensure!(
-        !heard.is_empty(),
+        heard > 0,
         "no peer answered within {} s; pass --join TICKET, or start one with `wattle up`",
         args.wait
     );
@@ -250,7 +201,7 @@ pub(super) async fn status(args: StatusArgs, output: &Output) -> anyhow::Result<
     if output.is_json() {
         let line = json!({
             "schema": "wattle.status.v1",
-            "peers_answered": heard.len(),
+            "peers_answered": heard,
             "jobs": jobs.len(),
         });
         output.data(&line, "");
@@ -270,7 +221,7 @@ pub(super) async fn status(args: StatusArgs, output: &Output) -> anyhow::Result<
         ]);
     }
     if table.is_empty() {
-        output.progress(&format!("{} peers answered; no job runs.", heard.len()));
+        output.progress(&format!("{} peers answered; no job runs.", heard));
     } else {
         output.text(&table.to_string());
     }

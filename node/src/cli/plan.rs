@@ -8,20 +8,21 @@ mod explain;
 use std::path::PathBuf;
 use std::time::Duration as StdDuration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use wattle_models::Executor;
-use wattle_protocol::ids::{Epoch, PeerId};
+use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::account::account;
 use wattle_protocol::schedule::advert::{Advert, Hardware, Link};
 use wattle_protocol::schedule::codec::Codec;
-use wattle_protocol::schedule::fence::{Request, place};
+use wattle_protocol::schedule::fence::place;
 use wattle_protocol::units::{Duration, Rate};
-use wattle_protocol::wire::frame::job_id;
 
-use super::{DeviceArg, JoinArgs, look};
+use super::{DeviceArg, JoinArgs};
 use crate::driver::Node;
 use crate::output::Output;
+use crate::sizes::{fastest, request};
+use crate::survey::settle;
 use crate::testbed::Testbed;
 use crate::worker::WorkerConfig;
 
@@ -38,7 +39,7 @@ pub(super) struct PlanArgs {
     /// Most peers that run one stage at once; without it, as the job file says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     replicas: Option<u16>,
-    /// How tensors cross links: dense, f16, bf16, int8, int4, adaptive, topk:RATIO, adatopk:RATIO; without it, as the job file says.
+    /// How tensors cross links: dense, f16, bf16, int8, int5, int4, adaptive, topk:RATIO, adatopk:RATIO; without it, as the job file says.
     #[arg(long)]
     codec: Option<Codec>,
     /// Compare with placements that look at no link.
@@ -94,27 +95,31 @@ impl Swarm {
 ///
 /// *Errors*: a job file with mistakes, no peers, or no placement.
 pub(super) async fn run(args: PlanArgs, output: &Output) -> anyhow::Result<()> {
-    let mut spec = super::read_job(&args.job)?.spec;
-    spec.swarm.replicas = args.replicas.unwrap_or(spec.swarm.replicas);
+    let mut job = super::read_job(&args.job)?;
+    for spec in job.divisions_mut() {
+        spec.swarm.replicas = args.replicas.unwrap_or(spec.swarm.replicas);
+        spec.swarm.codec = args.codec.unwrap_or(spec.swarm.codec);
+    }
     let swarm = swarm(&args).await?;
-    let able = swarm.adverts.iter().filter(|a| a.hardware.is_some());
-    let Some(leader) = able.max_by_key(|a| a.hardware.as_ref().map(|h| h.speed)) else {
-        bail!("no measured peer was found; pass --join TICKET, --testbed FILE, or --like-this N");
-    };
-    spec.swarm.codec = args.codec.unwrap_or(spec.swarm.codec);
-    let (leader, codec) = (leader.peer, spec.swarm.codec);
-    let job = job_id(&spec).context("while naming the job")?;
-    let epoch = Epoch::default().next();
-    let request = Request { spec: &spec, job, epoch, submitter: leader, leader, codec };
     let adverts: Vec<&Advert> = swarm.adverts.iter().collect();
+    let nobody = "no measured peer was found; pass --join TICKET, --testbed FILE, or --like-this N";
+    anyhow::ensure!(adverts.iter().any(|advert| advert.hardware.is_some()), nobody);
+    let mut tried = Vec::new();
+    if !job.divided.is_empty() {
+        let (size, all) = fastest(job.divisions(), &adverts)?;
+        job.take(size);
+        tried = all;
+    }
+    let spec = job.spec;
+    let request = request(&spec, &adverts)?.context(nobody)?;
     let plan = place(request, &adverts).context("while placing the job")?;
     let account = account(request, &adverts, &plan).context("while accounting for the plan")?;
     let others = match args.compare {
         true => explain::others(request, &adverts),
         false => Vec::new(),
     };
-    let text = explain::text(&swarm, &spec, (&plan, &account), &others);
-    output.data(&explain::line(&swarm, (&plan, &account), &others), &text);
+    let text = explain::text(&swarm, &spec, (&plan, &account), (&tried, &others));
+    output.data(&explain::line(&swarm, &spec, (&plan, &account), (&tried, &others)), &text);
     if let Some(path) = &args.svg {
         let drawing = drawing::draw(&swarm, &plan, &account);
         std::fs::write(path, drawing)
@@ -136,7 +141,7 @@ async fn swarm(args: &PlanArgs) -> anyhow::Result<Swarm> {
     }
     let limit = StdDuration::from_secs(args.wait);
     let (node, _events) = Node::start(args.join.clone().options().node(None)?).await?;
-    let views = look::settle(&node, limit).await;
+    let views = settle(&node, limit).await;
     node.stop().await;
     let adverts = views.into_iter().filter_map(|v| v.advert).collect();
     Ok(Swarm { adverts, testbed: None })

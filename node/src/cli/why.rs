@@ -12,9 +12,10 @@ use wattle_protocol::swarm::io::{Command, Event};
 use wattle_protocol::swarm::why::{Answer, Cause, Explanation, explain};
 use wattle_protocol::units::Duration;
 
-use super::look::{LookArgs, job, settle};
+use super::look::{LookArgs, job};
 use crate::driver::Node;
 use crate::output::Output;
+use crate::survey::settle;
 use crate::up::hex;
 
 /// How long answers are waited for; a member answers a peer once a second.

@@ -50,16 +50,23 @@ impl Asked {
             Some(_) => Some(Reads { output: self.read_output(keys, &outputs)?, target }),
             None => None,
         };
-        let imported = match self.import(path, &names?, reads.as_ref()) {
+        let (names, batch) = (names?, self.micro_batch.unwrap_or(1));
+        let imported = match self.import(path, batch, &names, reads.as_ref()) {
             Ok(imported) => imported,
             Err(why) => {
                 keys.wrong("model.onnx", &shown, &why);
                 return None;
             }
         };
-        self.check_batch(keys, &imported);
-        let (dag, weights) = (imported.dag, imported.weights);
-        let model = self.complete(keys, dag, "", None, Some(Given::held(weights)))?;
+        if self.sizes.is_empty() {
+            self.check_batch(keys, &imported);
+        }
+        let resized = self.sizes.iter().filter_map(|size| {
+            let imported = self.import(path, *size, &names, reads.as_ref()).ok()?;
+            (fixed(&imported) == Some(*size)).then_some(imported.dag)
+        });
+        let network = (imported.dag, resized.collect());
+        let model = self.complete(keys, network, "", None, Some(Given::held(imported.weights)))?;
         if let Err(error) = differentiate(model.dag.clone(), 1) {
             let missing = if self.loss.is_none() { "; model.loss adds a loss" } else { "" };
             keys.wrong("model.onnx", &shown, &format!("it cannot be trained: {error}{missing}"));
@@ -127,10 +134,10 @@ impl Asked {
     fn import(
         &self,
         path: &Path,
+        batch: usize,
         names: &BTreeMap<String, String>,
         reads: Option<&Reads>,
     ) -> Result<Imported, String> {
-        let batch = self.micro_batch.unwrap_or(1);
         let options = ImportOptions { batch, dims: self.dims.clone(), fixed: BTreeMap::new() };
         let imported = match (self.loss.and_then(Loss::named), reads) {
             (Some(loss), Some(reads)) => {
@@ -154,13 +161,17 @@ impl Asked {
         let Some(wanted) = self.micro_batch else {
             return;
         };
-        let port = imported.inputs.first();
-        let fixed = port.and_then(|port| imported.dag.fact(port.value).shape.first().copied());
-        if let Some(fixed) = fixed.filter(|fixed| *fixed != wanted) {
+        if let Some(fixed) = fixed(imported).filter(|fixed| *fixed != wanted) {
             let remedy = format!("the model is made for {fixed} samples; write {fixed}");
             keys.wrong("model.micro_batch", &wanted.to_string(), &remedy);
         }
     }
+}
+
+/// Returns the samples that an imported network takes at once.
+fn fixed(imported: &Imported) -> Option<usize> {
+    let port = imported.inputs.first()?;
+    imported.dag.fact(port.value).shape.first().copied()
 }
 
 fn add(

@@ -17,7 +17,7 @@ use wattle_protocol::job::Start;
 use super::table::{self, Keys};
 
 /// Most samples in a micro-batch.
-const MICRO_BATCH_MAX: u64 = 65_536;
+pub(super) const MICRO_BATCH_MAX: u64 = 65_536;
 /// Most tokens in a sample.
 const WINDOW_MAX: u64 = 1 << 20;
 /// Most misfits of one kind that are told one by one.
@@ -29,6 +29,8 @@ pub(super) struct Asked {
     pub(super) onnx: Option<PathBuf>,
     pub(super) weights: Option<PathBuf>,
     pub(super) micro_batch: Option<usize>,
+    /// Other sizes of micro-batches that the planner may take.
+    pub(super) sizes: Vec<usize>,
     pub(super) window: Option<usize>,
     pub(super) loss: Option<&'static str>,
     pub(super) output: Option<String>,
@@ -41,6 +43,8 @@ pub(super) struct Asked {
 /// The network that a job trains.
 pub(super) struct Model {
     pub(super) dag: Dag,
+    /// The same network for other sizes of micro-batches.
+    pub(super) resized: Vec<Dag>,
     /// The data source that suits it; empty where none is known.
     pub(super) source: &'static str,
     pub(super) given: Option<(Given, Start)>,
@@ -73,6 +77,7 @@ pub(super) fn asked(keys: &mut Keys, folder: &Path) -> Asked {
     };
     let asked = Asked {
         micro_batch,
+        sizes: Vec::new(),
         window,
         loss,
         output: keys.optional_text(&at, "output"),
@@ -141,12 +146,19 @@ impl Asked {
             Some(name) => {
                 let dag = self.zoo(keys, name)?;
                 let source = zoo::find(name).map_or("", |entry| entry.data);
-                return self.complete(keys, dag, source, Layout::named(name), None);
+                let resized =
+                    self.sizes.iter().filter_map(|size| zoo::by_name(name, Some(*size))?.ok());
+                let network = (dag, resized.collect());
+                return self.complete(keys, network, source, Layout::named(name), None);
             }
             None => (self.config(keys)?, wattle_models::data::text::KJV, 1),
         };
         match layout.build(self.micro_batch.unwrap_or(usual)) {
-            Ok(dag) => self.complete(keys, dag, source, Some(layout), None),
+            Ok(dag) => {
+                let resized = self.sizes.iter().filter_map(|size| layout.build(*size).ok());
+                let network = (dag, resized.collect());
+                self.complete(keys, network, source, Some(layout), None)
+            }
             Err(error) => {
                 let remedy = format!("its network cannot be built: {error}");
                 keys.wrong("model.weights", &self.shown(), &remedy);
@@ -201,11 +213,11 @@ impl Asked {
         }
     }
 
-    /// Freezes what is to stay, and finds what the network starts from.
+    /// Freezes what is to stay, in the network and in the same for other sizes, and finds what it starts from.
     pub(super) fn complete(
         &self,
         keys: &mut Keys,
-        dag: Dag,
+        (dag, resized): (Dag, Vec<Dag>),
         source: &'static str,
         layout: Option<Layout>,
         held: Option<Given>,
@@ -224,6 +236,7 @@ impl Asked {
             keys.wrong("model.freeze", "", "nothing is left to train; freeze less");
         }
         let dag = freeze(dag, is_frozen);
+        let resized = resized.into_iter().map(|dag| freeze(dag, is_frozen)).collect();
         let given = match &self.weights {
             Some(path) => match Checkpoint::open(path) {
                 Ok(checkpoint) => Given::stored(checkpoint, &dag)
@@ -245,7 +258,7 @@ impl Asked {
             }
             None => None,
         };
-        Some(Model { dag, source, given, layout })
+        Some(Model { dag, resized, source, given, layout })
     }
 }
 

@@ -103,9 +103,14 @@ impl Keys {
         }
     }
 
+    /// Says whether a key is there.
+    pub(super) fn has(&self, section: &str, key: &str) -> bool {
+        self.table(section).is_some_and(|t| t.contains_key(key))
+    }
+
     /// Reads a text that may be left out.
     pub(super) fn optional_text(&mut self, section: &str, key: &str) -> Option<String> {
-        if self.table(section).is_some_and(|t| t.contains_key(key)) {
+        if self.has(section, key) {
             return self.text(section, key, None);
         }
         self.ask(section, key);
@@ -242,8 +247,7 @@ impl Keys {
         key: &str,
         limits: (f64, f64),
     ) -> Option<f64> {
-        let there = self.table(section).is_some_and(|t| t.contains_key(key));
-        if there {
+        if self.has(section, key) {
             return self.number(section, key, limits, None);
         }
         self.ask(section, key);

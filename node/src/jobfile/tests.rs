@@ -52,10 +52,10 @@ fn every_mistake_is_reported_at_once() {
     insta::assert_snapshot!(problems, @r#"
     14 mistakes in the job file; nothing was started:
       model.micro_batch = 0: a whole number from 1 to 65536 is wanted here
+      train.micro_batches = "many": a whole number from 1 to 256, or "auto" is wanted here
       model.name = "gpt2-nan": there is no such network; did you mean "gpt2-nano"? There are gpt2-nano, gpt2-mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-nano, tinyllama-1.1b, llama-3.2-1b, lstm-nano, lstm-ptb, resnet-tiny, resnet8, resnet20, resnet32, resnet56, resnet110, resnet18, resnet34, resnet50, resnet101
       data.source = "text:bible": there is no such source; there are text:kjv, text:kjv-train, text:kjv-held, images:digits, images:shapes, noise:normal
       train.steps = -5: a whole number from 1 to 100000000 is wanted here
-      train.micro_batches = "many": a whole number from 1 to 256 is wanted here
       train.clip_norm = 0.0: a number above 0 to 1000000000 is wanted here
       train.optimizer.kind = "adam": one of "adamw", "sgd" is wanted here
       train.learning_rate.floor = 1: the floor lies above the peak (0.001); write at most 0.001
@@ -66,6 +66,55 @@ fn every_mistake_is_reported_at_once() {
       sworm = a section: there is no such key; did you mean "swarm"?
       train.learning_rate.wramup = 3: there is no such key; did you mean "warmup"?
     "#);
+}
+
+/// Goal: a batch is divided as the file says, as follows, or in several ways of which the planner takes one.
+#[test]
+fn a_batch_is_divided_as_the_file_says_or_as_follows() {
+    let file = |model: &str, train: &str| {
+        let text = format!("[model]\nname = \"gpt2-nano\"\n{model}\n[train]\n{train}\n");
+        parse_in(&text, Path::new(""))
+    };
+    let sizes = |model: &str, train: &str| -> Vec<(usize, u32)> {
+        let job = file(model, train).unwrap();
+        job.divisions().map(|spec| (samples(&spec.dag), spec.train.micro_batches)).collect()
+    };
+    assert_eq!(sizes("", "batch = 12\nmicro_batches = 3"), [(4, 3)]);
+    assert_eq!(sizes("micro_batch = 6", "batch = 12"), [(6, 2)]);
+    assert_eq!(sizes("micro_batch = 6", "batch = 12\nmicro_batches = \"auto\""), [(6, 2)]);
+    assert_eq!(sizes("micro_batch = 6", "batch = 12\nmicro_batches = 2"), [(6, 2)]);
+    // The one with about eight micro-batches comes first: it is what is taken where nobody chooses.
+    assert_eq!(sizes("", "batch = 12"), [(2, 6), (1, 12), (4, 3), (12, 1)]);
+    let mut job = file("", "batch = 12").unwrap();
+    job.take(12);
+    assert_eq!((samples(&job.spec.dag), job.spec.train.micro_batches), (12, 1));
+    assert_eq!(job.divided.len(), 3);
+    let wrong = |model: &str, train: &str| file(model, train).unwrap_err().to_string();
+    insta::assert_snapshot!(
+        [
+            wrong("", "micro_batches = \"auto\""),
+            wrong("", "batch = 12\nmicro_batches = 5"),
+            wrong("micro_batch = 5", "batch = 12"),
+            wrong("micro_batch = 4", "batch = 12\nmicro_batches = 4"),
+            wrong("", "batch = 65537"),
+            wrong("", "batch = 0"),
+        ]
+        .join("\n"),
+        @r#"
+    1 mistake in the job file; nothing was started:
+      train.micro_batches = "auto": train.batch is missing, the samples of a step that are to be divided
+    1 mistake in the job file; nothing was started:
+      train.batch = 12: it does not divide into 5 micro-batches; leave train.micro_batches out, and it follows
+    1 mistake in the job file; nothing was started:
+      train.batch = 12: it does not divide into 1 to 256 micro-batches of 5 samples; leave model.micro_batch out, and it follows
+    1 mistake in the job file; nothing was started:
+      train.batch = 12: it does not divide into 4 micro-batches of 4 samples; leave train.micro_batches out, and it follows
+    1 mistake in the job file; nothing was started:
+      train.batch = 65537: it does not divide into 1 to 256 micro-batches of at most 65536 samples; take a number with small factors
+    1 mistake in the job file; nothing was started:
+      train.batch = 0: a whole number from 1 to 16777216 is wanted here
+    "#
+    );
 }
 
 #[test]

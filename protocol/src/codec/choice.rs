@@ -22,10 +22,12 @@ pub enum Codec {
     Half(Half),
     /// Every element as an integer of 8 bits, times its block's scale.
     Int8,
+    /// Every element as an integer of 5 bits, times its block's scale.
+    Int5,
     /// Every element as an integer of 4 bits, times its block's scale.
     Int4,
-    /// On every link the mildest form of dense, bf16, int8 and, for cotangents, int4 with which it is no slower than the
-    /// slowest in the roughest of them that is worth it.
+    /// On every link the mildest form of dense, bf16, int8 and int5, or for cotangents int4, with which it is no slower
+    /// than the slowest in the roughest of them that is worth it.
     Adaptive,
     /// On every link one element in so many, the largest ones.
     TopK(u32),
@@ -60,6 +62,7 @@ impl Codec {
             Self::Dense => Some(Form::DENSE),
             Self::Half(half) => Some(Form::Dense(half.floats())),
             Self::Int8 => Some(Form::Int8),
+            Self::Int5 => Some(Form::Int5),
             Self::Int4 => Some(Form::Int4),
             Self::TopK(ratio) => {
                 let ratio = usize::try_from(ratio).unwrap_or(usize::MAX).max(1);
@@ -74,7 +77,9 @@ impl Codec {
     /// Says whether a job may ask for it.
     pub fn is_legal(self) -> bool {
         match self {
-            Self::Dense | Self::Half(_) | Self::Int8 | Self::Int4 | Self::Adaptive => true,
+            Self::Dense | Self::Half(_) | Self::Int8 | Self::Int5 | Self::Int4 | Self::Adaptive => {
+                true
+            }
             Self::TopK(ratio) | Self::AdaTopK(ratio) => (1..=RATIO_MAX).contains(&ratio),
         }
     }
@@ -87,6 +92,7 @@ impl fmt::Display for Codec {
             Self::Half(Half::F16) => f.write_str("f16"),
             Self::Half(Half::Bf16) => f.write_str("bf16"),
             Self::Int8 => f.write_str("int8"),
+            Self::Int5 => f.write_str("int5"),
             Self::Int4 => f.write_str("int4"),
             Self::Adaptive => f.write_str("adaptive"),
             Self::TopK(ratio) => write!(f, "topk:{ratio}"),
@@ -101,7 +107,7 @@ impl FromStr for Codec {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "there are dense, f16, bf16, int8, int4, adaptive, topk:RATIO and adatopk:RATIO, with a ratio from 1 to {RATIO_MAX}"
+                "there are dense, f16, bf16, int8, int5, int4, adaptive, topk:RATIO and adatopk:RATIO, with a ratio from 1 to {RATIO_MAX}"
             )
         };
         let codec = match text.split_once(':') {
@@ -110,6 +116,7 @@ impl FromStr for Codec {
                 "f16" => Self::Half(Half::F16),
                 "bf16" => Self::Half(Half::Bf16),
                 "int8" => Self::Int8,
+                "int5" => Self::Int5,
                 "int4" => Self::Int4,
                 "adaptive" => Self::Adaptive,
                 _ => return Err(wrong()),
@@ -133,7 +140,9 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for text in ["dense", "f16", "bf16", "int8", "int4", "adaptive", "topk:10", "adatopk:100"] {
+        for text in
+            ["dense", "f16", "bf16", "int8", "int5", "int4", "adaptive", "topk:10", "adatopk:100"]
+        {
             assert_eq!(text.parse::<Codec>().unwrap().to_string(), text);
         }
         for text in ["", "fp16", "topk", "topk:", "topk:0", "adatopk:100001", "topk:-1", "int8:2"] {

@@ -7,7 +7,7 @@ use super::error::DecodeError;
 use super::floats;
 use super::form::{CHUNK, Floats, Form};
 use super::topk::Chunk;
-use super::{int4, int8};
+use super::{int4, int5, int8};
 
 /// Decodes a whole tensor; elements that were not sent become zero.
 ///
@@ -65,10 +65,11 @@ fn check(form: Form, bytes: &[u8], len: usize) -> Result<(), DecodeError> {
         return Err(DecodeError::Long { extra: bytes.len() - most });
     }
     match form {
-        Form::Dense(_) | Form::Int8 | Form::Int4 if bytes.len() < most => Err(DecodeError::Short),
+        form if form.is_of_one_length() && bytes.len() < most => Err(DecodeError::Short),
         Form::Dense(Floats::F32) => Ok(()),
         Form::Dense(floats) => floats::check_finite(floats, bytes),
         Form::Int8 => int8::check(bytes),
+        Form::Int5 => int5::check(bytes, len),
         Form::Int4 => int4::check(bytes, len),
         Form::TopK { keep, values } => check_largest(bytes, len, keep, values),
     }
@@ -114,6 +115,7 @@ fn apply(
     match form {
         Form::Dense(floats) => floats::read(floats, bytes, out, put),
         Form::Int8 => int8::read(bytes, out, put),
+        Form::Int5 => int5::read(bytes, out, put),
         Form::Int4 => int4::read(bytes, out, put),
         Form::TopK { values, .. } => {
             let mut bytes = bytes;

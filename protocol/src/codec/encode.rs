@@ -11,7 +11,7 @@ use super::form::{CHUNK, Floats, Form};
 use super::select::Bound;
 use super::source::Source;
 use super::topk::{Chunk, Room};
-use super::{int4, int8};
+use super::{int4, int5, int8};
 
 /// One tensor on its way out.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl<'a> Encoder<'a> {
         match form {
             Form::Dense(Floats::F32) => {}
             Form::Dense(floats) => source.refuse(least_infinite(floats))?,
-            Form::Int8 | Form::Int4 => source.refuse(int8::TOO_LARGE)?,
+            Form::Int8 | Form::Int5 | Form::Int4 => source.refuse(int8::TOO_LARGE)?,
             Form::TopK { keep, values } => {
                 source.refuse(least_infinite(values))?;
                 bound = Bound::of(&source, keep);
@@ -67,6 +67,7 @@ impl<'a> Encoder<'a> {
             match self.form {
                 Form::Dense(floats) => floats::write(floats, values, &mut out[head..]),
                 Form::Int4 => int4::write(values, &mut out[head..]),
+                Form::Int5 => int5::write(values, &mut out[head..]),
                 Form::Int8 | Form::TopK { .. } => int8::write(values, &mut out[head..]),
             }
         }
@@ -89,6 +90,7 @@ fn subtract(form: Form, bytes: &[u8], residual: &mut [f32]) {
         Form::Dense(Floats::F32) => residual.fill(0.0),
         Form::Dense(floats) => floats::read(floats, bytes, residual, take),
         Form::Int8 => int8::read(bytes, residual, take),
+        Form::Int5 => int5::read(bytes, residual, take),
         Form::Int4 => int4::read(bytes, residual, take),
         Form::TopK { values, .. } => {
             if let Ok(chunk) = Chunk::open(bytes, values, residual.len()) {

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{int4, int8, topk};
+use super::{int4, int5, int8, topk};
 use crate::units::Bytes;
 
 /// Elements of a chunk; the last chunk of a tensor may have fewer.
@@ -44,6 +44,8 @@ pub enum Form {
     Dense(Floats),
     /// Every element as an integer of 8 bits, times its block's scale.
     Int8,
+    /// Every element as an integer of 5 bits, times its block's scale.
+    Int5,
     /// Every element as an integer of 4 bits, times its block's scale.
     Int4,
     /// The elements of largest magnitude.
@@ -68,7 +70,7 @@ impl Form {
     /// Says whether all tensors of a size take the same bytes.
     pub const fn is_of_one_length(self) -> bool {
         match self {
-            Self::Dense(_) | Self::Int8 | Self::Int4 => true,
+            Self::Dense(_) | Self::Int8 | Self::Int5 | Self::Int4 => true,
             Self::TopK { .. } => false,
         }
     }
@@ -79,6 +81,7 @@ impl Form {
         match self {
             Self::Dense(floats) => Bytes::new(count.saturating_mul(floats.size() as u64)),
             Self::Int8 => int8::bytes(count),
+            Self::Int5 => int5::bytes(count),
             Self::Int4 => int4::bytes(count),
             Self::TopK { keep, values } => topk::bytes(count, keep as u64, values),
         }
@@ -105,6 +108,7 @@ impl fmt::Display for Form {
         match self {
             Self::Dense(floats) => write!(f, "dense {floats}"),
             Self::Int8 => f.write_str("int8"),
+            Self::Int5 => f.write_str("int5"),
             Self::Int4 => f.write_str("int4"),
             Self::TopK { keep, values } => write!(f, "the largest {keep} ({values})"),
         }

@@ -15,6 +15,7 @@ fn forms(len: usize) -> impl Strategy<Value = Form> {
     prop_oneof![
         floats.clone().prop_map(Form::Dense),
         Just(Form::Int8),
+        Just(Form::Int5),
         Just(Form::Int4),
         (0..=len + 1, floats).prop_map(|(keep, values)| Form::TopK { keep, values }),
     ]
@@ -175,7 +176,7 @@ proptest! {
     fn bytes_are_as_many_as_the_form_says((tensor, form) in with_form()) {
         let (bytes, most) = (encoded(form, &tensor).len() as u64, form.bytes(tensor.len()).count());
         match form {
-            Form::Dense(_) | Form::Int8 | Form::Int4 => prop_assert_eq!(bytes, most),
+            Form::Dense(_) | Form::Int8 | Form::Int5 | Form::Int4 => prop_assert_eq!(bytes, most),
             Form::TopK { .. } => prop_assert!(bytes <= most, "{} {}", bytes, most),
         }
     }
@@ -237,7 +238,7 @@ fn what_a_form_would_make_infinite_is_refused() {
     }
     let limit = 2f32.powi(127);
     let refused = Err(EncodeError::TooLarge { first: 0, count: 1 });
-    for form in [Form::Int8, Form::Int4] {
+    for form in [Form::Int8, Form::Int5, Form::Int4] {
         assert_eq!(encode(form, &[limit], &mut Vec::new()), Ok(()));
         assert_eq!(encode(form, &[limit * 1.5], &mut Vec::new()), refused);
     }
@@ -266,11 +267,13 @@ fn of_equal_elements_the_first_are_kept() {
 fn bytes_are_these() {
     let tensor = [0.0, -2.0, 0.5, 0.0, 1.0, -0.25];
     let top = |keep, values| Form::TopK { keep, values };
-    let rows: [(Form, &[u8]); 6] = [
+    let rows: [(Form, &[u8]); 7] = [
         (Form::Dense(Floats::F16), &[0, 0, 0, 0xc0, 0, 0x38, 0, 0, 0, 0x3c, 0, 0xb4]),
         (Form::Dense(Floats::Bf16), &[0, 0, 0, 0xc0, 0, 0x3f, 0, 0, 0x80, 0x3f, 0x80, 0xbe]),
         // A scale of 130 / 8192: the least of 8 bits that is no less than 2 / 127.
         (Form::Int8, &[0x82, 0x3c, 0, 130, 32, 0, 63, 240]),
+        // A scale of 137 / 1024: the least that is no less than 2 / 15. Low bits in halves, then the second's and last's signs.
+        (Form::Int5, &[0x09, 0x3e, 0, 0x71, 0xe4, 0b10_0010]),
         // A scale of 147 / 512: the least that is no less than 2 / 7. Halves of the first three, then of the last three.
         (Form::Int4, &[0x93, 0x3e, 0, 0x39, 0xf2]),
         // Two elements; no low bits; values; places 1 and 4 in a bitmap.

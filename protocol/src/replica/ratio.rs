@@ -41,7 +41,7 @@ impl Ring {
 pub fn sending(costs: &Costs, ring: &Ring, form: Form, elements: usize) -> Duration {
     match form {
         Form::TopK { keep, .. } => costs.gathering(keep, elements),
-        Form::Dense(_) | Form::Int8 | Form::Int4 => ring.reducing(elements),
+        Form::Dense(_) | Form::Int8 | Form::Int5 | Form::Int4 => ring.reducing(elements),
     }
 }
 

@@ -34,7 +34,7 @@ impl Codec {
     pub fn bytes(self, dense: Bytes, own: Duration, slowest: Duration) -> Bytes {
         match self {
             Self::Dense => dense,
-            Self::Half(_) | Self::Int8 | Self::Int4 => {
+            Self::Half(_) | Self::Int8 | Self::Int5 | Self::Int4 => {
                 let elements = usize::try_from(dense.count() / VALUE).unwrap_or(usize::MAX);
                 self.form(elements).map_or(dense, |form| form.bytes(elements).min(dense))
             }

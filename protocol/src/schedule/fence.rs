@@ -25,6 +25,7 @@ mod refine;
 mod replan;
 mod search;
 mod stretch;
+mod ties;
 
 use super::advert::Advert;
 use super::codec::Codec;

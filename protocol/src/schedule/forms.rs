@@ -70,7 +70,7 @@ pub(super) fn choices(
     let fixed = |edge: &CutEdge| codec.form(edge.fact.elements()).unwrap_or(Form::DENSE);
     match codec {
         Codec::Dense => vec![Vec::new()],
-        Codec::Half(_) | Codec::Int8 | Codec::Int4 | Codec::TopK(_) => {
+        Codec::Half(_) | Codec::Int8 | Codec::Int5 | Codec::Int4 | Codec::TopK(_) => {
             vec![both_ways(edges, edges.iter().flat_map(|edge| [fixed(edge); 2]))]
         }
         Codec::AdaTopK(base) => {

@@ -139,7 +139,7 @@ impl Clock {
             let pass = if overlap { layer.backward } else { Duration::ZERO };
             let select = match form {
                 Form::TopK { .. } => costs.selecting(layer.elements),
-                Form::Dense(_) | Form::Int8 | Form::Int4 => Duration::ZERO,
+                Form::Dense(_) | Form::Int8 | Form::Int5 | Form::Int4 => Duration::ZERO,
             };
             line.add(
                 pass,
@@ -181,7 +181,7 @@ impl Clock {
         let others = u64::from(self.ring.workers.saturating_sub(1));
         match form {
             Form::TopK { .. } => form.bytes(elements) * others,
-            Form::Dense(_) | Form::Int8 | Form::Int4 => {
+            Form::Dense(_) | Form::Int8 | Form::Int5 | Form::Int4 => {
                 let bytes = Form::DENSE.bytes(elements).count();
                 Bytes::new(2 * others * bytes / u64::from(self.ring.workers.max(1)))
             }

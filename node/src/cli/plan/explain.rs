@@ -14,6 +14,8 @@ use wattle_protocol::units::Duration;
 
 use super::Swarm;
 use crate::cli::table::Table;
+use crate::jobfile::samples;
+use crate::sizes::Tried;
 use crate::up::hex;
 
 /// Random orders that are averaged.
@@ -54,7 +56,7 @@ pub(super) fn text(
     swarm: &Swarm,
     spec: &JobSpec,
     (plan, account): (&Plan, &Account),
-    others: &[Other],
+    (tried, others): (&[Tried], &[Other]),
 ) -> String {
     let mut text = String::new();
     let prediction = &plan.prediction;
@@ -81,6 +83,9 @@ pub(super) fn text(
     text.push_str(&stages(swarm, spec, plan).to_string());
     if !account.crossings.is_empty() {
         write!(text, "\n{}", cuts(account)).unwrap_or_default();
+    }
+    if !tried.is_empty() {
+        write!(text, "\n{}", divisions(spec, tried)).unwrap_or_default();
     }
     if !others.is_empty() {
         write!(text, "\n{}", comparison(plan, others)).unwrap_or_default();
@@ -168,6 +173,20 @@ fn comparison(plan: &Plan, others: &[Other]) -> Table {
     table
 }
 
+/// Lists how else a step might be divided, where that was left open.
+fn divisions(spec: &JobSpec, tried: &[Tried]) -> Table {
+    let mut table = Table::new(&["micro-batches", "samples each", "step", ""]);
+    for Tried { samples: size, micro_batches, step } in tried {
+        let (step, why) = match step {
+            Ok(step) if *size == samples(&spec.dag) => (step.to_string(), "taken"),
+            Ok(step) => (step.to_string(), ""),
+            Err(why) => ("none".into(), why.as_str()),
+        };
+        table.row(vec![micro_batches.to_string(), size.to_string(), step, why.into()]);
+    }
+    table
+}
+
 fn limit(swarm: &Swarm, account: &Account) -> String {
     match &account.limit {
         Limit::Compute(peer, time) => format!("the arithmetic of {}, {time}", swarm.name(*peer)),
@@ -184,8 +203,9 @@ fn limit(swarm: &Swarm, account: &Account) -> String {
 /// Returns a plan as one line.
 pub(super) fn line(
     swarm: &Swarm,
+    spec: &JobSpec,
     (plan, account): (&Plan, &Account),
-    others: &[Other],
+    (tried, others): (&[Tried], &[Other]),
 ) -> serde_json::Value {
     let prediction = &plan.prediction;
     let hexes = |peers: &[wattle_protocol::ids::PeerId]| -> Vec<String> {
@@ -229,6 +249,9 @@ pub(super) fn line(
         "commit_seconds": prediction.commit.seconds(),
         "order": plan.order.to_string(),
         "recompute": plan.recompute,
+        "micro_batch": samples(&spec.dag),
+        "micro_batches": spec.train.micro_batches,
+        "divisions": tried.iter().map(Tried::line).collect::<Vec<_>>(),
         "bubble": f64::from(prediction.bubble_permille) / 1000.0,
         "limited_by": limit(swarm, account),
         "others": others.iter().map(other).collect::<Vec<_>>(),

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::grain::Grain;
 use super::layout::{Layout, Team};
 use super::refine::Scene;
+use super::ties::ties;
 
 /// How many units at once may cross a border.
 const STRIDES: [usize; 5] = [1, 2, 4, 8, 16];
@@ -24,8 +25,10 @@ const PAIRS_ALL: usize = 12;
 /// A kind of change: all of its kind that can be made to a layout.
 pub(super) type Kind = fn(&Scene<'_, '_>, &Layout) -> Vec<Layout>;
 
-pub(super) const KINDS: [Kind; 11] =
-    [ways, rounds, shifts, recuts, branches, takeovers, exchanges, replicas, counts, pairs, relays];
+pub(super) const KINDS: [Kind; 12] = [
+    ways, rounds, ties, shifts, recuts, branches, takeovers, exchanges, replicas, counts, pairs,
+    relays,
+];
 
 /// Those that change who runs which stage, and nothing else.
 pub(super) const OWNERS: [Kind; 2] = [takeovers, exchanges];
@@ -344,7 +347,12 @@ fn joined(layout: &Layout, stage: usize, peers: Team) -> Layout {
     change
 }
 
-fn split(layout: &Layout, stage: usize, later: &[usize], (near, far): (Team, Team)) -> Layout {
+pub(super) fn split(
+    layout: &Layout,
+    stage: usize,
+    later: &[usize],
+    (near, far): (Team, Team),
+) -> Layout {
     let mut change = layout.clone();
     for at in &mut change.stage_of {
         if usize::from(*at) > stage {
@@ -372,7 +380,7 @@ fn put(layout: &mut Layout, units: &[usize], to: usize) {
 }
 
 /// Returns the units of each stage in the order of units.
-fn members(layout: &Layout, grain: &Grain) -> Vec<Vec<usize>> {
+pub(super) fn members(layout: &Layout, grain: &Grain) -> Vec<Vec<usize>> {
     let mut list = vec![Vec::new(); layout.stages.len()];
     for unit in 0..grain.units() {
         list[usize::from(layout.stage_of[unit])].push(unit);

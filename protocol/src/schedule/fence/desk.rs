@@ -34,8 +34,8 @@ pub(super) struct Desk<'a> {
     pub(super) grain: Grain,
     pub(super) ground: Ground<'a>,
     ways: Vec<Way>,
-    /// The job with one worker a stage, where it allows several.
-    single: Option<JobSpec>,
+    /// The job with one worker a stage and one stage a peer, then with the workers that it allows, where it allows more.
+    narrower: Vec<JobSpec>,
 }
 
 impl<'a> Desk<'a> {
@@ -48,10 +48,14 @@ impl<'a> Desk<'a> {
         let links = Links::of(adverts);
         let ground = ground_of(&able, [request.leader], adverts, &links);
         let ways = Way::all(&request.spec.swarm);
-        let swarm = SwarmSpec { replicas: 1, ..request.spec.swarm };
-        let single =
-            (request.spec.swarm.replicas > 1).then(|| JobSpec { swarm, ..request.spec.clone() });
-        Ok(Self { request, able, grain, ground, ways, single })
+        let own = request.spec.swarm;
+        let one_each = SwarmSpec { stages_per_peer: 1, ..own };
+        let mut narrower = vec![SwarmSpec { replicas: 1, ..one_each }, one_each];
+        narrower.dedup();
+        narrower.retain(|swarm| *swarm != own);
+        let with = |swarm| JobSpec { swarm, ..request.spec.clone() };
+        let narrower = narrower.into_iter().map(with).collect();
+        Ok(Self { request, able, grain, ground, ways, narrower })
     }
 
     /// Returns a judge that lets layouts take so many thousandths of the peers' memory.
@@ -67,13 +71,14 @@ impl<'a> Desk<'a> {
     }
 
     /// Searches within a share of the peers' memory; returns layouts that may be the best plan, the best first. Where
-    /// several workers a stage are allowed, the search begins where one for single workers ends, and with a codec where one
-    /// for dense tensors ends: whoever allows more, or sends less, is never behind.
+    /// several workers a stage or stages a peer are allowed, the search begins where those for fewer end, and with a codec where
+    /// one for dense tensors ends: whoever allows more, or sends less, is never behind.
     pub(super) fn finalists(&self, share: u64, plain: &[Layout]) -> Vec<Layout> {
         let (codec, able) = (self.request.codec, self.able.len());
         let mut from = plain.to_vec();
-        if let Some(single) = &self.single {
-            from.splice(0..0, finalists(&self.judge_of(single, share, Codec::Dense), able, plain));
+        for spec in &self.narrower {
+            let found = finalists(&self.judge_of(spec, share, Codec::Dense), able, &from);
+            from.splice(0..0, found);
         }
         let dense = finalists(&self.judge(share, Codec::Dense), able, &from);
         if codec == Codec::Dense {

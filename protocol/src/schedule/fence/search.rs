@@ -9,6 +9,7 @@ use super::layout::Layout;
 use super::lines;
 use super::refine::{Scene, refine};
 use super::stretch::Stretch;
+use super::ties::ties;
 
 /// Effort of a search in all (passes run, units summed, layouts made; not the laying along lines): some tenths of a second, less for few peers, whose
 /// few layouts are soon tried. Every voter searches anew, while messages are handled. A placement makes one search, two
@@ -203,8 +204,10 @@ pub(super) fn starts(scene: &Scene<'_, '_>) -> Vec<(Layout, Verdict)> {
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     for (stretch, line) in turns(scene.stretches.len(), lines.len()) {
         for layout in scene.stretches[stretch].layouts(&lines[line]) {
-            if seen.insert(layout.clone()) {
-                found.extend(deepest(judge, &layout));
+            for layout in [ties(scene, &layout), vec![layout]].concat() {
+                if seen.insert(layout.clone()) {
+                    found.extend(deepest(judge, &layout));
+                }
             }
         }
         // A quarter, or half where nothing fits so far.

@@ -164,3 +164,45 @@ fn an_even_cut_gives_peers_as_many_stages_as_the_job_allows() {
         "{error}"
     );
 }
+
+/// Goal: the ends of a network that share a large parameter run on one peer where links are slow, between stages that others
+/// run. Method: a tied matrix of 4 MB, of which a gradient takes 4 s on a link; what flows between takes a few milliseconds.
+#[test]
+fn ends_that_share_a_parameter_share_a_peer() {
+    let mut b = DagBuilder::new("ring");
+    let tied = b.parameter("tied", &[1024, 1024], Init::Normal(0.1), true);
+    let narrow = b.parameter("narrow", &[1024, 32], Init::Normal(0.1), true);
+    let wide = b.parameter("wide", &[32, 1024], Init::Normal(0.1), true);
+    let mut x = b.input("x", Fact::f32(&[16, 1024]));
+    for (name, weight) in [("first", tied), ("down", narrow)] {
+        x = b.op(name, Op::Linear, &[x, weight]).unwrap();
+    }
+    for layer in 0..8 {
+        let (up, down) = (format!("up{layer}"), format!("down{layer}"));
+        let near = b.parameter(format!("{up}.w"), &[32, 16384], Init::Normal(0.1), true);
+        let far = b.parameter(format!("{down}.w"), &[16384, 32], Init::Normal(0.1), true);
+        x = b.op(up, Op::Linear, &[x, near]).unwrap();
+        x = b.op(down, Op::Linear, &[x, far]).unwrap();
+    }
+    for (name, weight) in [("up", wide), ("last", tied)] {
+        x = b.op(name, Op::Linear, &[x, weight]).unwrap();
+    }
+    let mean = Op::ReduceMean { axes: vec![0, 1], keep: false };
+    let loss = b.op("loss", mean, &[x]).unwrap();
+    b.output(loss);
+    let mut spec = spec(b.finish().unwrap(), None, 0);
+    spec.train.micro_batches = 16;
+    let list = adverts(&[1000; 8], &[8], 1 << 30);
+    let refs: Vec<&Advert> = list.iter().collect();
+    let alone = place(request(&spec), &refs).unwrap().prediction.step;
+    spec.swarm.stages_per_peer = 2;
+    let ring = place(request(&spec), &refs).unwrap();
+    let owner = |name: &str| {
+        let node = spec.dag.nodes().iter().position(|node| node.name == name).unwrap();
+        ring.stages[ring.assignment[node].index()].owner
+    };
+    assert_eq!(owner("first"), owner("last"));
+    assert_ne!(owner("first"), owner("up4"));
+    let times = alone.seconds() / ring.prediction.step.seconds();
+    assert!(times > 1.5, "{times}: {alone} {}", ring.prediction.step);
+}
