@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::advert::Advert;
 use wattle_protocol::swarm::io::{
-    Admission, Command, Effect, Event, Input, Outbox, TaskError, TensorKey, Timer,
+    Admission, Command, Effect, Event, Input, Outbox, TaskError, TensorKey, TensorName, Timer,
 };
 use wattle_protocol::swarm::{Config, Life, Peer};
 use wattle_protocol::units::{Bytes, Instant};
@@ -19,7 +19,7 @@ use wattle_protocol::wire::frame::{decode, encode};
 use wattle_protocol::wire::message::Message;
 
 use crate::clock::Clock;
-use crate::net::{Net, NetConfig, NetEvent};
+use crate::net::{Haste, Net, NetConfig, NetEvent};
 use crate::worker::{Done, Forget, Worker};
 
 use give::Giver;
@@ -300,7 +300,15 @@ impl Driver {
         let tag = self.next_tag;
         self.next_tag += 1;
         self.shipping.insert(tag, key);
-        self.net.ship(to, tag, header, vec![payload]);
+        let haste = match key.name {
+            TensorName::Activation { .. }
+            | TensorName::Cotangent { .. }
+            | TensorName::GroupSums { .. }
+            | TensorName::SharedGradient { .. }
+            | TensorName::StageGradient { .. } => Haste::Step,
+            TensorName::StageState { .. } | TensorName::StageStart { .. } => Haste::State,
+        };
+        self.net.ship(to, (tag, haste), header, vec![payload]);
         None
     }
 

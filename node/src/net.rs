@@ -29,6 +29,7 @@ mod tests;
 mod ticket;
 mod tls;
 mod transport;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -167,6 +168,15 @@ pub enum NetEvent {
     },
 }
 
+/// Who waits for a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// A step: it goes as soon as those before it have gone.
+    Step,
+    /// Whoever is to take part later: bundles of steps go between its pieces.
+    State,
+}
+
 /// Bytes that went to and came from a peer as bundles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -267,12 +277,23 @@ impl Net {
         self.order(Order::Seek(job));
     }
 
-    /// Sends a bundle; a `Shipped` event says how it ended.
-    pub fn ship(&self, to: PeerId, tag: u64, header: Vec<u8>, payload: Vec<Bytes>) {
+    /// Sends a bundle; a `Shipped` event says how it ended. What a step waits for goes in the order of these calls, one
+    /// after another.
+    pub fn ship(
+        &self,
+        to: PeerId,
+        (tag, haste): (u64, Haste),
+        header: Vec<u8>,
+        payload: Vec<Bytes>,
+    ) {
         let net = self.clone();
+        let kind = match haste {
+            Haste::Step => Kind::Bundle,
+            Haste::State => Kind::State,
+        };
         tokio::spawn(async move {
             let bytes: u64 = payload.iter().map(|p| p.len() as u64).sum();
-            let (delivered, alone) = net.carry_timed(to, Kind::Bundle, &header, payload).await;
+            let (delivered, alone) = net.carry_timed(to, kind, &header, payload).await;
             if delivered {
                 net.count(to, |t| t.sent += Size::new(bytes));
             }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use wattle_protocol::ids::PeerId;
 
 use super::desk::{Desk, soon};
+use super::turns::{PIECE, Turn, Turns};
 use super::{BUNDLE_MAX, HEADER_MAX, NetEvent, PROBE_MAX};
 
 const MAGIC: [u8; 4] = *b"WTB1";
@@ -32,8 +33,10 @@ const GIVEN_UP: u32 = 4;
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A bundle for the driver.
+    /// A bundle for the driver that a step waits for.
     Bundle,
+    /// A bundle for the driver that others may overtake.
+    State,
     /// Bytes to measure the link with; counted and forgotten.
     Probe,
     /// A bundle or probe has arrived.
@@ -52,7 +55,7 @@ fn prefix(
     let header_length = u16::try_from(header.len()).map_err(io::Error::other)?;
     let mut bytes = MAGIC.to_vec();
     bytes.push(match kind {
-        Kind::Bundle => 0,
+        Kind::Bundle | Kind::State => 0,
         Kind::Probe => 1,
         Kind::Receipt => 2,
         Kind::Refusal => 3,
@@ -85,7 +88,8 @@ pub(super) async fn send(
 ) -> bool {
     let nonce = desk.nonce();
     let receipt = desk.expect(to, nonce);
-    let sent = push(connection, desk, (kind, nonce, header), payload, receipt).await;
+    let turns = desk.turns(to);
+    let sent = push(connection, (desk, &turns), (kind, nonce, header), payload, receipt).await;
     desk.settle(to, nonce, false);
     match sent {
         Ok(()) => true,
@@ -128,7 +132,7 @@ pub(super) async fn flood<T>(
 
 async fn push(
     connection: &quinn::Connection,
-    desk: &Desk,
+    (desk, turns): (&Desk, &Turns),
     (kind, nonce, header): (Kind, u64, &[u8]),
     payload: Vec<Bytes>,
     receipt: oneshot::Receiver<bool>,
@@ -136,9 +140,20 @@ async fn push(
     let patience = desk.patience;
     let length: u64 = payload.iter().map(|p| p.len() as u64).sum();
     let start = prefix(kind, nonce, header, length, &hash(&payload))?;
+    let turn = if kind == Kind::Bundle { Turn::Step } else { Turn::Other };
+    // Bundles before this one have limits of their own.
+    let (begun, priority) = tokio::select! {
+        begun = turns.begin(turn) => begun,
+        lost = connection.closed() => return Err(io::Error::other(lost)),
+    };
     let mut stream = soon(patience.stall, connection.open_uni()).await?;
-    stream.set_priority(-1).map_err(io::Error::other)?;
-    let written = write(&mut stream, patience.stall, &start, payload);
+    stream.set_priority(priority).map_err(io::Error::other)?;
+    let pace = Pace { turns, turn, connection, stall: patience.stall };
+    let written = async {
+        let written = pace.write(&mut stream, &start, payload).await;
+        drop(begun);
+        written
+    };
     let sent = match timeout(patience.bundle(length), written).await {
         Ok(Ok(())) => received(connection, &stream, patience.receipt, receipt).await,
         Ok(Err(error)) => Err(error),
@@ -151,20 +166,36 @@ async fn push(
     sent
 }
 
-async fn write(
-    stream: &mut quinn::SendStream,
+/// How a bundle is handed to a connection.
+struct Pace<'a> {
+    turns: &'a Turns,
+    turn: Turn,
+    connection: &'a quinn::Connection,
     stall: Duration,
-    start: &[u8],
-    payload: Vec<Bytes>,
-) -> io::Result<()> {
-    soon(stall, stream.write_all(start)).await?;
-    for mut part in payload {
-        while !part.is_empty() {
-            let chunk = part.split_to(part.len().min(CHUNK));
-            soon(stall, stream.write_chunk(chunk)).await?;
+}
+
+impl Pace<'_> {
+    async fn write(
+        &self,
+        stream: &mut quinn::SendStream,
+        start: &[u8],
+        payload: Vec<Bytes>,
+    ) -> io::Result<()> {
+        soon(self.stall, stream.write_all(start)).await?;
+        for mut part in payload {
+            while !part.is_empty() {
+                let turn = self.turns.piece(self.turn, self.connection, self.stall).await?;
+                let mut piece = part.split_to(part.len().min(PIECE));
+                let length = piece.len() as u64;
+                while !piece.is_empty() {
+                    let chunk = piece.split_to(piece.len().min(CHUNK));
+                    soon(self.stall, stream.write_chunk(chunk)).await?;
+                }
+                turn.handed(length);
+            }
         }
+        stream.finish().map_err(io::Error::other)
     }
-    stream.finish().map_err(io::Error::other)
 }
 
 /// Waits for the receipt, or for what makes it impossible.

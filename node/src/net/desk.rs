@@ -12,6 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use wattle_protocol::ids::PeerId;
 
+use super::turns::Turns;
+
 /// A stream on which nothing moves for so long is given up.
 const STALL: Duration = Duration::from_secs(20);
 /// A sender waits so long for the receipt of what it has sent.
@@ -59,6 +61,8 @@ pub(super) struct Desk {
     pub(super) patience: Patience,
     next: Arc<AtomicU64>,
     waiting: Arc<Mutex<Waiting>>,
+    /// Turns by receiver; those of whom nobody sends anything to are forgotten.
+    turns: Arc<Mutex<BTreeMap<PeerId, Arc<Turns>>>>,
     pub(super) budget: Arc<Semaphore>,
 }
 
@@ -68,6 +72,7 @@ impl Desk {
             patience,
             next: Arc::default(),
             waiting: Arc::default(),
+            turns: Arc::default(),
             budget: Arc::new(Semaphore::new(BUDGET)),
         }
     }
@@ -75,6 +80,13 @@ impl Desk {
     /// Returns a number for an exchange.
     pub(super) fn nonce(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Returns the turns of bundles for a peer.
+    pub(super) fn turns(&self, to: PeerId) -> Arc<Turns> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|peer, turns| *peer == to || Arc::strong_count(turns) > 1);
+        turns.entry(to).or_default().clone()
     }
 
     /// Returns room for a bundle if there is some right away.

@@ -114,13 +114,13 @@ async fn frames_and_bundles_arrive_over_both_transports() {
         assert_eq!(frame.await, (one.id, b"a frame".to_vec()));
 
         let parts = vec![Bytes::from(vec![6; 3 << 20]), Bytes::from_static(b"the end")];
-        one.net.ship(two.id, 4, b"header".to_vec(), parts.clone());
+        one.net.ship(two.id, (4, Haste::Step), b"header".to_vec(), parts.clone());
         let expected = (one.id, b"header".to_vec(), Bytes::from(parts.concat()));
         assert_eq!(two.arrived().await, expected);
         assert!(one.shipped().await);
 
         two.takes = false;
-        one.net.ship(two.id, 5, b"header".to_vec(), parts);
+        one.net.ship(two.id, (5, Haste::State), b"header".to_vec(), parts);
         let delivered = tokio::select! {
             delivered = one.shipped() => delivered,
             _ = two.arrived() => true,
@@ -155,7 +155,12 @@ async fn tensors_arrive_after_the_other_end_has_restarted() {
             comes.dial(&stays);
             comes.connected().await;
             stays.connected().await;
-            comes.net.ship(stays.id, 0, vec![round], vec![Bytes::from(vec![round; 100_000])]);
+            comes.net.ship(
+                stays.id,
+                (0, Haste::Step),
+                vec![round],
+                vec![Bytes::from(vec![round; 100_000])],
+            );
             let expected = (comes.id, vec![round], Bytes::from(vec![round; 100_000]));
             assert_eq!(stays.arrived().await, expected);
             assert!(comes.shipped().await);

@@ -117,7 +117,7 @@ pub fn large(peers: usize, operators: usize, replicas: u16) -> Result<Problem, D
         recompute,
         backups: 1,
         replicas,
-        stages_per_peer: 1,
+        stages_per_peer: 2,
         codec: Codec::Dense,
     };
     Ok(Problem { spec: job(dag, 32, swarm), adverts })

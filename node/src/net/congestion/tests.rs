@@ -10,6 +10,10 @@ use rand_core::SeedableRng as _;
 use super::*;
 
 const PACKET: u64 = 1452;
+/// An acknowledgement: its size, for how many packets it comes, or after which time.
+const ANSWER: u64 = 70;
+const ANSWERED: usize = 10;
+const ANSWER_DELAY: Duration = Duration::from_millis(5);
 
 /// Bytes a second, one way, in each direction; queue; loss in a thousand.
 #[derive(Clone, Copy)]
@@ -20,6 +24,14 @@ struct Line {
     loss: u32,
 }
 
+impl Line {
+    /// Puts bytes behind what waits for it; returns when they are there.
+    fn queued(self, free: &mut Instant, now: Instant, bytes: u64) -> Instant {
+        *free = (*free).max(now) + Duration::from_secs_f64(bytes as f64 / self.rate);
+        *free + self.delay
+    }
+}
+
 fn line(mbit: f64, round_trip: u64, queue: u64, loss: u32) -> Line {
     let [delay, queue] = [round_trip * 500, queue * 1000].map(Duration::from_micros);
     Line { rate: mbit * 125_000.0, delay, queue, loss }
@@ -27,6 +39,11 @@ fn line(mbit: f64, round_trip: u64, queue: u64, loss: u32) -> Line {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
+    /// A packet is there, or an acknowledgement of packets.
+    Arrived(u64),
+    Answered(usize),
+    /// An acknowledgement has waited for more packets long enough.
+    Answers,
     Acknowledged(u64),
     MaySend,
 }
@@ -36,6 +53,8 @@ struct Flow {
     begins: Duration,
     /// Bytes that come to be sent at once, and how often; None: always enough.
     bursts: Option<(u64, Duration)>,
+    /// Packets that are there and not acknowledged.
+    arrived: Vec<u64>,
     offered: u64,
     sent_bytes: u64,
     next: u64,
@@ -52,7 +71,11 @@ struct World {
     line: Line,
     zero: Instant,
     now: Instant,
-    free: Instant,
+    /// When the line will have sent what waits, in each direction.
+    free: [Instant; 2],
+    /// Whether every second flow goes the other way, with acknowledgements among its packets.
+    both_ways: bool,
+    answers: Vec<Vec<u64>>,
     flows: Vec<Flow>,
     events: BinaryHeap<Reverse<(Instant, usize, What)>>,
     chance: rand_chacha::ChaCha8Rng,
@@ -69,6 +92,7 @@ impl World {
             window: Steady::new(zero, PACKET),
             begins: Duration::from_secs(*seconds),
             bursts: None,
+            arrived: Vec::new(),
             offered: 0,
             sent_bytes: 0,
             next: 0,
@@ -87,7 +111,8 @@ impl World {
         }
         let waits = Vec::new();
         let held = Duration::ZERO;
-        Self { line, zero, now: zero, free: zero, flows, events, chance, held, waits }
+        let (free, both_ways, answers) = ([zero; 2], false, Vec::new());
+        Self { line, zero, now: zero, free, both_ways, answers, flows, events, chance, held, waits }
     }
 
     fn run(&mut self, until: u64) {
@@ -99,6 +124,24 @@ impl World {
             }
             self.now = at;
             match what {
+                What::Arrived(number) => {
+                    self.flows[place].arrived.push(number);
+                    match self.flows[place].arrived.len() {
+                        1 => self.events.push(Reverse((at + ANSWER_DELAY, place, What::Answers))),
+                        ANSWERED => self.answer(place),
+                        _ => {}
+                    }
+                    continue;
+                }
+                What::Answers => {
+                    self.answer(place);
+                    continue;
+                }
+                What::Answered(number) => {
+                    for number in std::mem::take(&mut self.answers[number]) {
+                        self.acknowledged(place, number);
+                    }
+                }
                 What::Acknowledged(number) => self.acknowledged(place, number),
                 What::MaySend => self.flows[place].waits = false,
             }
@@ -106,7 +149,25 @@ impl World {
         }
     }
 
+    /// The way that a flow goes.
+    fn way(&self, place: usize) -> usize {
+        if self.both_ways { place % 2 } else { 0 }
+    }
+
+    /// Acknowledges what has come, behind what waits for the way back.
+    fn answer(&mut self, place: usize) {
+        let packets = std::mem::take(&mut self.flows[place].arrived);
+        if packets.is_empty() {
+            return;
+        }
+        let way = 1 - self.way(place);
+        let at = self.line.queued(&mut self.free[way], self.now, ANSWER);
+        self.answers.push(packets);
+        self.events.push(Reverse((at, place, What::Answered(self.answers.len() - 1))));
+    }
+
     fn send(&mut self, place: usize) {
+        let way = self.way(place);
         let flow = &mut self.flows[place];
         if let Some((bytes, every)) = flow.bursts {
             let turns = (self.now - self.zero).as_nanos() / every.as_nanos() + 1;
@@ -130,17 +191,21 @@ impl World {
             flow.window.sent(self.now);
             flow.out.push_back((flow.next, self.now));
             flow.sent_bytes += PACKET;
-            let wait = self.free.saturating_duration_since(self.now);
+            let wait = self.free[way].saturating_duration_since(self.now);
             self.waits.push((self.now - self.zero, wait));
+            let number = flow.next;
             if wait <= self.line.queue && self.chance.next_u32() % 1000 >= self.line.loss {
-                let takes = Duration::from_secs_f64(PACKET as f64 / self.line.rate);
-                self.free = self.free.max(self.now) + takes;
-                let mut back = self.free + self.line.delay * 2;
-                if !self.held.is_zero() {
-                    let turns = (back - self.zero).as_nanos() / self.held.as_nanos() + 1;
-                    back = self.zero + self.held * u32::try_from(turns).unwrap();
+                let there = self.line.queued(&mut self.free[way], self.now, PACKET);
+                if self.both_ways {
+                    self.events.push(Reverse((there, place, What::Arrived(number))));
+                } else {
+                    let mut back = there + self.line.delay;
+                    if !self.held.is_zero() {
+                        let turns = (back - self.zero).as_nanos() / self.held.as_nanos() + 1;
+                        back = self.zero + self.held * u32::try_from(turns).unwrap();
+                    }
+                    self.events.push(Reverse((back, place, What::Acknowledged(number))));
                 }
-                self.events.push(Reverse((back, place, What::Acknowledged(flow.next))));
             }
             flow.next += 1;
         }
@@ -253,7 +318,7 @@ fn a_change_is_followed() {
         let mut world = World::new(line(before, 40, 100, 0), &[0]);
         world.run(5);
         world.line.rate = after * 125_000.0;
-        world.free = world.now;
+        world.free = [world.now; 2];
         world.run(15);
         let (share, wait) = (world.share(0, 8, 15), world.wait(8, 15));
         println!("{before} to {after}: {share:.3} {wait:?}");
@@ -321,4 +386,22 @@ fn what_was_lost_before_a_new_start_does_not_hold_it_back() {
     world.run(4);
     let share = world.share(0, 3, 4);
     assert!(share > 0.9, "{share}");
+}
+
+/// Goal: tensors that meet on a line fill it both ways, though acknowledgements of each wait behind the other.
+#[test]
+fn tensors_in_both_directions_fill_both() {
+    for (mbit, round_trip) in LINES {
+        for loss in [0, 10] {
+            let mut world = World::new(line(mbit, round_trip, 100, loss), &[0, 0]);
+            world.both_ways = true;
+            world.run(20);
+            let shares = [world.share(0, 3, 20), world.share(1, 3, 20)];
+            let wait = world.wait(3, 20);
+            println!("{mbit} Mbit/s, {round_trip} ms, loss {loss}: {shares:.3?} {wait:?}");
+            let least = if mbit < 1000.0 { 0.9 } else { 0.75 };
+            assert!(shares.iter().all(|s| *s > least), "{mbit} {round_trip} {loss}: {shares:?}");
+            assert!(wait < Duration::from_millis(50), "{mbit} {round_trip} {loss}: {wait:?}");
+        }
+    }
 }

@@ -1,0 +1,131 @@
+//! Whose bytes go next to a peer: what a step waits for goes one bundle after another, in the order in which it was made;
+//! states that are moved, and probes, go between in pieces.
+//!
+//! quinn shares a connection out among its streams: of three activations on a link each would take three times as long,
+//! and the stage behind would get the first when it gets the last. Estimates assume one after another
+//! (`schedule/course.rs`), and pipelines need it. So a bundle is handed to quinn a piece at a time, while little of what it
+//! has is unsent. Two bundles at most compete for a turn, one of each kind: a state of many megabytes gets half of the
+//! link at least, and never all of it.
+//!
+//! Not here: control frames, which have streams and a priority of their own.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Bytes that are handed over at a time.
+pub(super) const PIECE: usize = 256 << 10;
+/// So much may be unsent, and two windows of the congestion control, when the next piece is handed over: what is sent while
+/// nobody looks.
+const UNSENT: u64 = 64 << 10;
+/// Priorities of streams: of pieces between, of the first bundle of a step, and of the last before they come round. Control
+/// streams have higher ones.
+const OTHER: i32 = -1;
+const FIRST: i32 = -2;
+const LAST: i32 = -1_000_000_000;
+/// How often the unsent is looked at while it is too much.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// The turns of the bundles for one peer.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    bundle: Mutex<i32>,
+    other: Mutex<()>,
+    piece: Mutex<Ledger>,
+}
+
+/// What a bundle is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// A step waits for it: the next one of its kind goes when all of it has been handed over.
+    Step,
+    /// Others of its kind may go between its pieces.
+    Other,
+}
+
+/// What has been handed to a connection, and what it had sent when nothing was unsent.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    connection: usize,
+    handed: u64,
+    sent: u64,
+}
+
+impl Turns {
+    /// Waits until the bundles before have been handed over; the turn ends when what is returned is dropped. Nothing to
+    /// wait for, and nothing returned, where others may go between. Also returns the priority of the bundle's stream: what
+    /// was handed over first is sent first. Safe to drop midway.
+    pub(super) async fn begin(&self, turn: Turn) -> (Option<MutexGuard<'_, i32>>, i32) {
+        match turn {
+            Turn::Step => {
+                let mut last = self.bundle.lock().await;
+                // Comes round after a thousand million bundles, long after the first have arrived.
+                *last = if *last > LAST { *last - 1 } else { FIRST };
+                let priority = *last;
+                (Some(last), priority)
+            }
+            Turn::Other => (None, OTHER),
+        }
+    }
+
+    /// Waits until a piece may be handed over, which the ledger is told then. Safe to drop midway.
+    ///
+    /// *Errors*: the connection sends nothing for so long.
+    pub(super) async fn piece(
+        &self,
+        turn: Turn,
+        connection: &quinn::Connection,
+        stall: Duration,
+    ) -> io::Result<Piece<'_>> {
+        let other = match turn {
+            Turn::Step => None,
+            Turn::Other => Some(self.other.lock().await),
+        };
+        let mut ledger = self.piece.lock().await;
+        let (mut least, mut since) = (u64::MAX, tokio::time::Instant::now());
+        loop {
+            let (unsent, window) = ledger.unsent(connection);
+            if unsent <= UNSENT + 2 * window {
+                return Ok(Piece { ledger, _other: other });
+            }
+            if unsent < least {
+                (least, since) = (unsent, tokio::time::Instant::now());
+            } else if since.elapsed() > stall {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Leave to hand a piece over.
+#[derive(Debug)]
+pub(super) struct Piece<'a> {
+    ledger: MutexGuard<'a, Ledger>,
+    _other: Option<MutexGuard<'a, ()>>,
+}
+
+impl Piece<'_> {
+    /// So many bytes have been handed over.
+    pub(super) fn handed(mut self, bytes: u64) {
+        self.ledger.handed += bytes;
+    }
+}
+
+impl Ledger {
+    /// Returns what the connection has not sent yet, and the window of its congestion control. Headers, acknowledgements and
+    /// what is sent a second time count as sent, so that it is rather less than is unsent, until nothing is.
+    fn unsent(&mut self, connection: &quinn::Connection) -> (u64, u64) {
+        let stats = connection.stats();
+        let (id, all) = (connection.stable_id(), stats.udp_tx.bytes);
+        if self.connection != id || all < self.sent {
+            *self = Self { connection: id, handed: 0, sent: all };
+        }
+        let unsent = self.handed.saturating_sub(all - self.sent);
+        if unsent == 0 {
+            (self.handed, self.sent) = (0, all);
+        }
+        (unsent, stats.path.cwnd)
+    }
+}
