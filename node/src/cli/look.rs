@@ -221,7 +221,7 @@ pub(super) async fn status(args: StatusArgs, output: &Output) -> anyhow::Result<
         ]);
     }
     if table.is_empty() {
-        output.progress(&format!("{} peers answered; no job runs.", heard));
+        output.progress(&format!("{heard} peers answered; no job runs."));
     } else {
         output.text(&table.to_string());
     }

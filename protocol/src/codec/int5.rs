@@ -106,8 +106,8 @@ pub(super) fn check(bytes: &[u8], elements: usize) -> Result<(), DecodeError> {
     let mut is_right = end.is_empty() || check_block(end, rest);
     // Bits of elements that are not there belong to nobody.
     let (low, high) = parts(end.get(SCALE..).unwrap_or_default(), rest);
-    is_right &= rest % 2 == 0 || low.last().is_none_or(|byte| byte >> 4 == 0);
-    is_right &= rest % 8 == 0 || high.last().is_none_or(|byte| byte >> (rest % 8) == 0);
+    is_right &= rest.is_multiple_of(2) || low.last().is_none_or(|byte| byte >> 4 == 0);
+    is_right &= rest.is_multiple_of(8) || high.last().is_none_or(|byte| byte >> (rest % 8) == 0);
     for block in blocks.as_chunks::<SIZE>().0 {
         is_right &= check_block(block, BLOCK);
     }
