@@ -2,12 +2,12 @@
 """Wattle beside torch.distributed.pipelining over gloo: the same network, batch and number of processes on the same shaped links.
 
     beside_torch.py WATTLE [--python PYTHON] [--links 8,20 50,10 1000,1] [--steps N]
-        [--schedules gpipe,1f1b] [--codecs dense,int8,adaptive]
+        [--schedules gpipe,1f1b] [--codecs dense,int8,int5,adaptive]
 
 Three peers in network namespaces of their own, all links alike (Mbit/s, milliseconds one way; shaped by `line.rs`), one
 thread each. gpt2-mini in three stages, eight micro-batches of eight samples, AdamW, no backups. torch runs GPipe and 1F1B on
 two blocks a stage with a head of its own (Wattle ties it to the embedding). Printed are seconds a step (from the fourth step to the last,
-over their number), bytes a step as the peers' interfaces count them, and how many times as long torch takes. Needs root, Linux, iproute2,
+over their number), bytes a step as the peers' interfaces count them (Wattle's of the same steps), and how many times as long torch takes. Needs root, Linux, iproute2,
 rustc, and a PYTHON with torch. Outside the checks, since it measures.
 """
 
@@ -122,12 +122,19 @@ def wattle_steps(swarm, codec, steps):
         f'[swarm]\nstages = {PEERS}\nbackups = 0\ncodec = "{codec}"\n')
     words = swarm.inside(swarm.count, "train", path, "--json", "--no-mdns",
                          "--listen", f"10.99.0.{swarm.count + 1}:0", "--join", swarm.ticket)
-    said = subprocess.run(words, capture_output=True, text=True, timeout=900)
-    lines = [json.loads(text) for text in said.stdout.splitlines() if text.startswith("{")]
-    found = [one["seconds"] for one in lines if one["schema"] == "wattle.step.v1"][WARM:]
-    if said.returncode != 0 or not found:
-        raise RuntimeError(said.stderr[-2000:])
-    return sum(found) / len(found)
+    said = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What is learnt is pulled after the last step, which is no part of any.
+    found, counts = [], []
+    for text in said.stdout:
+        one = json.loads(text)
+        if one["schema"] == "wattle.step.v1":
+            found.append(one["seconds"])
+            counts.append(sent(swarm))
+    problems = said.stderr.read()
+    if said.wait() != 0 or len(found) <= WARM:
+        raise RuntimeError(problems[-2000:])
+    found, counts = found[WARM:], counts[WARM - 1:]
+    return sum(found) / len(found), (counts[-1] - counts[0]) / len(found)
 
 
 def sent(swarm):
@@ -136,12 +143,6 @@ def sent(swarm):
         ["ip", "netns", "exec", swarm.space(place), "cat", "/sys/class/net/eth0/statistics/tx_bytes"],
         capture_output=True, text=True, check=True).stdout
     return sum(int(count(place)) for place in range(PEERS))
-
-
-def measured(swarm, run, steps):
-    before = sent(swarm)
-    seconds = run()
-    return seconds, (sent(swarm) - before) / steps
 
 
 def compare(options):
@@ -171,14 +172,14 @@ def compare(options):
             try:
                 torch = {}
                 for schedule in filter(None, options.schedules.split(",")):
-                    run = lambda: torch_steps(swarm, options.python, schedule, options.steps)
-                    torch[schedule], size = measured(swarm, run, options.steps)
+                    before = sent(swarm)
+                    torch[schedule] = torch_steps(swarm, options.python, schedule, options.steps)
+                    size = (sent(swarm) - before) / options.steps
                     print(f"| {name} | torch {schedule} | {torch[schedule]:.3f} | {size / 1e6:.2f} | |", flush=True)
                 swarm.start()
                 swarm.adverts()
                 for codec in options.codecs.split(","):
-                    run = lambda: wattle_steps(swarm, codec, options.steps)
-                    seconds, size = measured(swarm, run, options.steps)
+                    seconds, size = wattle_steps(swarm, codec, options.steps)
                     ratio = f"{min(torch.values()) / seconds:.2f}" if torch else ""
                     print(f"| {name} | wattle {codec} | {seconds:.3f} | {size / 1e6:.2f} | {ratio} |", flush=True)
             except Exception as error:
@@ -194,7 +195,7 @@ def main():
     parser.add_argument("--links", nargs="+", default=["8,20", "50,10", "1000,1"])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--schedules", default="gpipe,1f1b", help="of torch; none: an empty text")
-    parser.add_argument("--codecs", default="dense,int8,adaptive")
+    parser.add_argument("--codecs", default="dense,int8,int5,adaptive")
     parser.add_argument("--worker", choices=["gpipe", "1f1b"])
     options = parser.parse_args()
     if options.worker:

@@ -88,9 +88,27 @@ def measured(inside, ticket):
     raise RuntimeError("the peer was not measured in time")
 
 
+def plain(program, tcp, seconds):
+    """Plain quinn on loopback, tuned as ours: a row of the table."""
+    server = subprocess.Popen([program, "serve"], stdout=subprocess.PIPE, text=True)
+    try:
+        words = [program, "send", server.stdout.readline().strip(), str(seconds)]
+        before = processor(server)
+        seen = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        far = (processor(server) - before) / seen["bytes"] * 1e9
+    finally:
+        server.kill()
+        server.wait()
+    mbit = seen["bytes_per_second"] / 125_000
+    print(f"| loopback, plain quinn | 0 % | {tcp:.1f} | {mbit:.1f} | {mbit / tcp:.2f} | | | "
+          f"| {seen['processor_seconds_per_gigabyte']:.1f} + {far:.1f} |", flush=True)
+
+
 def loopback(options):
     enter = lambda _: []
     tcp = iperf(enter, "127.0.0.1", options.seconds)
+    if options.plain:
+        plain(options.plain, tcp, options.seconds)
     peer = subprocess.Popen([options.wattle, "up", "--json", "--no-mdns", "--device", "cpu", "--memory", "1024",
                              "--listen", "127.0.0.1:0", "--until-stdin-closes"],
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -124,6 +142,7 @@ def main():
     parser.add_argument("--links", nargs="+", default=["8,40", "100,40", "1000,10", "loopback"])
     parser.add_argument("--loss", nargs="+", type=float, default=[0, 1])
     parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--plain", type=Path, help="the example plain_quinn, for a row of its own on loopback")
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("needs root, for namespaces")

@@ -19,17 +19,18 @@ pub(super) const PIECE: usize = 256 << 10;
 /// So much may be unsent, and two windows of the congestion control, when the next piece is handed over: what is sent while
 /// nobody looks.
 const UNSENT: u64 = 64 << 10;
-/// Priorities of streams: of pieces between, of the first bundle of a step, and of the last before they come round. Control
-/// streams have higher ones.
+/// Priorities of streams: of pieces between, and of the first bundle of a step, below which there are so many. Control streams
+/// have higher ones.
 const OTHER: i32 = -1;
 const FIRST: i32 = -2;
-const LAST: i32 = -1_000_000_000;
+const BUNDLES: i32 = 1_000_000_000;
 /// How often the unsent is looked at while it is too much.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// The turns of the bundles for one peer.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
+    /// How many bundles of steps there were before.
     bundle: Mutex<i32>,
     other: Mutex<()>,
     piece: Mutex<Ledger>,
@@ -59,11 +60,11 @@ impl Turns {
     pub(super) async fn begin(&self, turn: Turn) -> (Option<MutexGuard<'_, i32>>, i32) {
         match turn {
             Turn::Step => {
-                let mut last = self.bundle.lock().await;
-                // Comes round after a thousand million bundles, long after the first have arrived.
-                *last = if *last > LAST { *last - 1 } else { FIRST };
-                let priority = *last;
-                (Some(last), priority)
+                let mut before = self.bundle.lock().await;
+                let priority = FIRST - *before;
+                // Comes round long after the first have arrived.
+                *before = if *before < BUNDLES { *before + 1 } else { 0 };
+                (Some(before), priority)
             }
             Turn::Other => (None, OTHER),
         }
@@ -127,5 +128,61 @@ impl Ledger {
             (self.handed, self.sent) = (0, all);
         }
         (unsent, stats.path.cwnd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex as Log};
+
+    use super::*;
+    use crate::net::transport::pair;
+
+    /// Goal: bundles of steps in order, states between their pieces. Method: two of each, six pieces long, that begin at once.
+    #[tokio::test]
+    async fn pieces_of_states_and_of_bundles_take_turns() {
+        let (_ends, [near, _far]) = pair().await;
+        let (turns, log) = (Arc::new(Turns::default()), Arc::new(Log::new(String::new())));
+        let hand = |turn, name: char| {
+            let (near, turns, log) = (near.clone(), turns.clone(), log.clone());
+            async move {
+                let (_begun, priority) = turns.begin(turn).await;
+                for _ in 0..6 {
+                    let piece = turns.piece(turn, &near, Duration::from_secs(9)).await.unwrap();
+                    log.lock().unwrap().push(name);
+                    // As a write does: others come to wait for their turns.
+                    tokio::task::yield_now().await;
+                    piece.handed(1);
+                }
+                priority
+            }
+        };
+        let priorities = tokio::join!(
+            hand(Turn::Other, 's'),
+            hand(Turn::Step, 'a'),
+            hand(Turn::Other, 't'),
+            hand(Turn::Step, 'b')
+        );
+        assert_eq!(priorities, (OTHER, FIRST, OTHER, FIRST - 1));
+        let log = log.lock().unwrap().clone();
+        let is_step = |name: char| name < 'c';
+        let steps: String = log.chars().filter(|name| is_step(*name)).collect();
+        assert_eq!(steps, "aaaaaabbbbbb", "{log}");
+        let twice = log
+            .as_bytes()
+            .windows(2)
+            .filter(|two| is_step(two[0].into()) == is_step(two[1].into()));
+        assert!(twice.count() <= 1, "{log}");
+    }
+
+    /// A connection that sends nothing is given up, so that who waits behind it learns of it.
+    #[tokio::test]
+    async fn who_waits_for_a_connection_that_sends_nothing_gives_up() {
+        let (_ends, [near, _far]) = pair().await;
+        let turns = Turns::default();
+        let stall = Duration::from_millis(50);
+        turns.piece(Turn::Step, &near, stall).await.unwrap().handed(1 << 30);
+        let given_up = turns.piece(Turn::Step, &near, stall).await.unwrap_err();
+        assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
     }
 }
