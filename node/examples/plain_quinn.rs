@@ -8,9 +8,11 @@
 //! Sockets of 4 MiB, windows as large as ours, AES-128-GCM first, quinn's own congestion control (Cubic) and
 //! acknowledgements. Bytes are neither hashed nor acknowledged by the receiver's program.
 
+#![expect(clippy::print_stdout, reason = "what it measures is for whoever started it")]
+
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use wattle_node::clock::Clock;
 
 const SOCKET: usize = 4 << 20;
 const STREAM_WINDOW: u32 = 16 << 20;
@@ -90,9 +93,11 @@ async fn send(to: SocketAddr, time: Duration) -> anyhow::Result<()> {
     config.transport_config(transport());
     let connection = endpoint(None)?.connect_with(config, to, "plain")?.await?;
     let chunk = Bytes::from(vec![0x5a; CHUNK]);
-    let (begun, processor) = (Instant::now(), ProcessTime::now());
+    let (clock, processor) = (Clock::start(), ProcessTime::now());
+    let begun = clock.now();
+    let seconds = || clock.now().since(begun).seconds();
     let mut bytes = 0u64;
-    while begun.elapsed() < time {
+    while seconds() < time.as_secs_f64() {
         let mut stream = connection.open_uni().await?;
         for _ in 0..STREAM / CHUNK {
             stream.write_chunk(chunk.clone()).await?;
@@ -102,7 +107,7 @@ async fn send(to: SocketAddr, time: Duration) -> anyhow::Result<()> {
         stream.stopped().await?;
         bytes += STREAM as u64;
     }
-    let seconds = begun.elapsed().as_secs_f64();
+    let seconds = seconds();
     let used = processor.elapsed().as_secs_f64();
     let line = serde_json::json!({
         "bytes": bytes,

@@ -48,6 +48,7 @@ pub use emulate::{EmulatedLink, EmulatedLinks};
 pub use paths::{Path, Paths, Way};
 pub use strain::{Strained, percentile};
 pub use ticket::{Ticket, TicketError};
+pub use turns::Haste;
 
 use bulk::Kind;
 use desk::{Desk, Patience};
@@ -166,15 +167,6 @@ pub enum NetEvent {
         /// Packets towards it since the last measurement; none over TCP.
         packets: Packets,
     },
-}
-
-/// Who waits for a bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Haste {
-    /// A step: it goes as soon as those before it have gone.
-    Step,
-    /// Whoever is to take part later: bundles of steps go between its pieces.
-    State,
 }
 
 /// Bytes that went to and came from a peer as bundles.

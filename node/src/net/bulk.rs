@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use wattle_protocol::ids::PeerId;
 
 use super::desk::{Desk, soon};
-use super::turns::{PIECE, Turn, Turns};
+use super::turns::{Haste, PIECE, Turns};
 use super::{BUNDLE_MAX, HEADER_MAX, NetEvent, PROBE_MAX};
 
 const MAGIC: [u8; 4] = *b"WTB1";
@@ -140,15 +140,15 @@ async fn push(
     let patience = desk.patience;
     let length: u64 = payload.iter().map(|p| p.len() as u64).sum();
     let start = prefix(kind, nonce, header, length, &hash(&payload))?;
-    let turn = if kind == Kind::Bundle { Turn::Step } else { Turn::Other };
+    let haste = if kind == Kind::Bundle { Haste::Step } else { Haste::State };
     // Bundles before this one have limits of their own.
     let (begun, priority) = tokio::select! {
-        begun = turns.begin(turn) => begun,
+        begun = turns.begin(haste) => begun,
         lost = connection.closed() => return Err(io::Error::other(lost)),
     };
     let mut stream = soon(patience.stall, connection.open_uni()).await?;
     stream.set_priority(priority).map_err(io::Error::other)?;
-    let pace = Pace { turns, turn, connection, stall: patience.stall };
+    let pace = Pace { turns, haste, connection, stall: patience.stall };
     let written = async {
         let written = pace.write(&mut stream, &start, payload).await;
         drop(begun);
@@ -169,7 +169,7 @@ async fn push(
 /// How a bundle is handed to a connection.
 struct Pace<'a> {
     turns: &'a Turns,
-    turn: Turn,
+    haste: Haste,
     connection: &'a quinn::Connection,
     stall: Duration,
 }
@@ -184,7 +184,7 @@ impl Pace<'_> {
         soon(self.stall, stream.write_all(start)).await?;
         for mut part in payload {
             while !part.is_empty() {
-                let turn = self.turns.piece(self.turn, self.connection, self.stall).await?;
+                let turn = self.turns.piece(self.haste, self.connection, self.stall).await?;
                 let mut piece = part.split_to(part.len().min(PIECE));
                 let length = piece.len() as u64;
                 while !piece.is_empty() {

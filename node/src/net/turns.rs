@@ -36,13 +36,13 @@ pub(super) struct Turns {
     piece: Mutex<Ledger>,
 }
 
-/// What a bundle is for.
+/// Who waits for a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// A step waits for it: the next one of its kind goes when all of it has been handed over.
+pub enum Haste {
+    /// A step: the next one of its kind goes when all of it has been handed over.
     Step,
-    /// Others of its kind may go between its pieces.
-    Other,
+    /// Whoever is to take part later: others go between its pieces.
+    State,
 }
 
 /// What has been handed to a connection, and what it had sent when nothing was unsent.
@@ -57,16 +57,16 @@ impl Turns {
     /// Waits until the bundles before have been handed over; the turn ends when what is returned is dropped. Nothing to
     /// wait for, and nothing returned, where others may go between. Also returns the priority of the bundle's stream: what
     /// was handed over first is sent first. Safe to drop midway.
-    pub(super) async fn begin(&self, turn: Turn) -> (Option<MutexGuard<'_, i32>>, i32) {
-        match turn {
-            Turn::Step => {
+    pub(super) async fn begin(&self, haste: Haste) -> (Option<MutexGuard<'_, i32>>, i32) {
+        match haste {
+            Haste::Step => {
                 let mut before = self.bundle.lock().await;
                 let priority = FIRST - *before;
                 // Comes round long after the first have arrived.
                 *before = if *before < BUNDLES { *before + 1 } else { 0 };
                 (Some(before), priority)
             }
-            Turn::Other => (None, OTHER),
+            Haste::State => (None, OTHER),
         }
     }
 
@@ -75,27 +75,28 @@ impl Turns {
     /// *Errors*: the connection sends nothing for so long.
     pub(super) async fn piece(
         &self,
-        turn: Turn,
+        haste: Haste,
         connection: &quinn::Connection,
         stall: Duration,
     ) -> io::Result<Piece<'_>> {
-        let other = match turn {
-            Turn::Step => None,
-            Turn::Other => Some(self.other.lock().await),
+        let other = match haste {
+            Haste::Step => None,
+            Haste::State => Some(self.other.lock().await),
         };
         let mut ledger = self.piece.lock().await;
-        let (mut least, mut since) = (u64::MAX, tokio::time::Instant::now());
+        let (mut least, mut waited) = (u64::MAX, Duration::ZERO);
         loop {
             let (unsent, window) = ledger.unsent(connection);
             if unsent <= UNSENT + 2 * window {
                 return Ok(Piece { ledger, _other: other });
             }
             if unsent < least {
-                (least, since) = (unsent, tokio::time::Instant::now());
-            } else if since.elapsed() > stall {
+                (least, waited) = (unsent, Duration::ZERO);
+            } else if waited > stall {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             tokio::time::sleep(LOOK).await;
+            waited += LOOK;
         }
     }
 }
@@ -158,10 +159,10 @@ mod tests {
             }
         };
         let priorities = tokio::join!(
-            hand(Turn::Other, 's'),
-            hand(Turn::Step, 'a'),
-            hand(Turn::Other, 't'),
-            hand(Turn::Step, 'b')
+            hand(Haste::State, 's'),
+            hand(Haste::Step, 'a'),
+            hand(Haste::State, 't'),
+            hand(Haste::Step, 'b')
         );
         assert_eq!(priorities, (OTHER, FIRST, OTHER, FIRST - 1));
         let log = log.lock().unwrap().clone();
@@ -181,8 +182,8 @@ mod tests {
         let (_ends, [near, _far]) = pair().await;
         let turns = Turns::default();
         let stall = Duration::from_millis(50);
-        turns.piece(Turn::Step, &near, stall).await.unwrap().handed(1 << 30);
-        let given_up = turns.piece(Turn::Step, &near, stall).await.unwrap_err();
+        turns.piece(Haste::Step, &near, stall).await.unwrap().handed(1 << 30);
+        let given_up = turns.piece(Haste::Step, &near, stall).await.unwrap_err();
         assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
     }
 }

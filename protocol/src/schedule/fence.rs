@@ -23,9 +23,9 @@ mod memory;
 mod optimum;
 mod refine;
 mod replan;
+mod rings;
 mod search;
 mod stretch;
-mod ties;
 
 use super::advert::Advert;
 use super::codec::Codec;

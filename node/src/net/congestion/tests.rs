@@ -131,12 +131,8 @@ impl World {
                         ANSWERED => self.answer(place),
                         _ => {}
                     }
-                    continue;
                 }
-                What::Answers => {
-                    self.answer(place);
-                    continue;
-                }
+                What::Answers => self.answer(place),
                 What::Answered(number) => {
                     for number in std::mem::take(&mut self.answers[number]) {
                         self.acknowledged(place, number);
@@ -293,7 +289,6 @@ fn a_busy_machine_fills_most_of_the_line() {
         world.held = Duration::from_millis(15);
         world.run(12);
         let share = world.share(0, 3, 12);
-        println!("{mbit} Mbit/s, {round_trip} ms: {share:.3}");
         assert!(share > 0.6, "{mbit} {round_trip}: {share}");
     }
 }
@@ -305,7 +300,6 @@ fn a_shallow_queue_loses_little() {
         let mut world = World::new(line(mbit, round_trip, 10, 0), &[0]);
         world.run(12);
         let (share, lost) = (world.share(0, 3, 12), world.lost());
-        println!("{mbit} Mbit/s, {round_trip} ms: {share:.3} {lost:.4}");
         assert!(share > 0.9, "{mbit} {round_trip}: {share}");
         assert!(lost < 0.05, "{mbit} {round_trip}: {lost}");
     }
@@ -321,7 +315,6 @@ fn a_change_is_followed() {
         world.free = [world.now; 2];
         world.run(15);
         let (share, wait) = (world.share(0, 8, 15), world.wait(8, 15));
-        println!("{before} to {after}: {share:.3} {wait:?}");
         assert!(share > 0.9, "{before} to {after}: {share}");
         assert!(wait < Duration::from_millis(50), "{before} to {after}: {wait:?}");
     }
@@ -398,7 +391,6 @@ fn tensors_in_both_directions_fill_both() {
             world.run(20);
             let shares = [world.share(0, 3, 20), world.share(1, 3, 20)];
             let wait = world.wait(3, 20);
-            println!("{mbit} Mbit/s, {round_trip} ms, loss {loss}: {shares:.3?} {wait:?}");
             let least = if mbit < 1000.0 { 0.9 } else { 0.75 };
             assert!(shares.iter().all(|s| *s > least), "{mbit} {round_trip} {loss}: {shares:?}");
             assert!(wait < Duration::from_millis(50), "{mbit} {round_trip} {loss}: {wait:?}");

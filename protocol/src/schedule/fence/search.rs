@@ -8,8 +8,8 @@ use super::judge::{Judge, Verdict};
 use super::layout::Layout;
 use super::lines;
 use super::refine::{Scene, refine};
+use super::rings::{repeated, ties};
 use super::stretch::Stretch;
-use super::ties::ties;
 
 /// Effort of a search in all (passes run, units summed, layouts made; not the laying along lines): some tenths of a second, less for few peers, whose
 /// few layouts are soon tried. Every voter searches anew, while messages are handled. A placement makes one search, two
@@ -199,7 +199,7 @@ pub(super) fn starts(scene: &Scene<'_, '_>) -> Vec<(Layout, Verdict)> {
     let wanted = usize::from(judge.spec.swarm.stages.unwrap_or(1));
     let rounds = wanted.div_ceil(scene.able.max(1));
     for line in lines.iter_mut().filter(|_| rounds > 1) {
-        *line = changes::repeated(line, rounds);
+        *line = repeated(line, rounds);
     }
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     for (stretch, line) in turns(scene.stretches.len(), lines.len()) {

@@ -1,4 +1,5 @@
-//! Changes that bring together what reads one parameter: its gradient, which is as large as itself, then crosses no link.
+//! Changes that give peers several stages: rounds along the same workers, and rings, which bring together what reads one
+//! parameter: its gradient, which is as large as itself, then crosses no link.
 //!
 //! The ends of a language model share their embedding. A pipeline over slow links is a ring then: the network's last
 //! operators run on the peer that has its first ones, as a stage of their own.
@@ -7,7 +8,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::changes::{members, split};
-use super::layout::Layout;
+use super::layout::{Layout, Team};
 use super::refine::Scene;
 
 /// What the last stage that reads a parameter does from its first reader on goes to the peers of the first stage that reads
@@ -51,6 +52,44 @@ pub(super) fn ties(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
             });
         }
     }
+    list
+}
+
+/// Returns a line that is gone along so many times.
+pub(super) fn repeated(line: &[Team], rounds: usize) -> Vec<Team> {
+    std::iter::repeat_n(line, rounds).flatten().cloned().collect()
+}
+
+/// The network laid anew along the same workers, each of whom has a stage in every round.
+pub(super) fn rounds(scene: &Scene<'_, '_>, layout: &Layout) -> Vec<Layout> {
+    let swarm = &scene.judge.spec.swarm;
+    let most = usize::from(swarm.stages_per_peer);
+    if most < 2 {
+        return Vec::new();
+    }
+    let mut line: Vec<Team> = Vec::new();
+    for peers in &layout.stages {
+        if !line.contains(peers) {
+            line.push(peers.clone());
+        }
+    }
+    let recompute = scene.judge.way(layout).recompute;
+    let stretches = scene.stretches.iter().filter(|stretch| stretch.way().recompute == recompute);
+    let mut lines: Vec<_> = (1..=most).map(|rounds| repeated(&line, rounds)).collect();
+    // Rings: what ties the ends of a network together stays on one peer.
+    if let (Some(first), Some(last)) = (line.first(), line.last())
+        && line.len() > 1
+    {
+        lines.push([line.as_slice(), std::slice::from_ref(first)].concat());
+        lines.push([std::slice::from_ref(last), line.as_slice()].concat());
+    }
+    let laid = stretches.flat_map(|stretch| lines.iter().flat_map(|line| stretch.layouts(line)));
+    // What is deep for one round may keep too much for several.
+    let mut list: Vec<Layout> =
+        laid.flat_map(|l| [Layout { way: layout.way, ..l.clone() }, l]).collect();
+    list.dedup();
+    let fits = |count: usize| swarm.stages.is_none_or(|wanted| usize::from(wanted) == count);
+    list.retain(|l| l != layout && fits(l.stages.len()));
     list
 }
 
