@@ -199,6 +199,11 @@ impl Peer {
         if !leads && !asked {
             return;
         }
+        // A leader that has taken a claim, and decides the last step before the claim's plan, says so to whom it cannot yet give
+        // anything; it says so again under that plan.
+        if job.is_none_or(|job| job.plan.is_none()) && matches!(news, News::Finished { .. }) {
+            return;
+        }
         if asked && matches!(news, News::Failed { .. }) {
             self.submissions.remove(&id);
         }
@@ -218,6 +223,25 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: a submitter is not told of an end before it has a plan, under which alone it is given anything; of a refusal it is.
+    #[test]
+    fn an_end_that_comes_before_a_plan_is_not_told() {
+        let mut peer = Peer::new(&[1; 32], crate::swarm::Config::default());
+        let (leader, now) = (PeerId::new([2; 32]), Instant::from_micros(1));
+        let spec = crate::schedule::sample::problem(1, 3, 6).spec;
+        let id = job_id(&spec).unwrap();
+        let mut submission = Submission::new(Box::new(spec));
+        submission.of.insert(leader);
+        peer.submissions.insert(id, submission);
+        let mut told = |news| {
+            let mut out = Outbox::new();
+            peer.on_news(leader, id, news, now, &mut out);
+            out.drain().filter(|effect| matches!(effect, Effect::Notify(_))).count()
+        };
+        assert_eq!(told(News::Finished { steps: crate::ids::Step::new(4), last: None }), 0);
+        assert_eq!(told(News::Failed { reason: "it is full".into() }), 1);
+    }
 
     /// A peer that has never heard of a job would found it a second time, beside the one that runs.
     #[test]
