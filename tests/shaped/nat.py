@@ -234,7 +234,7 @@ class Swarm:
         """Trains a small job from the first cone site; returns its step lines and its owners."""
         job = self.folder / "job.toml"
         job.write_text(f'[model]\nname = "gpt2-nano"\n[train]\nsteps = {steps}\nseed = 3\nmicro_batches = 2\n'
-                       "[swarm]\nstages = 4\nbackups = 0\n")
+                       "[swarm]\nstages = 4\nstages_per_peer = 1\nbackups = 0\n")
         lines = self.run("a", "train", job, "--join", relay.ticket)
         done = [line for line in lines if line["schema"] == "wattle.step.v1"]
         plans = [line for line in lines if line["schema"] == "wattle.adopted.v1"]
