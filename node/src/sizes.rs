@@ -2,7 +2,7 @@
 //! fastest with, on the peers that are known.
 //!
 //! Larger micro-batches use a device better, smaller ones fill a pipeline sooner and need less memory. The samples of a
-//! step are the same, and so is what is learnt, but for the order of sums and for what batch normalisation sees.
+//! step are the same, and so is what is learnt, but for the order of sums, what batch normalisation sees, and dropout.
 //!
 //! Not here: which sizes there are (`jobfile/sizes.rs`), nor how a job is placed.
 

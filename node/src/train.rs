@@ -54,7 +54,10 @@ pub async fn train(mut options: TrainOptions, output: Arc<Output>) -> anyhow::Re
     let ran = tokio::select! {
         ran = run(&mut options, given, &mut follower, &output) => ran,
         () = end => {
-            output.progress("Interrupted: the job goes on in the swarm without this terminal.");
+            output.progress(match follower.job() {
+                Some(_) => "Interrupted: the job goes on in the swarm without this terminal.",
+                None => "Interrupted: no job was handed in.",
+            });
             follower.node().stop().await;
             return Err(anyhow::Error::new(crate::demo::Interrupted));
         }
@@ -132,7 +135,7 @@ async fn divide(job: &mut Job, follower: &mut Follower, output: &Output) -> anyh
         Some(size) => (size, Vec::new()),
         None => {
             let divisions: Vec<JobSpec> = job.divisions().cloned().collect();
-            // A placement takes a while; what the swarm says in it is to be heard.
+            // A placement takes a while; the node answers its peers in it.
             let placing = tokio::task::spawn_blocking(move || {
                 let adverts: Vec<&Advert> =
                     views.iter().filter_map(|v| v.advert.as_ref()).collect();
