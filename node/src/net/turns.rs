@@ -72,7 +72,7 @@ impl Turns {
 
     /// Waits until a piece may be handed over, which the ledger is told then. Safe to drop midway.
     ///
-    /// *Errors*: the connection sends nothing for so long.
+    /// *Errors*: the connection is closed, or sends nothing for so long.
     pub(super) async fn piece(
         &self,
         haste: Haste,
@@ -89,6 +89,10 @@ impl Turns {
             let (unsent, window) = ledger.unsent(connection);
             if unsent <= UNSENT + 2 * window {
                 return Ok(Piece { ledger, _other: other });
+            }
+            // Whoever has a newer connection to the same peer waits for this turn.
+            if let Some(lost) = connection.close_reason() {
+                return Err(io::Error::other(lost));
             }
             if unsent < least {
                 (least, waited) = (unsent, Duration::ZERO);
@@ -185,5 +189,8 @@ mod tests {
         turns.piece(Haste::Step, &near, stall).await.unwrap().handed(1 << 30);
         let given_up = turns.piece(Haste::Step, &near, stall).await.unwrap_err();
         assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
+        near.close(0u32.into(), b"");
+        let lost = turns.piece(Haste::Step, &near, Duration::from_secs(3600)).await.unwrap_err();
+        assert_eq!(lost.kind(), io::ErrorKind::Other);
     }
 }
