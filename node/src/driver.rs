@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use wattle_protocol::ids::PeerId;
 use wattle_protocol::schedule::advert::Advert;
 use wattle_protocol::swarm::io::{
-    Admission, Command, Effect, Event, Input, Outbox, TaskError, TensorKey, TensorName, Timer,
+    Admission, Command, Effect, Event, Input, Length, Outbox, TaskError, TensorKey, TensorName,
+    Timer,
 };
 use wattle_protocol::swarm::{Config, Life, Peer};
 use wattle_protocol::units::{Bytes, Instant};
@@ -19,7 +20,7 @@ use wattle_protocol::wire::frame::{decode, encode};
 use wattle_protocol::wire::message::Message;
 
 use crate::clock::Clock;
-use crate::net::{Haste, Net, NetConfig, NetEvent};
+use crate::net::{Haste, Net, NetConfig, NetEvent, Take};
 use crate::worker::{Done, Forget, Worker};
 
 use give::Giver;
@@ -197,21 +198,24 @@ impl Driver {
                 Err(error) => tracing::warn!(from = %from, %error, "a frame is not understood"),
             },
             NetEvent::Offer { from, header, length, reply } => {
-                let take = match decode::<TensorKey>(&header) {
-                    Ok(key) => match self.peer.admit(from, &key) {
-                        Admission::Take(awaited) => awaited.is(Bytes::new(length)),
-                        Admission::Refuse => false,
-                    },
-                    Err(_) => false,
+                let key = decode::<TensorKey>(&header).ok();
+                let take = match key.map(|key| self.peer.admit(from, &key)) {
+                    Some(Admission::Take(awaited)) if awaited.is(Bytes::new(length)) => {
+                        Some(match awaited {
+                            Length::Exactly(_) => Take::Packed,
+                            Length::Tensor { form, elements } => Take::Unpacked { form, elements },
+                        })
+                    }
+                    Some(Admission::Take(_) | Admission::Refuse) | None => None,
                 };
                 // The stream may have ended meanwhile.
                 reply.send(take).unwrap_or_default();
             }
-            NetEvent::Arrived { from, header, payload } => {
+            NetEvent::Arrived { from, header, length, payload } => {
                 if let Ok(key) = decode::<TensorKey>(&header) {
-                    let size = Bytes::of_len(payload.len());
+                    let size = Bytes::new(length);
                     self.net.received(from, size);
-                    self.store.accept(key, payload);
+                    self.store.accept_any(key, payload);
                     self.input(Input::TensorArrived { key, from, size });
                 }
             }

@@ -14,6 +14,7 @@ mod desk;
 mod emulate;
 mod fallback;
 mod hub;
+mod intake;
 mod leaves;
 mod lookup;
 mod muxer;
@@ -40,11 +41,13 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use wattle_models::exec::store::Bundle;
 use wattle_protocol::ids::{JobId, PeerId};
 use wattle_protocol::schedule::gauge::Packets;
 use wattle_protocol::units::{Bytes as Size, Duration, Rate};
 
 pub use emulate::{EmulatedLink, EmulatedLinks};
+pub use intake::Take;
 pub use paths::{Path, Paths, Way};
 pub use strain::{Strained, percentile};
 pub use ticket::{Ticket, TicketError};
@@ -131,8 +134,8 @@ pub enum NetEvent {
         header: Vec<u8>,
         /// Bytes of its payload.
         length: u64,
-        /// Whether it is taken.
-        reply: oneshot::Sender<bool>,
+        /// How it is taken; None: it is not.
+        reply: oneshot::Sender<Option<Take>>,
     },
     /// A taken bundle is here and its hash is right.
     Arrived {
@@ -140,8 +143,10 @@ pub enum NetEvent {
         from: PeerId,
         /// Its header.
         header: Vec<u8>,
+        /// Bytes of its payload on the way here.
+        length: u64,
         /// Its payload.
-        payload: Bytes,
+        payload: Bundle,
     },
     /// A shipment has ended.
     Shipped {

@@ -23,7 +23,7 @@ use wattle_protocol::schedule::kinds::Kinds;
 use wattle_protocol::schedule::load::Load;
 use wattle_protocol::units::{Bytes, Duration, Flops, Rate, Speed};
 
-use self::networks::{REPEATS, Trained, time, trained};
+use self::networks::{MANY, REPEATS, Trained, time, trained};
 pub(crate) use self::refine::{Pass, Refiner};
 use crate::worker::WorkerConfig;
 
@@ -40,14 +40,19 @@ const MEMORY_UNKNOWN: u64 = 1 << 30;
 
 /// Networks whose training passes are measured, and how often each: all kinds of operators, small and middling sizes.
 const TRAINED: [(&str, u32); 5] =
-    [("gpt2-nano", 7), ("gpt2-mini", 3), ("resnet-tiny", 9), ("lstm-nano", 5), ("resnet18", 3)];
+    [("gpt2-nano", 15), ("gpt2-mini", 5), ("resnet-tiny", 15), ("lstm-nano", 9), ("resnet18", 3)];
 /// Whole passes are no further than this factor from their operators, or something else was measured.
 const OFF_MAX: f64 = 2.0;
 /// Passes of each network that is compared.
-const CHECKS: u32 = 5;
+const CHECKS: u32 = 9;
 /// Those that tell of products and of convolutions on a device that does not tell of operators.
 const PRODUCTS: usize = 0;
+const LARGER: usize = 1;
 const CONVOLUTIONS: usize = 2;
+/// Two networks whose shares of starts and of work are closer than this tell nothing of either.
+const APART_MIN: f64 = 0.2;
+/// Chains are no further than this factor from whole passes, or something else was measured.
+const FACTOR_MAX: f64 = 10.0;
 
 /// Measures this machine through an executor, or remembers it.
 pub(crate) fn hardware(executor: &mut Executor, config: &WorkerConfig) -> Hardware {
@@ -81,8 +86,8 @@ pub(crate) fn compared(
     Some((found.time(network.load).seconds(), network.took))
 }
 
-/// Measures all of the device; says whether all of it ran. On a device that does not tell of operators only two networks
-/// run: a GPU compiles shaders for each.
+/// Measures all of the device; says whether all of it ran. On a device that does not tell of operators only three
+/// networks run: a GPU compiles shaders for each.
 fn measured(executor: &mut Executor) -> (Hardware, bool) {
     let (begun, mut is_whole) = chains(executor);
     let mut run = |(model, runs): (&str, u32)| {
@@ -97,20 +102,19 @@ fn measured(executor: &mut Executor) -> (Hardware, bool) {
             products.into_iter().chain(others.filter_map(|place| run(TRAINED[place]))).collect();
         return (by_operators(&begun, &all), is_whole);
     }
-    let convolutions = run(TRAINED[CONVOLUTIONS]);
-    (by_networks(begun, products.as_ref(), convolutions.as_ref()), is_whole)
+    let [large, convolutions] = [LARGER, CONVOLUTIONS].map(|place| run(TRAINED[place]));
+    let found = by_networks(begun, products.as_ref(), large.as_ref(), convolutions.as_ref());
+    (found, is_whole)
 }
 
 /// Lets whole training passes say how fast products and convolutions are.
 fn by_networks(
     begun: Hardware,
-    products: Option<&Trained>,
+    small: Option<&Trained>,
+    large: Option<&Trained>,
     convolutions: Option<&Trained>,
 ) -> Hardware {
-    let mut found = begun;
-    if let Some(network) = products {
-        found = at_share(found.clone(), found.time(network.load).seconds() / network.took);
-    }
+    let mut found = by_two(begun, small, large);
     if let Some(network) = convolutions {
         let none = Flops::ZERO;
         let rest = Load { convolutions: none, convolution_grads: none, ..network.load };
@@ -120,6 +124,33 @@ fn by_networks(
         found.conv_speed = Speed::from_flops_per_second(whole(all.count() as f64 / left).max(1));
     }
     found
+}
+
+/// Sets what operators take however small they are, and what their work takes, each by a factor of its own: a small network
+/// mostly starts operators, a large one mostly computes. Where the two do not tell one from the other, both factors are
+/// the small network's.
+fn by_two(begun: Hardware, small: Option<&Trained>, large: Option<&Trained>) -> Hardware {
+    let Some(small) = small else { return begun };
+    let halves = |network: &Trained| {
+        let Load { launches, passes, .. } = network.load;
+        let starts = begun.time(Load { launches, passes, ..Load::default() }).seconds();
+        (starts, begun.time(network.load).seconds() - starts)
+    };
+    let one = halves(small);
+    let both = small.took / (one.0 + one.1).max(1e-9);
+    let (mut starts, mut work) = (both, both);
+    if let Some(large) = large {
+        let two = halves(large);
+        let apart = one.0 * two.1 - two.0 * one.1;
+        if apart > APART_MIN * one.0 * two.1 {
+            starts = (small.took * two.1 - large.took * one.1) / apart;
+            work = (one.0 * large.took - two.0 * small.took) / apart;
+        }
+    }
+    let [starts, work] = [starts, work].map(|factor| factor.clamp(1.0 / FACTOR_MAX, FACTOR_MAX));
+    let kept = at_share(begun.clone(), 1.0 / starts);
+    let Hardware { speed, conv_speed, vector_speed, touch_rate, .. } = at_share(begun, 1.0 / work);
+    Hardware { speed, conv_speed, vector_speed, touch_rate, ..kept }
 }
 
 /// Takes each kind of operator's coefficients from what its operators took; what is between operators and around them makes all
@@ -143,8 +174,8 @@ fn by_operators(begun: &Hardware, networks: &[Trained]) -> Hardware {
 fn chains(executor: &mut Executor) -> (Hardware, bool) {
     let mut chained = |op: Op, shape: &[usize], count: u64| time(executor, op, shape, count);
     let scale = || Op::Scale { factor: 1.0 };
-    let (one, many) = (chained(scale(), &[8, 8], 1), chained(scale(), &[8, 8], REPEATS));
-    let overhead = ((many - one) / (REPEATS - 1) as f64).max(1e-7);
+    let (one, many) = (chained(scale(), &[8, 8], 1), chained(scale(), &[8, 8], MANY));
+    let overhead = ((many - one) / (MANY - 1) as f64).max(1e-7);
     // One operator and the mean are in the pass.
     let pass = (one - overhead * 2.0).max(0.0);
     let large = [LARGE / 256, 256];

@@ -9,10 +9,11 @@ use serde_json::json;
 use wattle_models::huggingface::copy_tokenizer;
 use wattle_models::weights::given::Given;
 use wattle_models::weights::{self, Named, WeightsError};
-use wattle_protocol::job::JobSpec;
+use wattle_protocol::job::{JobSpec, SwarmSpec};
 use wattle_protocol::schedule::advert::Advert;
 use wattle_protocol::wire::frame::job_id;
 
+use crate::driver::PeerView;
 use crate::follow::{Follower, missing_peers};
 use crate::jobfile::{Job, samples};
 use crate::output::Output;
@@ -23,6 +24,8 @@ use crate::up::hex;
 
 /// How long a swarm may take to be found.
 const GATHER: StdDuration = StdDuration::from_secs(60);
+/// After so long without a peer for each stage, peers run several.
+const FEWER: StdDuration = StdDuration::from_secs(5);
 /// How long what peers say of themselves may take to settle.
 const SURVEY: StdDuration = StdDuration::from_secs(10);
 /// How long the final state may take to arrive.
@@ -76,8 +79,7 @@ async fn run(
     for spec in options.job.divisions() {
         follower.node().seek(job_id(spec).context("while naming the job")?).await;
     }
-    let wanted = usize::from(options.job.spec.swarm.stages.unwrap_or(1));
-    let peers = follower.wait_for_peers(GATHER, |peers| missing_peers(peers, wanted)).await?;
+    let peers = gather(&options.job.spec.swarm, follower).await?;
     output.progress(&format!("Found {} measured peers.", peers.len()));
     if !options.job.divided.is_empty() {
         divide(&mut options.job, follower, output).await?;
@@ -123,6 +125,19 @@ async fn run(
     });
     output.data(&line, &text);
     Ok(())
+}
+
+/// Waits for as many measured peers as a job can run on: best one for each stage, after a while as few as may run them.
+async fn gather(swarm: &SwarmSpec, follower: &mut Follower) -> anyhow::Result<Vec<PeerView>> {
+    let stages = usize::from(swarm.stages.unwrap_or(1));
+    let least = stages.div_ceil(usize::from(swarm.stages_per_peer).max(1));
+    if least < stages {
+        let each = follower.wait_for_peers(FEWER, |peers| missing_peers(peers, stages)).await;
+        if each.is_ok() {
+            return each;
+        }
+    }
+    follower.wait_for_peers(GATHER, |peers| missing_peers(peers, least)).await
 }
 
 /// Divides the steps of a job whose file leaves that open: as they are where the swarm works on it already, else such that

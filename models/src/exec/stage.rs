@@ -28,7 +28,7 @@ use super::flight::{Flight, Report};
 use super::kernel::RunContext;
 use super::program::{Values, run};
 use super::reading::Reading;
-use super::store::{Store, to_floats};
+use super::store::{Bundle, Store, to_floats};
 use super::tensor::{Float, HostBackend, Tensor};
 use crate::data::{self, Elements, Place};
 use crate::optim::Update;
@@ -149,10 +149,21 @@ impl<B: HostBackend> Stage<B> {
     ) -> Result<Tensor<B>, TaskError> {
         let key = self.key(name);
         let missing = || TaskError::Missing(format!("{key:?}"));
-        let bytes = store.take(&key).ok_or_else(missing)?;
+        let bundle = store.take_any(&key).ok_or_else(missing)?;
         let graph = &self.work.graph;
         // A partial cotangent has a name of its own; its shape is that of the edge's value.
         let fact = &graph.values.get(&id).ok_or_else(missing)?.fact;
+        let bytes = match bundle {
+            Bundle::Packed(bytes) => bytes,
+            Bundle::Unpacked(floats) if floats.len() == fact.elements() => {
+                return Ok(Tensor::floats(floats, &fact.shape, &self.device));
+            }
+            Bundle::Unpacked(floats) => {
+                let (got, wanted) = (floats.len(), fact.elements());
+                let text = format!("{key:?}: {got} elements have come instead of {wanted}");
+                return Err(TaskError::Missing(text));
+            }
+        };
         if form.is_exact() || fact.dtype == Dtype::I32 {
             check_length(&bytes, fact.bytes().count(), "an edge's tensor")?;
         }

@@ -18,9 +18,34 @@ pub struct Store {
     shelf: Arc<Mutex<Shelf>>,
 }
 
+/// What there is of a name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Bundle {
+    /// As it crosses links.
+    Packed(Bytes),
+    /// A tensor that was decoded while it arrived, row-major.
+    Unpacked(Vec<f32>),
+}
+
+impl Bundle {
+    fn size(&self) -> Size {
+        match self {
+            Self::Packed(bytes) => Size::of_len(bytes.len()),
+            Self::Unpacked(floats) => Size::of_len(floats.len() * size_of::<f32>()),
+        }
+    }
+
+    fn into_packed(self) -> Option<Bytes> {
+        match self {
+            Self::Packed(bytes) => Some(bytes),
+            Self::Unpacked(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shelf {
-    bundles: BTreeMap<TensorKey, Bytes>,
+    bundles: BTreeMap<TensorKey, Bundle>,
     /// Memory of loaded stages with what they keep from pass to pass.
     stages: Size,
     /// Most memory of bundles and stages together; None where there is no limit.
@@ -29,7 +54,7 @@ struct Shelf {
 
 impl Shelf {
     fn size(&self) -> Size {
-        self.bundles.values().map(|bytes| Size::of_len(bytes.len())).sum()
+        self.bundles.values().map(Bundle::size).sum()
     }
 
     fn room_for(&self, adding: Size, what: &str) -> Result<(), TaskError> {
@@ -72,9 +97,12 @@ impl Store {
         self.lock().room_for(adding, what)
     }
 
-    /// Returns a bundle without copying it.
+    /// Returns a bundle without copying it; None too for a tensor that is unpacked.
     pub fn bytes(&self, key: &TensorKey) -> Option<Bytes> {
-        self.lock().bundles.get(key).cloned()
+        match self.lock().bundles.get(key)? {
+            Bundle::Packed(bytes) => Some(bytes.clone()),
+            Bundle::Unpacked(_) => None,
+        }
     }
 
     /// Puts a bundle in, in place of one of the same name.
@@ -82,10 +110,10 @@ impl Store {
     /// *Errors*: [`TaskError::OutOfMemory`] where it does not fit; the old one stays.
     pub fn put_bytes(&self, key: TensorKey, bytes: Bytes) -> Result<(), TaskError> {
         let mut shelf = self.lock();
-        let old = shelf.bundles.get(&key).map_or(0, Bytes::len);
-        let adding = Size::of_len(bytes.len().saturating_sub(old));
+        let old = shelf.bundles.get(&key).map_or(Size::ZERO, Bundle::size);
+        let adding = Size::of_len(bytes.len()).less(old);
         shelf.room_for(adding, &format!("{:?}", key.name))?;
-        let _old = shelf.bundles.insert(key, bytes);
+        let _old = shelf.bundles.insert(key, Bundle::Packed(bytes));
         Ok(())
     }
 
@@ -93,17 +121,27 @@ impl Store {
     /// size, and a pass that waits for what was thrown away would wait forever. The next task of its stage is refused
     /// instead.
     pub fn accept(&self, key: TensorKey, bytes: Bytes) {
-        let _old = self.lock().bundles.insert(key, bytes);
+        self.accept_any(key, Bundle::Packed(bytes));
     }
 
-    /// Takes a bundle out.
+    /// Does as [`Store::accept`] with what may have been decoded while it arrived; footprints count what arrives as dense.
+    pub fn accept_any(&self, key: TensorKey, bundle: Bundle) {
+        let _old = self.lock().bundles.insert(key, bundle);
+    }
+
+    /// Takes a bundle out; None too for a tensor that was unpacked.
     pub fn take(&self, key: &TensorKey) -> Option<Bytes> {
+        self.take_any(key)?.into_packed()
+    }
+
+    /// Takes a bundle out as it is.
+    pub fn take_any(&self, key: &TensorKey) -> Option<Bundle> {
         self.lock().bundles.remove(key)
     }
 
     /// Frees a bundle if it is here.
     pub fn drop_key(&self, key: &TensorKey) {
-        let _old = self.take(key);
+        let _old = self.take_any(key);
     }
 
     /// Frees every bundle of a job of an older epoch or an older step.

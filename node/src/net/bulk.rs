@@ -1,27 +1,33 @@
-//! Tensor bundles on unidirectional QUIC streams: a fixed prefix, a header that is offered to the driver, the payload.
+//! Tensor bundles on unidirectional QUIC streams: a fixed prefix, a header that is offered to the driver, the payload and
+//! its hash.
 //!
-//! Nothing is read or allocated before the driver takes the header, memory grows only with bytes received, a hash is
-//! checked at the end, and a receipt goes back on a stream of its own: delivered means checked and handed over. Every
-//! wait for the other side has an end, and so has every stream: a peer that stops reading or drips counts as lost.
+//! Nothing is read or allocated before the driver takes the header, memory grows only with bytes received, which are hashed
+//! and decoded as they come (`intake`), and a receipt goes back on a stream of its own: delivered means checked and handed
+//! over. Every wait for the other side has an end, and so has every stream: a peer that stops reading or drips counts as
+//! lost.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
+use wattle_models::exec::store::Bundle;
 use wattle_protocol::ids::PeerId;
 
 use super::desk::{Desk, soon};
+use super::intake::{Intake, Take, Wrong};
 use super::turns::{Haste, PIECE, Turns};
 use super::{BUNDLE_MAX, HEADER_MAX, NetEvent, PROBE_MAX};
 
-const MAGIC: [u8; 4] = *b"WTB1";
-/// magic, kind, nonce, header length, payload length, hash.
-const PREFIX: usize = 4 + 1 + 8 + 2 + 8 + 32;
+const MAGIC: [u8; 4] = *b"WTB2";
+/// magic, kind, nonce, header length, payload length.
+const PREFIX: usize = 4 + 1 + 8 + 2 + 8;
 /// Bytes written at a time: what has to move within `STALL`.
 const CHUNK: usize = 64 << 10;
+/// Chunks, about one of each packet, that are read at a time.
+const READ: usize = 64;
 /// Probes of one connection that may be arriving at once: one in work, one whose receipt is on its way.
 const PROBES: usize = 2;
 /// Why a stream is stopped.
@@ -45,13 +51,7 @@ pub(super) enum Kind {
     Refusal,
 }
 
-fn prefix(
-    kind: Kind,
-    nonce: u64,
-    header: &[u8],
-    length: u64,
-    hash: &[u8; 32],
-) -> io::Result<Vec<u8>> {
+fn prefix(kind: Kind, nonce: u64, header: &[u8], length: u64) -> io::Result<Vec<u8>> {
     let header_length = u16::try_from(header.len()).map_err(io::Error::other)?;
     let mut bytes = MAGIC.to_vec();
     bytes.push(match kind {
@@ -63,18 +63,8 @@ fn prefix(
     bytes.extend_from_slice(&nonce.to_le_bytes());
     bytes.extend_from_slice(&header_length.to_le_bytes());
     bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(hash);
     bytes.extend_from_slice(header);
     Ok(bytes)
-}
-
-/// Hashes a payload in parts.
-pub(super) fn hash(payload: &[Bytes]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    for part in payload {
-        hasher.update(part);
-    }
-    *hasher.finalize().as_bytes()
 }
 
 /// Sends a bundle or a probe and waits for its receipt. Returns whether it was delivered.
@@ -109,7 +99,7 @@ pub(super) async fn flood<T>(
     known: impl Future<Output = T>,
 ) -> io::Result<T> {
     let stall = desk.patience.stall;
-    let start = prefix(Kind::Probe, desk.nonce(), &[], PROBE_MAX, &[0; 32])?;
+    let start = prefix(Kind::Probe, desk.nonce(), &[], PROBE_MAX)?;
     let mut stream = soon(stall, connection.open_uni()).await?;
     stream.set_priority(-1).map_err(io::Error::other)?;
     let written = async {
@@ -139,7 +129,7 @@ async fn push(
 ) -> io::Result<()> {
     let patience = desk.patience;
     let length: u64 = payload.iter().map(|p| p.len() as u64).sum();
-    let start = prefix(kind, nonce, header, length, &hash(&payload))?;
+    let start = prefix(kind, nonce, header, length)?;
     let haste = if kind == Kind::Bundle { Haste::Step } else { Haste::State };
     // Bundles before this one have limits of their own.
     let (begun, priority) = tokio::select! {
@@ -149,8 +139,9 @@ async fn push(
     let mut stream = soon(patience.stall, connection.open_uni()).await?;
     stream.set_priority(priority).map_err(io::Error::other)?;
     let pace = Pace { turns, haste, connection, stall: patience.stall };
+    let hashed = kind != Kind::Probe;
     let written = async {
-        let written = pace.write(&mut stream, &start, payload).await;
+        let written = pace.write(&mut stream, &start, payload, hashed).await;
         drop(begun);
         written
     };
@@ -180,7 +171,9 @@ impl Pace<'_> {
         stream: &mut quinn::SendStream,
         start: &[u8],
         payload: Vec<Bytes>,
+        hashed: bool,
     ) -> io::Result<()> {
+        let mut hasher = hashed.then(blake3::Hasher::new);
         soon(self.stall, stream.write_all(start)).await?;
         for mut part in payload {
             while !part.is_empty() {
@@ -189,10 +182,17 @@ impl Pace<'_> {
                 let length = piece.len() as u64;
                 while !piece.is_empty() {
                     let chunk = piece.split_to(piece.len().min(CHUNK));
+                    // While it is in the caches, for whoever encrypts it, and while others are on their way.
+                    if let Some(hasher) = &mut hasher {
+                        hasher.update(&chunk);
+                    }
                     soon(self.stall, stream.write_chunk(chunk)).await?;
                 }
                 turn.handed(length);
             }
+        }
+        if let Some(hasher) = hasher {
+            soon(self.stall, stream.write_all(hasher.finalize().as_bytes())).await?;
         }
         stream.finish().map_err(io::Error::other)
     }
@@ -266,10 +266,7 @@ async fn receive(
     let mut header = vec![0; header_length];
     soon(desk.patience.stall, stream.read_exact(&mut header)).await?;
     let taken = match start[4] {
-        0 => {
-            let hash = &start[23..PREFIX];
-            take(&mut stream, from, (header, length, hash), desk, events).await
-        }
+        0 => take(&mut stream, from, (header, length), desk, events).await,
         1 => match probes.try_acquire() {
             Ok(_turn) if length <= PROBE_MAX => {
                 soon(desk.patience.probe, swallow(&mut stream, length)).await
@@ -292,21 +289,19 @@ async fn receive(
 async fn take(
     stream: &mut quinn::RecvStream,
     from: PeerId,
-    (header, length, hash): (Vec<u8>, u64, &[u8]),
+    (header, length): (Vec<u8>, u64),
     desk: &Desk,
     events: &mpsc::Sender<NetEvent>,
 ) -> io::Result<()> {
     let (reply, answer) = oneshot::channel();
     let offer = NetEvent::Offer { from, header: header.clone(), length, reply };
     events.send(offer).await.map_err(io::Error::other)?;
-    if !answer.await.unwrap_or(false) {
+    let Some(take) = answer.await.unwrap_or(None) else {
         return refuse(stream, REFUSED, "not awaited");
-    }
-    let payload = read(stream, length, desk).await?;
-    if blake3::hash(&payload).as_bytes() != hash {
-        return refuse(stream, CORRUPT, "the hash does not match");
-    }
-    events.send(NetEvent::Arrived { from, header, payload }).await.map_err(io::Error::other)
+    };
+    let payload = read(stream, (take, length), desk).await?;
+    let arrived = NetEvent::Arrived { from, header, length, payload };
+    events.send(arrived).await.map_err(io::Error::other)
 }
 
 /// Says on a stream of its own how another ended.
@@ -319,7 +314,7 @@ async fn answer(
     let stall = desk.patience.stall;
     let mut back = soon(stall, connection.open_uni()).await?;
     back.set_priority(2).map_err(io::Error::other)?;
-    soon(stall, back.write_all(&prefix(kind, nonce, &[], 0, &[0; 32])?)).await?;
+    soon(stall, back.write_all(&prefix(kind, nonce, &[], 0)?)).await?;
     back.finish().map_err(io::Error::other)
 }
 
@@ -329,26 +324,41 @@ fn refuse(stream: &mut quinn::RecvStream, code: u32, why: &'static str) -> io::R
     Err(io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
-/// Takes a bundle that the driver wants.
-async fn read(stream: &mut quinn::RecvStream, length: u64, desk: &Desk) -> io::Result<Bytes> {
+/// Takes a bundle that the driver wants, and checks it.
+async fn read(
+    stream: &mut quinn::RecvStream,
+    (take, length): (Take, u64),
+    desk: &Desk,
+) -> io::Result<Bundle> {
     let _room = desk.wait_for_room(length).await?;
     let (limit, stall) = (desk.patience.bundle(length), desk.patience.stall);
-    let length = usize::try_from(length).map_err(io::Error::other)?;
-    let mut payload = BytesMut::new();
+    let mut intake = Intake::new(take, usize::try_from(length).map_err(io::Error::other)?);
+    let mut chunks: [Bytes; READ] = std::array::from_fn(|_| Bytes::new());
     let whole = async {
-        while let Some(chunk) = soon(stall, stream.read_chunk(1 << 20, true)).await? {
-            if payload.len() + chunk.bytes.len() > length {
-                refuse(stream, MALFORMED, "longer than announced")?;
+        while let Some(count) = soon(stall, stream.read_chunks(&mut chunks)).await? {
+            for chunk in &mut chunks[..count] {
+                let pushed = intake.push(&std::mem::take(chunk));
+                pushed.or_else(|wrong| stop(stream, wrong))?;
             }
-            payload.extend_from_slice(&chunk.bytes);
         }
         io::Result::Ok(())
     };
     timeout(limit, whole).await??;
-    if payload.len() < length {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+    match intake.end() {
+        Ok(bundle) => Ok(bundle),
+        Err(wrong) => stop(stream, wrong),
     }
-    Ok(payload.freeze())
+}
+
+/// Stops a stream that does not bring what was announced.
+fn stop<T>(stream: &mut quinn::RecvStream, wrong: Wrong) -> io::Result<T> {
+    let code = match wrong {
+        Wrong::Long | Wrong::Value(_) => MALFORMED,
+        Wrong::Hash => CORRUPT,
+        Wrong::Short => return Err(io::ErrorKind::UnexpectedEof.into()),
+    };
+    stream.stop(code.into()).unwrap_or_default();
+    Err(io::Error::new(io::ErrorKind::InvalidData, wrong))
 }
 
 /// Counts the bytes of a probe as they come; none is kept.

@@ -9,9 +9,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use wattle_protocol::ids::PeerId;
 
-use super::bulk::{self, Kind};
+use super::bulk::Kind;
 use super::desk::{Desk, RATE_MIN};
 use super::hub::{Order, REQUEST};
+use super::intake::hash;
 use super::rpc::{CHUNK, Request};
 
 /// Bundles that may be in the middle of arriving over TCP, from all peers.
@@ -147,7 +148,7 @@ pub(super) async fn carry(
         return true;
     }
     let length: u64 = payload.iter().map(|p| p.len() as u64).sum();
-    let (nonce, hash) = (desk.nonce(), bulk::hash(&payload));
+    let (nonce, hash) = (desk.nonce(), hash(&payload));
     let offered = Offered { nonce, length, hash, header: header.to_vec() };
     if !ask(Request::Offer(offered)).await {
         return false;

@@ -53,7 +53,7 @@ impl End {
                     return picked;
                 }
                 if let NetEvent::Offer { reply, .. } = event {
-                    reply.send(self.takes).unwrap();
+                    reply.send(self.takes.then_some(Take::Packed)).unwrap();
                 }
             }
         };
@@ -70,7 +70,7 @@ impl End {
 
     async fn arrived(&mut self) -> (PeerId, Vec<u8>, Bytes) {
         self.until(|event| match event {
-            NetEvent::Arrived { from, header, payload } => {
+            NetEvent::Arrived { from, header, payload: Bundle::Packed(payload), .. } => {
                 Some((*from, header.clone(), payload.clone()))
             }
             _ => None,

@@ -17,15 +17,23 @@ use wattle_protocol::schedule::load::Load;
 use wattle_protocol::swarm::io::{OpTimes, StageWork, StateSource, Task, TaskError};
 
 /// Runs of each chain; the median counts: what a job will see, not what a lucky run can do.
-const RUNS: u32 = 7;
+const RUNS: u32 = 31;
 /// Runs end after so long: what takes long varies less, and a first start should not take long.
 const ENOUGH: std::time::Duration = std::time::Duration::from_secs(1);
-/// Pause before each pass.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(4);
+/// Pause before each pass of a network: after one of a few milliseconds a pass finds less in caches and a core that has gone to sleep,
+/// as it does while its activation crosses a slow link.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(12);
 /// Bytes that are written before each pass: more than the caches that a core has for itself.
 const OTHERS: usize = 16 << 20;
+/// Both, before a pass of a few operators.
+const SHORT: std::time::Duration = std::time::Duration::from_millis(2);
+const FEW: usize = 256 << 10;
+/// Forward passes before the first backward one: as in a pipeline, what a pass has kept is out of the caches when it is read.
+const AHEAD: u32 = 4;
 /// Operators in a chain, so that what surrounds a run weighs little.
 pub(super) const REPEATS: u64 = 16;
+/// Operators in the chain that tells what the least one takes: so little that fewer are lost among what surrounds them.
+pub(super) const MANY: u64 = 256;
 
 /// What a network's training pass, forward and backward, was seen to take.
 #[derive(Debug)]
@@ -115,7 +123,7 @@ fn job(dag: Dag, data: DataSpec, runs: u32) -> JobSpec {
         data,
         train: TrainSpec {
             steps: 1,
-            micro_batches: runs + 1,
+            micro_batches: runs + 1 + AHEAD,
             optimizer: Optimizer::Sgd { momentum: 0.0, weight_decay: 0.0 },
             learning_rate: LearningRate { peak: 0.0, floor: 0.0, warmup: 0 },
             clip_norm: None,
@@ -128,39 +136,44 @@ fn job(dag: Dag, data: DataSpec, runs: u32) -> JobSpec {
 /// Nanoseconds by operator, of each run.
 type Times = BTreeMap<&'static str, Vec<u64>>;
 
-/// Returns the median seconds of a few runs, and what operators took in each.
+/// Returns the median seconds of a few runs, and what operators took in each. Those that train do as in a pipeline:
+/// several micro-batches under way, and caches and threads as others have left them. Others run sooner: a pass of a few
+/// operators mostly follows one of many.
 fn run(
     executor: &mut Executor,
     work: &Arc<StageWork>,
-    back: bool,
+    trains: bool,
     runs: u32,
 ) -> Result<(f64, Times), TaskError> {
     let (job, stage, step) = (JobId::new([0xff; 16]), StageId::default(), Step::default());
     let work = Arc::clone(work);
     executor.run(&Task::LoadStage { job, work, source: StateSource::Initial, step })?;
     executor.run(&Task::ResetStep { job, stage, epoch: Epoch::default() })?;
-    let (mut seconds, mut times, mut memory) = (Vec::new(), Times::new(), vec![0; OTHERS]);
+    let (ahead, touched, pause) = if trains { (AHEAD, OTHERS, PAUSE) } else { (0, FEW, SHORT) };
+    let (mut seconds, mut times, mut memory) = (Vec::new(), Times::new(), vec![0; touched]);
     let mut spent = std::time::Duration::ZERO;
-    for run in 0..=runs {
-        others(&mut memory);
-        let micro_batch = MicroBatch::new(run);
-        let began = tokio::time::Instant::now();
+    let mut before = || others(&mut memory, pause);
+    for run in 0..=runs + ahead {
+        before();
         let mut sums: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut note = |ops: OpTimes| {
             for (name, nanos) in ops.iter() {
                 *sums.entry(name).or_default() += nanos;
             }
         };
+        let micro_batch = MicroBatch::new(run);
+        let began = tokio::time::Instant::now();
         note(timed(executor, &Task::Forward { job, stage, step, micro_batch })?);
         let mut took = began.elapsed();
-        if back {
-            others(&mut memory);
+        if trains && run >= ahead {
+            before();
+            let micro_batch = MicroBatch::new(run - ahead);
             let began = tokio::time::Instant::now();
             note(timed(executor, &Task::Backward { job, stage, step, micro_batch })?);
             took += began.elapsed();
         }
         // The first run warms caches and compiles kernels.
-        if run > 0 {
+        if run > ahead {
             spent += took;
             seconds.push(took.as_secs_f64());
             for (name, nanos) in sums {
@@ -177,12 +190,12 @@ fn run(
 }
 
 /// In a pipeline a pass finds caches and threads as others have left them.
-fn others(memory: &mut [u8]) {
+fn others(memory: &mut [u8], pause: std::time::Duration) {
     for byte in memory.iter_mut() {
         *byte = byte.wrapping_add(1);
     }
     std::hint::black_box(memory);
-    std::thread::sleep(PAUSE);
+    std::thread::sleep(pause);
 }
 
 fn timed(executor: &mut Executor, task: &Task) -> Result<OpTimes, TaskError> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::desk::Patience;
+use crate::net::intake::HASH;
 use crate::net::transport::pair;
 
 const FROM: PeerId = PeerId::new([7; 32]);
@@ -32,8 +33,9 @@ async fn served(desk: Desk, take: bool) -> Served {
     tokio::spawn(async move {
         while let Some(event) = out.recv().await {
             match event {
-                NetEvent::Offer { reply, .. } => reply.send(take).unwrap(),
+                NetEvent::Offer { reply, .. } => reply.send(take.then_some(Take::Packed)).unwrap(),
                 NetEvent::Arrived { header, payload, .. } => {
+                    let Bundle::Packed(payload) = payload else { panic!("{payload:?}") };
                     arrivals.send((header, payload)).await.unwrap();
                 }
                 other => panic!("{other:?}"),
@@ -79,8 +81,9 @@ async fn bytes_that_do_not_match_their_hash_are_refused() {
     let mut served = served(Desk::new(Patience::default()), true).await;
     let answer = served.desk.expect(FROM, 77);
     let mut stream = served.near.open_uni().await.unwrap();
-    stream.write_all(&prefix(Kind::Bundle, 77, b"h", 4, &[9; 32]).unwrap()).await.unwrap();
+    stream.write_all(&prefix(Kind::Bundle, 77, b"h", 4).unwrap()).await.unwrap();
     stream.write_all(b"1234").await.unwrap();
+    stream.write_all(&[9; HASH]).await.unwrap();
     stream.finish().unwrap();
     assert!(!answer.await.unwrap());
     assert!(served.arrived.try_recv().is_err());
@@ -89,13 +92,13 @@ async fn bytes_that_do_not_match_their_hash_are_refused() {
 #[tokio::test]
 async fn a_stream_that_breaks_the_rules_is_stopped() {
     let served = served(Desk::new(Patience::default()), true).await;
-    let start = |kind, header: &[u8], length| prefix(kind, 0, header, length, &[9; 32]).unwrap();
+    let start = |kind, header: &[u8], length| prefix(kind, 0, header, length).unwrap();
     let too_long = start(Kind::Bundle, b"h", BUNDLE_MAX + 1);
     assert_eq!(served.stopped(&too_long, b"").await, u64::from(MALFORMED));
     let header_too_long = start(Kind::Bundle, &[0; HEADER_MAX + 1], 0);
     assert_eq!(served.stopped(&header_too_long, b"").await, u64::from(MALFORMED));
     let more_than_announced = start(Kind::Bundle, b"h", 3);
-    assert_eq!(served.stopped(&more_than_announced, b"1234").await, u64::from(MALFORMED));
+    assert_eq!(served.stopped(&more_than_announced, &[b'1'; 4 + HASH]).await, u64::from(MALFORMED));
     let long_probe = start(Kind::Probe, b"", PROBE_MAX + 1);
     assert_eq!(served.stopped(&long_probe, b"").await, u64::from(REFUSED));
     assert_eq!(served.stopped(&[0; PREFIX], b"").await, u64::from(MALFORMED));
@@ -128,7 +131,7 @@ async fn probes_are_counted_outside_the_budget_of_bundles() {
 #[tokio::test]
 async fn dripping_probes_end_by_themselves() {
     let served = served(hasty(), true).await;
-    let start = prefix(Kind::Probe, 0, &[], 10, &[0; 32]).unwrap();
+    let start = prefix(Kind::Probe, 0, &[], 10).unwrap();
     let mut dripping = Vec::new();
     for _ in 0..PROBES {
         let mut stream = served.near.open_uni().await.unwrap();

@@ -2,6 +2,7 @@
 
 use libp2p::request_response::{self, ResponseChannel};
 use tokio::sync::oneshot;
+use wattle_models::exec::store::Bundle;
 use wattle_protocol::ids::PeerId;
 
 use super::{Hub, Order, our_id};
@@ -60,7 +61,7 @@ impl Hub {
                 let header = offered.header.clone();
                 self.tell(NetEvent::Offer { from, header, length, reply }).await;
                 tokio::spawn(async move {
-                    let take = answer.await.unwrap_or(false);
+                    let take = answer.await.unwrap_or(None).is_some();
                     let order = Order::Answer { from, offered, channel, take };
                     if orders.send(order).await.is_err() {
                         tracing::debug!("the network is closed");
@@ -73,7 +74,8 @@ impl Hub {
                     Chunked::More => true,
                     Chunked::Refused => false,
                     Chunked::Whole { header, payload } => {
-                        self.tell(NetEvent::Arrived { from, header, payload }).await;
+                        let (length, payload) = (payload.len() as u64, Bundle::Packed(payload));
+                        self.tell(NetEvent::Arrived { from, header, length, payload }).await;
                         true
                     }
                 };

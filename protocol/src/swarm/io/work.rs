@@ -1,8 +1,8 @@
 //! What the execution thread needs to run one stage: made of a job's specification and its cut, by every peer alike.
 
 use crate::codec::Form;
-use crate::dag::Fact;
 use crate::dag::cut::StageGraph;
+use crate::dag::{Dtype, Fact};
 use crate::ids::{EdgeId, TensorHash, ValueId};
 use crate::job::{DataSpec, JobSpec, TrainSpec};
 use crate::schedule::estimate::pass_loads;
@@ -55,21 +55,31 @@ impl StageWork {
 pub enum Length {
     /// So many bytes.
     Exactly(Bytes),
-    /// So many bytes or fewer: what is in it decides.
-    AtMost(Bytes),
+    /// A tensor of floats of a form, which may be decoded while it arrives.
+    Tensor {
+        /// How it is encoded.
+        form: Form,
+        /// Its elements.
+        elements: usize,
+    },
 }
 
 impl Length {
     /// Returns the length of one tensor's bundle.
     pub fn of(form: Form, fact: &Fact) -> Self {
-        let most = form.bytes(fact.elements());
-        if form.is_of_one_length() { Self::Exactly(most) } else { Self::AtMost(most) }
+        match fact.dtype {
+            Dtype::I32 => Self::Exactly(fact.bytes()),
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {
+                Self::Tensor { form, elements: fact.elements() }
+            }
+        }
     }
 
     /// Returns the most bytes that it may have.
     pub fn most(self) -> Bytes {
         match self {
-            Self::Exactly(bytes) | Self::AtMost(bytes) => bytes,
+            Self::Exactly(bytes) => bytes,
+            Self::Tensor { form, elements } => form.bytes(elements),
         }
     }
 
@@ -77,7 +87,8 @@ impl Length {
     pub fn is(self, bytes: Bytes) -> bool {
         match self {
             Self::Exactly(wanted) => bytes == wanted,
-            Self::AtMost(most) => bytes <= most,
+            Self::Tensor { form, .. } if form.is_of_one_length() => bytes == self.most(),
+            Self::Tensor { .. } => bytes <= self.most(),
         }
     }
 }
