@@ -364,8 +364,9 @@ fn stop<T>(stream: &mut quinn::RecvStream, wrong: Wrong) -> io::Result<T> {
 /// Counts the bytes of a probe as they come; none is kept.
 async fn swallow(stream: &mut quinn::RecvStream, length: u64) -> io::Result<()> {
     let mut had = 0;
-    while let Some(chunk) = stream.read_chunk(1 << 20, true).await? {
-        had += chunk.bytes.len() as u64;
+    let mut chunks: [Bytes; READ] = std::array::from_fn(|_| Bytes::new());
+    while let Some(count) = stream.read_chunks(&mut chunks).await? {
+        had += chunks[..count].iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         if had > length {
             refuse(stream, MALFORMED, "longer than announced")?;
         }
