@@ -10,6 +10,7 @@
 
 pub mod account;
 pub mod advert;
+mod carrying;
 pub mod cluster;
 pub mod codec;
 pub mod coordinate;

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Wattle beside torch.distributed.pipelining over gloo: the same network, batch and number of processes on the same shaped links.
 
-    beside_torch.py WATTLE [--python PYTHON] [--links 8,20 50,10 1000,1] [--steps N]
+    beside_torch.py WATTLE [--python PYTHON] [--links 8,20 50,10 1000,1 unshaped] [--steps N]
         [--schedules gpipe,1f1b] [--codecs dense,int8,int5,adaptive]
 
-Three peers in network namespaces of their own, all links alike (Mbit/s, milliseconds one way; shaped by `line.rs`), one
-thread each. gpt2-mini in three stages, eight micro-batches of eight samples, AdamW, no backups. torch runs GPipe and 1F1B on
+Three peers in network namespaces of their own, all links alike (Mbit/s, milliseconds one way; shaped by `line.rs`, or
+`unshaped`: as fast as the machine forwards), one thread each, both ahead of ordinary processes where `chrt` is there. gpt2-mini in three stages, eight micro-batches of eight samples, AdamW, no backups. torch runs GPipe and 1F1B on
 two blocks a stage with a head of its own (Wattle ties it to the embedding). Printed are seconds a step (from the fourth step to the last,
 over their number), bytes a step as the peers' interfaces count them (Wattle's of the same steps), and how many times as long torch takes. Needs root, Linux, iproute2,
 rustc, and a PYTHON with torch. Outside the checks, since it measures.
@@ -97,11 +97,13 @@ def worker(schedule_name, steps):
 
 
 def torch_steps(swarm, python, schedule, steps):
-    running = []
+    from placements import ahead as before_others
+
+    running, ahead = [], before_others(2)
     for rank in range(PEERS):
         space = ["ip", "netns", "exec", swarm.space(rank), "env", f"RANK={rank}", f"WORLD_SIZE={PEERS}",
                  "MASTER_ADDR=10.99.0.1", "MASTER_PORT=29500", "GLOO_SOCKET_IFNAME=eth0", "OMP_NUM_THREADS=1"]
-        words = [*space, python, str(HERE / "beside_torch.py"), "--worker", schedule, "--steps", str(steps)]
+        words = [*space, *ahead, python, str(HERE / "beside_torch.py"), "--worker", schedule, "--steps", str(steps)]
         running.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     try:
         ended = [one.communicate(timeout=900) for one in running]
@@ -152,8 +154,9 @@ def compare(options):
     class Even(placements.Swarm):
         """Peers with a core each, on links that are all alike."""
 
-        def __init__(self, wattle, line, link, folder):
+        def __init__(self, wattle, line, link, folder, shaped):
             self.wattle, self.folder, self.seed, self.count = wattle, folder, link[0], PEERS
+            self.shaped = shaped
             self.shares = [1] * PEERS
             places = range(PEERS + 1)
             self.links = {(a, b): link for a in places for b in places if a != b}
@@ -166,9 +169,11 @@ def compare(options):
         line = folder / "line"
         placements.sh("rustc", "-O", "--edition", "2024", "-o", line, HERE / "line.rs")
         for link in options.links:
-            mbit, ms = (float(part) for part in link.split(","))
-            name = f"{mbit:g} Mbit/s, {ms:g} ms"
-            swarm = Even(options.wattle, line, (mbit, ms), folder)
+            shaped = link != "unshaped"
+            # What the table of an unshaped line would say is not looked at.
+            mbit, ms = (float(part) for part in link.split(",")) if shaped else (1000.0, 1.0)
+            name = f"{mbit:g} Mbit/s, {ms:g} ms" if shaped else link
+            swarm = Even(options.wattle, line, (mbit, ms), folder, shaped)
             try:
                 torch = {}
                 for schedule in filter(None, options.schedules.split(",")):
@@ -192,7 +197,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wattle", nargs="?", type=Path)
     parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--links", nargs="+", default=["8,20", "50,10", "1000,1"])
+    parser.add_argument("--links", nargs="+", default=["8,20", "50,10", "1000,1", "unshaped"])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--schedules", default="gpipe,1f1b", help="of torch; none: an empty text")
     parser.add_argument("--codecs", default="dense,int8,int5,adaptive")

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::carrying::carry;
 use super::course::{Course, Outcome, Station, Wire, Worker};
 use super::footprint::Footprints;
 use super::forms::{EdgeForms, of_edge};
@@ -132,8 +133,7 @@ impl Placement<'_> {
     /// Predicts one step.
     pub(super) fn predict(&self) -> Prediction {
         let crowd = self.crowd();
-        let stations = self.stations(&crowd);
-        let wires = self.wires();
+        let (stations, wires) = self.laid(&crowd);
         let outcome = self.course(false).run(&stations, &wires);
         let endings = self.endings(&stations, &outcome);
         let leader = self.ground.number(self.leader);
@@ -160,10 +160,16 @@ impl Placement<'_> {
 
     /// Returns what crosses, edge by edge of the cut, and all that happens in the predicted step.
     pub(super) fn recorded(&self) -> (Vec<Wire>, Outcome) {
-        let stations = self.stations(&self.crowd());
-        let wires = self.wires();
+        let (stations, wires) = self.laid(&self.crowd());
         let outcome = self.course(true).run(&stations, &wires);
         (wires, outcome)
+    }
+
+    /// Returns the stages with what carrying tensors adds to them, and what crosses.
+    fn laid(&self, crowd: &Crowd) -> (Vec<Station>, Vec<Wire>) {
+        let (mut stations, wires) = (self.stations(crowd), self.wires());
+        carry(self.ground, crowd, &mut stations, &wires);
+        (stations, wires)
     }
 
     fn course(&self, record: bool) -> Course<'_> {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::advert::Hardware;
+use super::carrying::lengthened;
 use super::footprint::Room;
 use super::links::Links;
 use super::load::Load;
@@ -115,6 +116,15 @@ impl<'a> Ground<'a> {
             }
         }
         crowd
+    }
+
+    /// Predicts by how many microseconds so many picoseconds of a processor, used beside what a peer computes, lengthen that.
+    pub(super) fn beside(&self, number: usize, work: u64, crowd: &Crowd) -> u64 {
+        let machine = self.host[number].and_then(|host| crowd.machines.get(host));
+        let (Some(machine), Some(hardware)) = (machine, self.hardware[number]) else {
+            return 0;
+        };
+        lengthened(hardware, work, *machine)
     }
 
     /// Predicts how long some work takes at a peer whose machine is shared like this; forever without hardware.

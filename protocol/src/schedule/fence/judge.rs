@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use super::super::carrying::carry;
 use super::super::codec::Codec;
 use super::super::course::{Course, Station, Wire, Worker};
 use super::super::estimate::{adding_up, sweep};
@@ -221,6 +222,7 @@ impl<'a> Judge<'a> {
         }
         one_after_another(self.ground, self.rules.leader, &mut stations);
         let wires = self.rules.codec.compress(self.ground, &stations, wires);
+        carry(self.ground, &crowd, &mut stations, &wires);
         Some(Laid { parts, stations, wires, crowd })
     }
 
