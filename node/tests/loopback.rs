@@ -325,14 +325,14 @@ fn a_demonstration_that_is_ended_early_leaves_nothing_behind() {
 }
 
 /// Goal: everything that a swarm's programs read is JSON with a schema, and the job's course can be read from it.
-/// Method: a member's and a submitter's lines of one job; a status before it.
+/// Method: a member's and a submitter's lines of one job, of two stages that one peer runs; a status before it.
 #[test]
 fn a_swarm_tells_programs_what_happens() {
     let _turn = turn();
     let network = format!("lines-{}", std::process::id());
     let folder = tempfile::tempdir().unwrap();
     let job = folder.path().join("job.toml");
-    let text = "[model]\nname = \"resnet-tiny\"\n[train]\nsteps = 3\n[swarm]\nstages = 1\n";
+    let text = "[model]\nname = \"resnet-tiny\"\n[train]\nsteps = 3\n[swarm]\nstages = 2\n";
     std::fs::write(&job, text).unwrap();
     let (mut peer, ticket) = up(&network, None);
     let status = wattle()
