@@ -18,11 +18,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use wattle_sim::ScenarioError;
 
 use crate::demo::{DemoOptions, Interrupted, Victim};
 use crate::jobfile::{Job, LENGTH_MAX, Problems};
 use crate::output::Output;
 use crate::swarm_options::{ComputeOptions, JoinOptions, NETWORK};
+use crate::testbed::TestbedError;
 use crate::train::TrainOptions;
 use crate::up::UpOptions;
 
@@ -246,7 +248,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => ExitCode::from(130),
-        Err(error) if error.is::<Problems>() || error.is::<import::Unusable>() => {
+        Err(error) if is_of_a_file(&error) => {
             output.progress(&format!("Error: {error:#}"));
             // EX_DATAERR of sysexits.h: the input was wrong, not the program.
             ExitCode::from(65)
@@ -256,6 +258,14 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says whether what was given is to blame: a job file, a scenario, a testbed, a model.
+fn is_of_a_file(error: &anyhow::Error) -> bool {
+    error.is::<Problems>()
+        || error.is::<import::Unusable>()
+        || error.is::<ScenarioError>()
+        || error.is::<TestbedError>()
 }
 
 fn log(verbose: u8) {

@@ -371,6 +371,8 @@ fn mistakes_end_with_their_own_codes_and_say_what_to_do() {
     let (code, text) = run(&["train", job.to_str().unwrap()]);
     assert_eq!(code, Some(65));
     assert!(text.contains("gpt2-nano") && text.contains("train.steps = -1"), "{text}");
+    let (code, text) = run(&["sim", "run", job.to_str().unwrap()]);
+    assert_eq!((code, text.contains("in the scenario")), (Some(65), true), "{text}");
     let (code, text) = run(&["inspect", "gpt5"]);
     assert_eq!(code, Some(1));
     assert!(text.contains("gpt2-nano"), "{text}");

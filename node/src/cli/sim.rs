@@ -56,7 +56,7 @@ fn run_scenario(args: &RunArgs, output: &Output) -> anyhow::Result<()> {
     let name = args.scenario.display().to_string();
     let text = std::fs::read_to_string(&args.scenario)
         .with_context(|| format!("while reading the scenario {name}"))?;
-    let scenario = Scenario::parse(&text)?;
+    let scenario = Scenario::parse(&text).with_context(|| format!("in the scenario {name}"))?;
     let mut table = Table::new(&[
         "seed",
         "steps",
