@@ -25,6 +25,8 @@ const FINALS: usize = 4;
 const KICKS: usize = 32;
 /// Of layouts on a single peer, so many are looked at: the fastest ones.
 const SINGLES: usize = 4;
+/// Of layouts with fewer stages than the job fixes, so many of each number are split.
+const SPLIT: usize = 3;
 /// From a kick to the next in the list of all changes.
 const KICK_STRIDE: usize = 7919;
 /// A way that keeps less is as good if the step is longer by less than one in so many.
@@ -233,8 +235,8 @@ fn turns(stretches: usize, lines: usize) -> impl Iterator<Item = (usize, usize)>
     (0..stretches).flat_map(pair)
 }
 
-/// Splits stages, at the best place each time, until there are as many as the job fixes. Of layouts that have fewer, those
-/// that lack least are split, the fastest of them first.
+/// Splits stages, at the best place each time, until there are as many as the job fixes: of layouts with fewer, the best of
+/// each number of stages first. Where peers may run several, one that lacks most may end as the best.
 fn with_all_stages(
     scene: &Scene<'_, '_>,
     found: Vec<(Layout, Verdict)>,
@@ -242,10 +244,19 @@ fn with_all_stages(
 ) -> Vec<(Layout, Verdict)> {
     let (mut whole, mut short): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|(layout, _)| layout.stages.len() == wanted);
-    short.sort_by_key(|(layout, verdict)| {
-        (wanted.abs_diff(layout.stages.len()), verdict.step, layout.clone())
-    });
-    for (mut layout, mut verdict) in short.into_iter().take(IMPROVED / 4) {
+    short.sort_by_key(ranked);
+    let mut taken = BTreeMap::new();
+    let mut turns: Vec<_> = short
+        .into_iter()
+        .filter_map(|(layout, verdict)| {
+            let before: &mut usize = taken.entry(layout.stages.len()).or_default();
+            *before += 1;
+            let lacking = wanted.abs_diff(layout.stages.len());
+            (*before <= SPLIT).then_some((*before, lacking, layout, verdict))
+        })
+        .collect();
+    turns.sort_by_key(|(place, lacking, ..)| (*place, *lacking));
+    for (_, _, mut layout, mut verdict) in turns {
         // The first in any case, others while there is effort for improvements.
         while layout.stages.len() < wanted
             && (whole.is_empty() || scene.judge.spent() < effort(scene.able) / 2)
