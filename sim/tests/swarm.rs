@@ -190,3 +190,35 @@ fn jobs_from_given_weights_equal_jobs_from_the_seed() {
         }
     }
 }
+
+/// Goal: a job that fixes more stages than one peer may run is not scattered over slow links. Method: three equal peers whose
+/// links take 2 or 31 ms and carry 9 to 300 Mbit/s; resnet-tiny in three stages, two a peer, beside two stages, which one
+/// peer runs. The third need not cost more than a
+/// way there and back, 62 ms, and a little.
+#[test]
+fn a_third_stage_crosses_a_slow_link_where_little_flows() {
+    let links = [
+        (0, 1, 300, 34),
+        (1, 0, 300, 34),
+        (0, 2, 9, 2),
+        (2, 0, 106, 2),
+        (1, 2, 185, 31),
+        (2, 1, 127, 31),
+    ];
+    let links: String = links
+        .map(|(from, to, mbit, ms)| {
+            format!("[[links]]\nfrom = {from}\nto = {to}\nmbit = {mbit}\nlatency_ms = {ms}\n")
+        })
+        .concat();
+    let step = |gflops: u32, stages: u16| {
+        let text = format!(
+            "limit_seconds = 60\n[[peers]]\ncount = 3\ngflops = {gflops}\n[link]\nmbit = 1000.0\nlatency_ms = 1.0\n{links}\
+             [job]\nmodel = \"resnet-tiny\"\nsteps = 4\nmicro_batches = 8\nstages = {stages}\nstages_per_peer = 2\n"
+        );
+        sound(&Scenario::parse(&text).unwrap(), 1).predicted_step
+    };
+    for gflops in [15, 20, 30] {
+        let (two, three) = (step(gflops, 2), step(gflops, 3));
+        assert!(three < two + 0.08, "{gflops}: {three} s, and {two} s in two stages");
+    }
+}
