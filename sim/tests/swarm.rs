@@ -193,8 +193,7 @@ fn jobs_from_given_weights_equal_jobs_from_the_seed() {
 
 /// Goal: a job that fixes more stages than one peer may run is not scattered over slow links. Method: three equal peers whose
 /// links take 2 or 31 ms and carry 9 to 300 Mbit/s; resnet-tiny in three stages, two a peer, beside two stages, which one
-/// peer runs. The third need not cost more than a
-/// way there and back, 62 ms, and a little.
+/// peer runs. The third need not cost more than a way there and back, 62 ms, and a little.
 #[test]
 fn a_third_stage_crosses_a_slow_link_where_little_flows() {
     let links = [
