@@ -17,8 +17,11 @@ fn check_why(micro_batches: u32) {
     let network = format!("why-{micro_batches}-{}", std::process::id());
     let folder = tempfile::tempdir().unwrap();
     let job = folder.path().join("job.toml");
+    // One micro-batch would stay at one peer if that might run both stages.
+    let each = if micro_batches == 1 { 1 } else { 2 };
     let text = format!(
-        "[model]\nname = \"gpt2-nano\"\n[train]\nsteps = 100000\nmicro_batches = {micro_batches}\n[swarm]\nstages = 2\n"
+        "[model]\nname = \"gpt2-nano\"\n[train]\nsteps = 100000\nmicro_batches = {micro_batches}\n\
+         [swarm]\nstages = 2\nstages_per_peer = {each}\n"
     );
     std::fs::write(&job, text).unwrap();
     let (_one, ticket) = up(&network, None);
