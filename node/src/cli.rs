@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use wattle_sim::ScenarioError;
 
 use crate::demo::{DemoOptions, Interrupted, Victim};
 use crate::jobfile::{Job, LENGTH_MAX, Problems};
@@ -264,7 +263,7 @@ pub fn main() -> ExitCode {
 fn is_of_a_file(error: &anyhow::Error) -> bool {
     error.is::<Problems>()
         || error.is::<import::Unusable>()
-        || error.is::<ScenarioError>()
+        || sim::is_of_a_scenario(error)
         || error.is::<TestbedError>()
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use wattle_sim::{Outcome, Scenario};
+use wattle_sim::{Outcome, Scenario, ScenarioError};
 
 use super::table::Table;
 use crate::output::Output;
@@ -50,6 +50,11 @@ pub(super) fn run(args: SimArgs, output: &Output) -> anyhow::Result<()> {
         SimCommand::Run(args) => run_scenario(&args, output),
         SimCommand::Replicas(args) => replicas::run(&args, output),
     }
+}
+
+/// Says whether a scenario is to blame.
+pub(super) fn is_of_a_scenario(error: &anyhow::Error) -> bool {
+    error.is::<ScenarioError>()
 }
 
 fn run_scenario(args: &RunArgs, output: &Output) -> anyhow::Result<()> {
