@@ -1,6 +1,6 @@
 //! What real tasks say of this machine: the probe's coefficients set right by the operators of jobs.
 //!
-//! Sums of a second count, so that a stall does not. What a pass does between operators and around them makes all of
+//! Sums of a few seconds count, so that a stall does not. What a pass does between operators and around them makes all of
 //! them slower alike, as it does in the probe. No kind of operator becomes faster or slower than the probe's figure by more
 //! than [`BOUND`], and only a difference that a prediction would feel is told.
 
@@ -20,9 +20,9 @@ use super::networks::loads;
 use super::whole;
 
 /// Nanoseconds of operators that are summed up before they count.
-const WINDOW: u64 = 1_000_000_000;
+const WINDOW: u64 = 3_000_000_000;
 /// A window in which stages ran one way only for so long, in nanoseconds, ends without them.
-const LONGEST: u64 = 12 * WINDOW;
+const LONGEST: u64 = 4 * WINDOW;
 /// First passes of a stage, each way, that do not count.
 const COLD: u64 = 2;
 /// How far a kind of operator may move from the probe's figure, as a factor.
