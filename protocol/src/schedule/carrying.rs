@@ -2,7 +2,8 @@
 //!
 //! Where computing leaves processors to spare, or is a GPU's, that is done beside it and costs no time. Where it does not,
 //! passes take so much longer. Without this, of two placements that are equally fast the one that sends three times as
-//! much is as good, and on links of a gigabit is slower by a fifth. Not here: what gradients and states take.
+//! much is as good, and on links of a gigabit is slower by a fifth. Not here: what gradients and states take. The simulator's
+//! devices carry for nothing.
 
 use super::advert::Hardware;
 use super::course::{Station, Wire};
@@ -18,6 +19,9 @@ const PROCESSORS: &str = "cpu";
 
 /// Makes the passes of each stage's workers longer by what carrying their tensors takes.
 pub(super) fn carry(ground: &Ground<'_>, crowd: &Crowd, stations: &mut [Station], wires: &[Wire]) {
+    if crowd.is_nobody() {
+        return;
+    }
     for wire in wires {
         let back = wire.back.unwrap_or(Bytes::ZERO);
         let there = (work(wire.there, SENT), work(wire.there, RECEIVED));

@@ -30,6 +30,13 @@ pub(super) struct Crowd {
     machines: Vec<(u64, u64)>,
 }
 
+impl Crowd {
+    /// Says whether no peer tells of the machine that it shares.
+    pub(super) fn is_nobody(&self) -> bool {
+        self.machines.is_empty()
+    }
+}
+
 impl<'a> Ground<'a> {
     /// Lays out peers in this order; one without hardware can only be talked to.
     ///
